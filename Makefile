@@ -1,0 +1,44 @@
+# Every target creates what it needs: on a fresh machine `make demo` or `make test` alone is enough.
+#   make demo TORCH_INDEX=<address of PyTorch's CPU package index>   installs the small CPU build of torch instead
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TORCH_INDEX ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test check bench soak format clean
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (several GB on Linux: torch's ordinary build carries CUDA) ..."
+	$(PYTHON) -c 'import sys; sys.exit("Headstart needs Python 3.11 or later; name one with PYTHON=python3.x" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip install --progress-bar off --index-url $(TORCH_INDEX) torch torchvision)
+	$(BIN)/pip install --progress-bar off $(if $(TORCH_INDEX),,-c constraints.txt) -e '.[dev,lite]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## train two strategies on pictures that need no download
+	$(BIN)/headstart demo
+
+test: $(VENV)/.installed  ## unit, contract and integration tests
+	$(BIN)/python -m pytest -m "not soak"
+
+check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.installed  ## the benchmarks, one script per question
+	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.installed  ## what is too long for CI
+	$(BIN)/python -m pytest -m soak
+
+format: $(VENV)/.installed  ## write the canonical formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Benchmarks: one script per question; each prints its command, the hardware, n and the spread."""

@@ -1,0 +1,260 @@
+"""The settings of one run, their defaults and their checks. Every field is also a flag of `headstart train`.
+
+Config stops at the door: `headstart.experiment` unpacks it and hands flat arguments to the parts.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from headstart.errors import ConfigError, did_you_mean
+
+
+def _pairs(value: object) -> object:
+    """Read `a=b,c=d`, or a YAML file holding a mapping, into a dict."""
+    if not isinstance(value, str):
+        return value
+    if value.endswith((".yaml", ".yml")):
+        return read_yaml(Path(value))
+    parts = [part.partition("=") for part in value.split(",") if part.strip()]
+    if bad := ["".join(part) for part in parts if not part[1] or not part[0].strip() or not part[2].strip()]:
+        raise ValueError(f"expected name=value pairs separated by commas, or a YAML file; got {bad[0]!r}")
+    return {key.strip(): item.strip() for key, _, item in parts}
+
+
+def _pairs_or_int(value: object) -> object:
+    if isinstance(value, str) and value.isdigit():
+        return int(value)
+    return _pairs(value)
+
+
+def _list(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _duration(value: object) -> object:
+    """Read `90`, `90s`, `10m` or `1.5h` into seconds."""
+    if not isinstance(value, str) or not value:
+        return value
+    factor = {"s": 1, "m": 60, "h": 3600}.get(value[-1])
+    return value if factor is None else float(value[:-1]) * factor
+
+
+Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
+Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_pairs_or_int)]
+Ints = Annotated[list[int] | None, BeforeValidator(_list)]
+Floats = Annotated[list[float] | None, BeforeValidator(_list)]
+Seconds = Annotated[float | None, BeforeValidator(_duration)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Config(BaseModel):
+    """The settings of one run; frozen, and unknown keys are refused.
+
+    A field left at None is filled in by `headstart.experiment` from the backbone and the strategy; `config.yaml` in the
+    run folder holds the filled-in values, so that the run can be repeated from it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    # Data
+    data: str = Field("", description="folder of class folders, CSV or parquet manifest, or catalogue name")
+    map: Pairs = Field({}, description="merge classes: bird=animal,cat=animal or a YAML file")
+    max_per_class: Counts = Field(None, description="a balanced, seeded subset: N, or train=N,test=M")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share reported on where the data has no splits")
+    validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train that selects, where none is given")
+    split_seed: int = Field(0, ge=0, description="seed of splits and subsets, so that seeds share their images")
+    leaks: Literal["drop", "error", "keep"] = Field("drop", description="train images that copy a reported one")
+    skip_bad: bool = Field(False, description="leave out unreadable images and list them")
+
+    # Model
+    backbone: str = Field("lite0", description="lite0, simple-cnn, a torchvision model or timm/NAME")
+    weights: str | None = Field(None, description="weight file, run folder, or 'none'; default: the published ones")
+    head_hidden: int | None = Field(None, gt=0, description="units of a hidden layer in the head")
+    dropout: Fraction = Field(0.0, description="dropout before the last layer")
+    image_size: int | None = Field(None, ge=16, description="side of the network's input, pixels")
+    resize: Ints = Field(None, description="shorter side, or H,W exactly, before the central crop, pixels")
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = Field(
+        None, description="resize filter"
+    )
+
+    # Strategy
+    strategy: str = Field("head", description="scratch, head, partial, full, layerwise, gradual, lp-ft or a YAML table")
+    table: dict[str, Any] | None = Field(None, description="the phases of a strategy of one's own (YAML only)")
+    stages: int = Field(1, ge=1, description="partial: how many of the last stages train beside the head")
+    phases: int = Field(3, ge=1, description="gradual: how many phases")
+    layer_decay: float = Field(0.75, gt=0, le=1, description="layerwise: factor from a stage to the one below")
+    epochs: int = Field(5, ge=0, description="epochs of every phase")
+    phase_epochs: Ints = Field(None, description="epochs per phase: 5,5,5")
+    phase_lrs: Floats = Field(None, description="learning rate per phase: 1e-3,1e-4,1e-5")
+    batch_norm: Literal["auto", "batch", "fixed"] = Field(
+        "auto", description="statistics of the BatchNorm that trains; auto: fixed for pretrained, batch for scratch"
+    )
+
+    # Optimisation
+    lr: float | None = Field(None, gt=0, description="learning rate of the lowest part that trains")
+    head_lr: float | None = Field(None, gt=0, description="learning rate of a new head beside pretrained parts")
+    head_lr_mult: float = Field(10.0, gt=0, description="the same as a multiple of lr")
+    batch_size: int = Field(32, ge=1, description="images per step")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="adamw, adam or sgd")
+    momentum: Fraction = Field(0.9, description="sgd: momentum")
+    weight_decay: float = Field(0.01, ge=0, description="decay per step, as the optimizer defines it")
+    decay_all: bool = Field(False, description="decay norms and biases too")
+    loss_reduction: Literal["mean", "sum"] = Field("mean", description="of the loss over a batch")
+    schedule: Literal["constant", "cosine", "one-cycle"] = Field("one-cycle", description="learning rate over a phase")
+    warmup: Fraction = Field(0.1, description="cosine: share of the phase spent warming up")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    accumulate: int = Field(1, ge=1, description="batches per optimizer step")
+    label_smoothing: Fraction = Field(0.0, description="probability given to the other classes")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0: off")
+    ema: Fraction = Field(0.0, description="decay of the weights' moving average; 0: off")
+    augment: Literal["none", "flip", "crop", "strong"] = Field("crop", description="none, flip, crop or strong")
+
+    # Selection
+    best_epoch: bool = Field(False, description="keep the epoch with the lowest selection loss")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a lower selection loss")
+    select_on: Literal["auto", "reported"] = Field(
+        "auto", description="reported: as some lessons do; marked everywhere"
+    )
+    refit: bool = Field(True, description="after selecting on a part of train, train again on all of it")
+
+    # Run
+    time_limit: Seconds = Field(None, gt=0, description="seconds of training, or 10m, 1h: fewer epochs, still annealed")
+    monitor: bool = Field(True, description="loss and accuracy on the held-out split after every epoch")
+    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, 32 on a CPU")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    channels_last: bool = Field(True, description="memory format of convolutions")
+    threads: int | None = Field(None, ge=1, description="decoding threads; default: one per core, 8 at most")
+    seed: int = Field(0, ge=0, lt=2**32, description="weights, order, augmentation and dropout")
+    out: str | None = Field(None, description="run folder; default: runs/<data>-<backbone>-<strategy>-seed<seed>")
+
+    # Filled in by a run, never by hand: what was decided by timing, replayed by a resume or a repeat.
+    choices: dict[str, Any] = Field({}, description="what timing decided (written by a run)")
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        if self.head_lr is not None and "head_lr_mult" in self.model_fields_set:
+            raise ValueError("head_lr and head_lr_mult both set the head's rate; give one of them")
+        if self.resize is not None and len(self.resize) not in (1, 2):
+            raise ValueError(f"resize takes one number (shorter side) or two (height, width); got {self.resize}")
+        if self.strategy == "scratch" and self.weights not in (None, "none"):
+            raise ValueError("strategy 'scratch' starts from random weights; leave out weights, or use 'full'")
+        return self
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """Build a `Config` from plain values.
+
+    Raises:
+        ConfigError: In one line, with the key, the value, what was expected and a suggestion.
+    """
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise ConfigError(_describe(error)) from error
+
+
+def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a YAML file of settings and put `overrides` on top.
+
+    Raises:
+        ConfigError: The file cannot be read, or a setting is not valid.
+    """
+    values = read_yaml(path) if path is not None else {}
+    return make_config({**values, **(overrides or {})})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: It is missing, is not YAML or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a mapping of settings such as 'epochs: 5'")
+    return {str(key): value for key, value in values.items()}
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read `key=value` words (of `--set`), the value in YAML's terms.
+
+    Raises:
+        ConfigError: A word has no `=`.
+    """
+    values = {}
+    for word in assignments:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes key=value; got {word!r}")
+        values[key.strip().replace("-", "_")] = yaml.safe_load(value)
+    return values
+
+
+def dump_config(config: Config) -> str:
+    """Write a config as YAML that `load_config` reads back to an equal one."""
+    values = config.model_dump(mode="json")
+    # Contradiction checks look at what was set by hand, so the one that follows from the other is left out.
+    if values["head_lr"] is not None:
+        values.pop("head_lr_mult")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def ineffective_settings(config: Config) -> list[str]:
+    """Return one sentence for each setting that was given and changes nothing."""
+    given = config.model_fields_set
+    strategy, selects = config.strategy, config.best_epoch or config.patience is not None
+    rules: dict[str, tuple[bool, str]] = {
+        "stages": (strategy == "partial", "strategy partial"),
+        "phases": (strategy == "gradual", "strategy gradual"),
+        "layer_decay": (strategy == "layerwise", "strategy layerwise"),
+        "head_lr": (strategy not in ("head", "scratch"), "a strategy that trains more than the head"),
+        "head_lr_mult": (strategy not in ("head", "scratch"), "a strategy that trains more than the head"),
+        "momentum": (config.optimizer == "sgd", "optimizer sgd"),
+        "warmup": (config.schedule == "cosine", "schedule cosine"),
+        "refit": (selects, "best_epoch or patience"),
+        "select_on": (selects, "best_epoch or patience"),
+        "validation_fraction": (selects, "best_epoch or patience"),
+        "decay_all": (config.weight_decay > 0, "weight_decay above 0"),
+    }
+    # A config read back from a run names every field; only values that differ from the default were meant.
+    defaults = Config.model_fields
+    return [
+        f"{key} has no effect here; it belongs to {owner}"
+        for key, (applies, owner) in rules.items()
+        if key in given and not applies and getattr(config, key) != defaults[key].default
+    ]
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    field = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {key!r}.{did_you_mean(key, Config.model_fields)} See: headstart train --help"
+    if not key:
+        return str(first["msg"]).removeprefix("Value error, ")
+    got = first.get("input")
+    choices = _choices(field)
+    if choices and isinstance(got, str):
+        return f"{key}={got!r} is not one of {', '.join(choices)}.{did_you_mean(got, choices)}"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{key}={got!r} is not valid: {message[:1].lower()}{message[1:]}"
+
+
+def _choices(field: str) -> tuple[str, ...]:
+    """Return the words that a field accepts, where it accepts only certain words."""
+    annotation = Config.model_fields[field].annotation if field in Config.model_fields else None
+    options = (annotation, *get_args(annotation))
+    return next((get_args(option) for option in options if get_origin(option) is Literal), ())

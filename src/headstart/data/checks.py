@@ -1,0 +1,250 @@
+"""What is wrong with the images: unreadable files, empty classes, copies, leaks. What is found goes into a report."""
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from headstart.data.manifest import ImageRecord, Manifest
+from headstart.data.transforms import open_image, read_rgb, shown, why_unreadable
+from headstart.errors import DataError, UnreadableImageError, did_you_mean
+
+Progress = Callable[[str, int, int], None]
+_RANK = {"train": 0, "validation": 1, "test": 2}
+_MAP_BLOCK = 4096  # tasks in the queue at a time: a million images would fill gigabytes
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An image that cannot be read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Leak:
+    """An image with exactly the pixels of one in a split that judges it."""
+
+    path: str
+    split: str
+    copy_of: str
+    copy_of_split: str
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """SHA-256 of the file, and a hash of the decoded, upright RGB pixels; both hexadecimal."""
+
+    sha256: str
+    pixels: str
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What the checks found; `data_report.json` in the run folder.
+
+    Attributes:
+        source: Folder, manifest or catalogue name as given.
+        counts: Split -> class -> images that are used.
+        label_map: Class in the source -> class used.
+        splits_made: Whether Headstart made the split.
+        ignored_files: Extension ('' for none) -> files passed over because it is no image's.
+        unreadable: Images left out because of `skip_bad`.
+        leaks: Copies of an image of a split that judges them.
+        leaks_policy: `drop`, `error` or `keep`.
+        duplicates: Groups of paths with the same pixels within one split.
+        conflicts: Groups of (path, class) with the same pixels and different classes.
+        warnings: All of it in sentences.
+    """
+
+    source: str
+    counts: dict[str, dict[str, int]]
+    label_map: dict[str, str]
+    splits_made: bool
+    ignored_files: dict[str, int]
+    unreadable: tuple[BadImage, ...]
+    leaks: tuple[Leak, ...]
+    leaks_policy: str
+    duplicates: tuple[tuple[str, ...], ...]
+    conflicts: tuple[tuple[tuple[str, str], ...], ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a report from what `to_dict` gave, also after a trip through JSON."""
+        return cls(
+            source=values["source"],
+            counts=values["counts"],
+            label_map=values["label_map"],
+            splits_made=values["splits_made"],
+            ignored_files=values["ignored_files"],
+            unreadable=tuple(BadImage(**item) for item in values["unreadable"]),
+            leaks=tuple(Leak(**item) for item in values["leaks"]),
+            leaks_policy=values["leaks_policy"],
+            duplicates=tuple(tuple(group) for group in values["duplicates"]),
+            conflicts=tuple(tuple((path, label) for path, label in group) for group in values["conflicts"]),
+            warnings=tuple(values["warnings"]),
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unreadable_headers(
+    records: Sequence[ImageRecord], *, threads: int, progress: Progress | None = None
+) -> list[BadImage]:
+    """Read the header of every image and return those without a usable one, in order."""
+    paths = [record.path for record in records]
+    reasons = _map("reading headers", _header_problem, paths, threads, progress)
+    return [BadImage(shown(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason]
+
+
+def fingerprint(
+    records: Sequence[ImageRecord], *, threads: int, progress: Progress | None = None
+) -> list[Fingerprint | BadImage]:
+    """Read and decode every image once, and return its hashes, or why it cannot be decoded; in order."""
+    return _map("checking pixels", _fingerprint, [record.path for record in records], threads, progress)
+
+
+def raise_unreadable(bad: Sequence[BadImage]) -> None:
+    """Raise an `UnreadableImageError` that names the first of `bad` and counts the others; nothing if there is none."""
+    if bad:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise UnreadableImageError(
+            f"cannot read image {bad[0].path}: {bad[0].reason}{more}; repair or remove it, or leave such images out "
+            "with --skip-bad"
+        )
+
+
+def check_classes(manifest: Manifest, source: str, *, hint: str = "") -> None:
+    """Check that there are two classes at least, and images of each in every split.
+
+    Args:
+        manifest: With or without splits.
+        source: Where it came from, for the message.
+        hint: What may explain a missing class, for the message.
+
+    Raises:
+        DataError: In one line, with what to do.
+    """
+    check_not_empty(manifest, source, hint=hint)
+    if len(manifest.labels) < 2:
+        raise DataError(
+            f"{source} has only one class, {manifest.labels[0]!r}; expected two or more class folders (FOLDER/<class>/ "
+            f"or FOLDER/train/<class>/){hint}"
+        )
+    total = Counter(record.label for record in manifest.records)
+    for label, name in enumerate(manifest.labels):
+        if not total[label]:
+            raise DataError(f"class {name!r} in {source} has no image{hint}; add images, or remove the class")
+    for split, counts in manifest.counts().items():
+        for name, count in counts.items():
+            if not count:
+                similar = did_you_mean(name, [label for label in manifest.labels if label != name])
+                raise DataError(
+                    f"class {name!r} in {source} has no image in {split}{hint}.{similar} Every split needs every "
+                    "class: add images, or remove or --map the class"
+                )
+
+
+def check_not_empty(manifest: Manifest, source: str, *, hint: str = "") -> None:
+    """Raise a `DataError` where there is no image at all."""
+    if not manifest.records:
+        raise DataError(f"no image to use in {source}{hint}; expected FOLDER/<class>/picture.jpg")
+
+
+def find_leaks(records: Sequence[ImageRecord], pixels: Sequence[str]) -> dict[int, Leak]:
+    """Return position -> leak for every image whose pixels also are in a split that judges it.
+
+    Test judges validation and train; validation judges train.
+    """
+    leaks = {}
+    for positions in _copies(pixels):
+        judge = max(positions, key=lambda position: _RANK[records[position].split])
+        for position in positions:
+            record, original = records[position], records[judge]
+            if _RANK[record.split] < _RANK[original.split]:
+                leaks[position] = Leak(str(record.path), record.split, str(original.path), original.split)
+    return leaks
+
+
+def find_duplicates(records: Sequence[ImageRecord], pixels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of images with the same pixels and label within one split."""
+    keys = [f"{hashed} {record.split} {record.label}" for record, hashed in zip(records, pixels, strict=True)]
+    return tuple(tuple(str(records[position].path) for position in group) for group in _copies(keys))
+
+
+def find_conflicts(
+    records: Sequence[ImageRecord], pixels: Sequence[str], labels: Sequence[str]
+) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Return the groups of images with the same pixels and more than one label, as (path, class name)."""
+    return tuple(
+        tuple((str(records[position].path), labels[records[position].label]) for position in group)
+        for group in _copies(pixels)
+        if len({records[position].label for position in group}) > 1
+    )
+
+
+def _copies(keys: Iterable[str]) -> list[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _header_problem(path: Path) -> str:
+    """Return why the header is not usable, or ''."""
+    try:
+        str(path).encode()
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            return "not a regular file"
+        with open_image(path):
+            return ""
+    except UnicodeEncodeError:
+        return "its name is not valid Unicode, rename it"
+    except Exception as error:  # decoders raise all kinds
+        return why_unreadable(error)
+
+
+def _fingerprint(path: Path) -> Fingerprint | BadImage:
+    try:
+        data = path.read_bytes()
+        image = read_rgb(data)
+        size = f"{image.width}x{image.height} ".encode()
+        pixels = hashlib.blake2b(size, digest_size=16)
+        pixels.update(image.tobytes())
+        return Fingerprint(hashlib.sha256(data).hexdigest(), pixels.hexdigest())
+    except Exception as error:  # decoders raise all kinds
+        return BadImage(shown(path), why_unreadable(error))
+
+
+def _map(
+    stage: str, function: Callable[[_T], _R], items: Sequence[_T], threads: int, progress: Progress | None
+) -> list[_R]:
+    """Apply `function` in threads, keep the order, and leave at once when interrupted."""
+    results: list[_R] = []
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-check")
+    try:
+        for start in range(0, len(items), _MAP_BLOCK):
+            for result in pool.map(function, items[start : start + _MAP_BLOCK]):
+                results.append(result)
+                if progress is not None:
+                    progress(stage, len(results), len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results

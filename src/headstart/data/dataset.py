@@ -1,0 +1,235 @@
+"""From a folder, manifest or catalogue name to checked images with splits: the whole way."""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from headstart.data.checks import (
+    BadImage,
+    DataReport,
+    Fingerprint,
+    Leak,
+    Progress,
+    check_classes,
+    check_not_empty,
+    find_conflicts,
+    find_duplicates,
+    find_leaks,
+    fingerprint,
+    raise_unreadable,
+    unreadable_headers,
+)
+from headstart.data.manifest import Manifest, ScanNotes, scan
+from headstart.data.splits import make_splits, subset
+from headstart.data.transforms import shown
+from headstart.errors import DataError, did_you_mean
+
+LeaksPolicy = Literal["drop", "error", "keep"]
+
+
+def load_dataset(
+    source: str | Path,
+    *,
+    label_map: Mapping[str, str] | None = None,
+    max_per_class: int | Mapping[str, int] | None = None,
+    leaks: LeaksPolicy = "drop",
+    skip_bad: bool = False,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    threads: int = 2,
+    progress: Progress | None = None,
+    single_split_ok: bool = False,
+) -> tuple[Manifest, DataReport]:
+    """Read, check and split a data set; nothing is written, each image that is used is decoded once.
+
+    Args:
+        source: Folder of class folders (with or without splits), CSV or parquet manifest, or catalogue name.
+        label_map: Class in the source -> class to use; others keep their name.
+        max_per_class: Keep a balanced, seeded subset: one number, or split -> number.
+        leaks: What to do with train images that are exact copies of a reported one: `drop`, `error` or `keep`.
+        skip_bad: Leave unreadable images out and list them, instead of stopping.
+        test_fraction: Share of the test split where the data has no splits.
+        split_seed: Seed of that split and of the subset.
+        threads: Decoding threads.
+        progress: Called with (what is done, images done, images in all).
+        single_split_ok: For evaluation: make no split, call the only split `test`, accept one or missing classes.
+
+    Returns:
+        The manifest, with a SHA-256 for each image, and what the checks found.
+
+    Raises:
+        UnreadableImageError: An image cannot be decoded and `skip_bad` is False.
+        DataError: The source, its layout, its classes or the settings are not usable.
+    """
+    path, name, located = _locate(source)
+    manifest, notes = scan(path, name=name, label_map=label_map)
+    notes = replace(notes, warnings=(*located, *notes.warnings))
+    check: Callable[..., None] = check_not_empty if single_split_ok else check_classes
+    check(manifest, str(source), hint=_ignored_hint(notes))
+    manifest, bad_headers = _drop_bad_headers(manifest, skip_bad, threads, progress)
+    if single_split_ok:
+        manifest, notes = _without_empty_classes(manifest, notes)
+    manifest, splits_made = _with_splits(manifest, str(source), test_fraction, split_seed, single_split_ok)
+    if max_per_class is not None:
+        manifest = subset(manifest, max_per_class, split_seed)
+    manifest, pixels, bad_bodies = _with_hashes(manifest, skip_bad, threads, progress)
+    bad = (*bad_headers, *bad_bodies)
+    check(manifest, str(source), hint=f" ({_images(len(bad), 'unreadable ')} left out)" if bad else "")
+    leaked = find_leaks(manifest.records, pixels)
+    report = _report(str(source), manifest, notes, pixels, bad, tuple(leaked.values()), leaks)
+    report = replace(report, label_map=dict(label_map or {}), splits_made=splits_made)
+    if leaked and leaks == "drop":
+        kept = [record for position, record in enumerate(manifest.records) if position not in leaked]
+        manifest = manifest.with_records(kept)
+        check(manifest, str(source), hint=f" ({_images(len(leaked))} dropped as copies of one in another split)")
+    return manifest, replace(report, counts=manifest.counts())
+
+
+def _locate(source: str | Path) -> tuple[Path, str | None, tuple[str, ...]]:
+    """Return the path, the catalogue name if it is one, and warnings."""
+    from headstart.data import catalog
+
+    word, path = str(source), Path(source).expanduser()
+    is_name = catalog.is_catalog_name(word)
+    if _exists(path):
+        both = f"read {word!r} from the folder here; the catalogue has a data set of that name too"
+        return path, None, (both,) if is_name else ()
+    if is_name:
+        return catalog.resolve(word), word, ()
+    beside: list[str] = []
+    with contextlib.suppress(OSError):
+        beside = sorted(os.listdir(path.parent))
+    hint = did_you_mean(path.name, [*beside, *(catalog.CATALOG if path.parent == Path() else ())])
+    raise DataError(
+        f"there is no folder, manifest or catalogue data set {word!r}.{hint} Give a folder of class folders, a CSV or "
+        "parquet manifest, or a name from: headstart data list"
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # it may, behind a folder without permission; the scan says so
+        return True
+    return True
+
+
+def _images(count: int, kind: str = "") -> str:
+    return f"{count} {kind}image{'' if count == 1 else 's'}"
+
+
+def _ignored_hint(notes: ScanNotes) -> str:
+    return f" (files without an image extension, ignored: {len(notes.ignored)})" if notes.ignored else ""
+
+
+def _drop_bad_headers(
+    manifest: Manifest, skip_bad: bool, threads: int, progress: Progress | None
+) -> tuple[Manifest, list[BadImage]]:
+    bad = unreadable_headers(manifest.records, threads=threads, progress=progress)
+    if not skip_bad:
+        raise_unreadable(bad)
+    paths = {image.path for image in bad}
+    return manifest.with_records(r for r in manifest.records if shown(r.path) not in paths), bad
+
+
+def _without_empty_classes(manifest: Manifest, notes: ScanNotes) -> tuple[Manifest, ScanNotes]:
+    used = sorted({record.label for record in manifest.records})
+    empty = [name for label, name in enumerate(manifest.labels) if label not in used]
+    if not empty:
+        return manifest, notes
+    labels = tuple(manifest.labels[label] for label in used)
+    records = tuple(replace(record, label=used.index(record.label)) for record in manifest.records)
+    warnings = (*notes.warnings, f"no image of {', '.join(map(repr, empty))}; not evaluated")
+    return replace(manifest, labels=labels, records=records), replace(notes, warnings=warnings)
+
+
+def _with_splits(
+    manifest: Manifest, source: str, test_fraction: float, seed: int, single_split_ok: bool
+) -> tuple[Manifest, bool]:
+    """Return the manifest with splits, and whether they were made here."""
+    if single_split_ok:
+        if len(manifest.splits) > 1:
+            return manifest, False
+        return manifest.with_records(replace(record, split="test") for record in manifest.records), False
+    # A train folder alone is a data set without splits.
+    if manifest.splits in ((), ("train",)):
+        return make_splits(manifest, test_fraction, seed), True
+    if "train" not in manifest.splits:
+        raise DataError(f"{source} has {' and '.join(manifest.splits)} but no train split; add train/<class>/ folders")
+    return manifest, False
+
+
+def _with_hashes(
+    manifest: Manifest, skip_bad: bool, threads: int, progress: Progress | None
+) -> tuple[Manifest, list[str], list[BadImage]]:
+    """Return the manifest with SHA-256s, the pixel hash of each record, and what could not be decoded."""
+    found = fingerprint(manifest.records, threads=threads, progress=progress)
+    bad = [result for result in found if isinstance(result, BadImage)]
+    if not skip_bad:
+        raise_unreadable(bad)
+    pairs = list(zip(manifest.records, found, strict=True))
+    records = [replace(record, sha256=p.sha256) for record, p in pairs if isinstance(p, Fingerprint)]
+    pixels = [print_.pixels for _, print_ in pairs if isinstance(print_, Fingerprint)]
+    return replace(manifest, records=tuple(records)), pixels, bad
+
+
+def _report(
+    source: str,
+    manifest: Manifest,
+    notes: ScanNotes,
+    pixels: list[str],
+    bad: tuple[BadImage, ...],
+    leaks: tuple[Leak, ...],
+    policy: LeaksPolicy,
+) -> DataReport:
+    if leaks and policy == "error":
+        first = leaks[0]
+        raise DataError(
+            f"{first.path} ({first.split}) is an exact copy of {first.copy_of} ({first.copy_of_split})"
+            f"{f', and {len(leaks) - 1} more such copies' if len(leaks) > 1 else ''}; remove them, or use --leaks drop"
+        )
+    duplicates = find_duplicates(manifest.records, pixels)
+    conflicts = find_conflicts(manifest.records, pixels, manifest.labels)
+    return DataReport(
+        source=source,
+        counts={},
+        label_map={},
+        splits_made=False,
+        ignored_files=dict(sorted(Counter(path.suffix.lower() for path in notes.ignored).items())),
+        unreadable=bad,
+        leaks=leaks,
+        leaks_policy=policy,
+        duplicates=duplicates,
+        conflicts=conflicts,
+        warnings=(*notes.warnings, *_sentences(bad, leaks, policy, duplicates, conflicts)),
+    )
+
+
+def _sentences(
+    bad: tuple[BadImage, ...],
+    leaks: tuple[Leak, ...],
+    policy: LeaksPolicy,
+    duplicates: tuple[tuple[str, ...], ...],
+    conflicts: tuple[tuple[tuple[str, str], ...], ...],
+) -> list[str]:
+    sentences = []
+    if bad:
+        sentences.append(f"left out {_images(len(bad), 'unreadable ')}, first {bad[0].path}: {bad[0].reason}")
+    if leaks:
+        done = "dropped" if policy == "drop" else "kept"
+        sentences.append(
+            f"{done} {_images(len(leaks))} with exactly the pixels of one in another split, first {leaks[0].path} "
+            f"({leaks[0].split}), a copy of {leaks[0].copy_of} ({leaks[0].copy_of_split})"
+        )
+    if duplicates:
+        sentences.append(f"{_images(len(duplicates))} found more than once within a split, first {duplicates[0][0]}")
+    if conflicts:
+        pictures = " and ".join(f"{path} ({label})" for path, label in conflicts[0][:2])
+        sentences.append(f"{_images(len(conflicts))} found under different labels, first {pictures}")
+    return sentences

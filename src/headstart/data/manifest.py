@@ -1,0 +1,270 @@
+"""The list of images, their labels and splits: read from a folder or a table, written to the run folder."""
+
+import csv
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from headstart.data.folders import SPLIT_WORDS, SPLITS, Listing, class_name, list_folder, split_of
+from headstart.errors import DataError, did_you_mean
+
+MANIFEST_SUFFIXES = (".csv", ".parquet")
+_COLUMNS = ("path", "label", "split", "group")
+_METADATA_KEY = b"headstart"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image of a data set.
+
+    Attributes:
+        path: Absolute path of the file.
+        label: Position of its class in `Manifest.labels`.
+        split: `train`, `validation`, `test`, or '' until splits are made.
+        group: Images of one group never part between splits that Headstart makes; None: a group of its own.
+        sha256: Of the file's bytes, hexadecimal; '' until it is computed.
+    """
+
+    path: Path
+    label: int
+    split: str
+    group: str | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of a data set.
+
+    Attributes:
+        name: Short name for run folders, such as `hymenoptera`.
+        labels: Class names, sorted by name.
+        records: Sorted by (split, path).
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    records: tuple[ImageRecord, ...]
+
+    def of_split(self, split: str) -> tuple[ImageRecord, ...]:
+        """Return the records of one split, in order."""
+        return tuple(record for record in self.records if record.split == split)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that hold images, in the order train, validation, test."""
+        present = {record.split for record in self.records}
+        return tuple(split for split in SPLITS if split in present)
+
+    @property
+    def reported(self) -> str:
+        """The split whose figures are reported."""
+        return "test" if "test" in self.splits else "validation"
+
+    @property
+    def selection(self) -> str | None:
+        """The split that may select an epoch or a strength without being reported, if the data brings one."""
+        return "validation" if {"validation", "test"} <= set(self.splits) else None
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return split -> class name -> number of images, zeros included."""
+        found = Counter((record.split, record.label) for record in self.records)
+        splits = self.splits or tuple({record.split: None for record in self.records})
+        return {split: {name: found[split, label] for label, name in enumerate(self.labels)} for split in splits}
+
+    def with_records(self, records: Iterable[ImageRecord]) -> Self:
+        """Return the same data set with other records, sorted."""
+        ordered = sorted(records, key=lambda record: (record.split, str(record.path), record.label))
+        return replace(self, records=tuple(ordered))
+
+
+@dataclass(frozen=True)
+class ScanNotes:
+    """What a scan noticed besides the images.
+
+    Attributes:
+        source: The folder or manifest file, absolute.
+        ignored: Files passed over because they have no image extension.
+        warnings: One sentence each.
+    """
+
+    source: Path
+    ignored: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def scan(
+    source: Path, *, name: str | None = None, label_map: Mapping[str, str] | None = None
+) -> tuple[Manifest, ScanNotes]:
+    """List the images of a folder of class folders, or of a CSV or parquet manifest. No image is opened.
+
+    Args:
+        source: Folder, or file with the columns path, label and optionally split, group. Relative paths in it resolve
+            against the file.
+        name: Name of the data set; default: the folder's or the file's stem.
+        label_map: Class in the source -> class to use; classes that are not in it keep their name.
+
+    Raises:
+        DataError: The source is missing, unreadable, malformed or ambiguous, or the map names an unknown class.
+    """
+    source = Path(os.path.abspath(source.expanduser()))
+    try:
+        is_folder = stat.S_ISDIR(os.stat(source).st_mode)
+    except OSError as error:
+        raise DataError(
+            f"cannot read {source}: {error.strerror}; give a folder of class folders, a CSV or a parquet manifest"
+        ) from error
+    if not is_folder and source.suffix.lower() not in MANIFEST_SUFFIXES:
+        raise DataError(f"{source} is no folder and no .csv or .parquet manifest; give one of these")
+    listing = list_folder(source) if is_folder else _list_table(source)
+    names = _mapped_names(listing.classes, label_map or {})
+    labels = tuple(sorted(set(names.values())))
+    index = {label: position for position, label in enumerate(labels)}
+    records = [ImageRecord(path, index[names[label]], split, group) for path, label, split, group in listing.images]
+    manifest = Manifest(name or (source.name if is_folder else source.stem), labels, ()).with_records(records)
+    return manifest, ScanNotes(source, tuple(listing.ignored), tuple(listing.warnings))
+
+
+def write_manifest(manifest: Manifest, target: Path | BinaryIO) -> None:
+    """Write the run folder's `manifest.parquet`; equal manifests give equal bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = manifest.records
+    columns = {
+        "path": [str(record.path) for record in records],
+        "label": [manifest.labels[record.label] for record in records],
+        "split": [record.split for record in records],
+        "group": [record.group for record in records],
+        "sha256": [record.sha256 for record in records],
+    }
+    table = pa.table({key: pa.array(values, pa.string()) for key, values in columns.items()})
+    about = json.dumps({"name": manifest.name, "labels": manifest.labels})
+    pq.write_table(table.replace_schema_metadata({_METADATA_KEY: about.encode()}), target)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read what `write_manifest` wrote.
+
+    Raises:
+        DataError: The file is missing or was not written by Headstart.
+    """
+    table = _open_parquet(path)
+    about = (table.schema.metadata or {}).get(_METADATA_KEY)
+    if about is None or not {"path", "label", "split", "group", "sha256"} <= set(table.column_names):
+        raise DataError(f"{path} is no manifest of a run folder; it was not written by Headstart")
+    saved = json.loads(about)
+    labels = tuple(saved["labels"])
+    index = {label: position for position, label in enumerate(labels)}
+    records = tuple(
+        ImageRecord(Path(row["path"]), index[row["label"]], row["split"], row["group"], row["sha256"])
+        for row in table.to_pylist()
+    )
+    return Manifest(saved["name"], labels, records)
+
+
+def _mapped_names(classes: Iterable[str], label_map: Mapping[str, str]) -> dict[str, str]:
+    known = sorted(classes)
+    targets = {class_name(source): class_name(str(target)) for source, target in label_map.items()}
+    for source in targets:
+        if source not in known:
+            raise DataError(
+                f"the label map names the class {source!r}, which is not in the data.{did_you_mean(source, known)} "
+                f"Classes: {', '.join(known[:20])}{' ...' if len(known) > 20 else ''}"
+            )
+    return {name: targets.get(name, name) for name in known}
+
+
+def _list_table(path: Path) -> Listing:
+    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
+    listing = Listing()
+    for place, (file, label, split, group) in rows:
+        if not file or not label:
+            raise DataError(f"{place}: {'label' if file else 'path'} is empty; every image needs a path and a label")
+        its_split = split_of(split) if split else ""
+        if its_split is None:
+            hint = did_you_mean(split, SPLIT_WORDS)
+            raise DataError(f"{place}: unknown split {split!r}.{hint} Expected train, validation or test")
+        name = class_name(label)
+        listing.classes.add(name)
+        listing.images.append((path.parent / file, name, its_split, group or None))
+    if not listing.images:
+        raise DataError(f"{path} lists no image; expected one row per image with path and label")
+    without = sum(not split for _, _, split, _ in listing.images)
+    if 0 < without < len(listing.images):
+        raise DataError(f"{path}: {without} of {len(listing.images)} rows have no split; fill in all of them or none")
+    return listing
+
+
+_Rows = Iterator[tuple[str, tuple[str, str, str, str]]]
+
+
+def _csv_rows(path: Path) -> _Rows:
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark in front.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            if not header.strip():
+                raise DataError(f"{path} is empty; expected a header line with the columns path,label")
+            separator = max(",;\t", key=header.count)
+            names = next(csv.reader([header], delimiter=separator))
+            columns = _columns(path, names)
+            reader = csv.reader(file, delimiter=separator)
+            for row in reader:
+                place = f"{path} line {reader.line_num + 1}"
+                if row and len(row) != len(names):
+                    advice = f"quote values that contain {separator!r}"
+                    raise DataError(f"{place} has {len(row)} fields; expected {len(names)}; {advice}")
+                if any(row):
+                    yield place, _fields(row, columns)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8: {error}; save it as 'CSV UTF-8'") from error
+
+
+def _parquet_rows(path: Path) -> _Rows:
+    table = _open_parquet(path)
+    columns = _columns(path, table.column_names)
+    used = sorted(columns.values())
+    values = table.select(used).to_pydict()
+    lists = [list(values[table.column_names[position]]) for position in used]
+    moved = {key: used.index(position) for key, position in columns.items()}
+    for number, row in enumerate(zip(*lists, strict=True), start=1):
+        yield f"{path} row {number}", _fields(["" if value is None else str(value) for value in row], moved)
+
+
+def _open_parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, partitioning=None)
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise DataError(f"cannot read {path}: {reason}; give a parquet file that you may read") from error
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is not a parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _columns(path: Path, names: Sequence[str]) -> dict[str, int]:
+    """Return the position of each column that is used."""
+    found = [name.strip().lower() for name in names]
+    for needed in ("path", "label"):
+        if needed not in found:
+            hint = did_you_mean(needed, found)
+            raise DataError(
+                f"{path} has no column {needed!r}.{hint} Columns: {', '.join(names)}; expected path, label and "
+                "optionally split, group"
+            )
+    return {key: found.index(key) for key in _COLUMNS if key in found}
+
+
+def _fields(row: Sequence[str], columns: Mapping[str, int]) -> tuple[str, str, str, str]:
+    path, label, split, group = (row[columns[key]].strip() if key in columns else "" for key in _COLUMNS)
+    return path, label, split, group

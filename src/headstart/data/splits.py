@@ -1,0 +1,162 @@
+"""Make splits where the data brings none, inner splits of train, and balanced subsets. All seeded."""
+
+import contextlib
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.data.folders import SPLIT_WORDS, split_of
+from headstart.data.manifest import ImageRecord, Manifest
+from headstart.errors import DataError, did_you_mean
+
+_MAX_FOLDS = 20
+
+
+def make_splits(manifest: Manifest, test_fraction: float, seed: int) -> Manifest:
+    """Put every image into `train` or `test`: stratified by class, groups kept together.
+
+    Args:
+        manifest: Its own splits, if any, are forgotten.
+        test_fraction: Share of the test split, 0 to 1, met as closely as whole images and groups allow.
+        seed: Equal seeds and images give equal splits.
+
+    Raises:
+        DataError: A class has too few images, or too few groups, to appear in both splits.
+    """
+    in_test = _held_out(manifest.records, manifest.labels, test_fraction, seed)
+    pairs = zip(manifest.records, in_test, strict=True)
+    return manifest.with_records(replace(record, split="test" if held else "train") for record, held in pairs)
+
+
+def inner_split(
+    records: Sequence[ImageRecord], fraction: float, seed: int
+) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
+    """Part train into (what trains, what is held out to select): stratified by class, groups kept together.
+
+    Raises:
+        DataError: A class has too few images, or too few groups, to appear in both parts.
+    """
+    held_out = _held_out(records, None, fraction, seed)
+    pairs = list(zip(records, held_out, strict=True))
+    return tuple(record for record, held in pairs if not held), tuple(record for record, held in pairs if held)
+
+
+def subset(manifest: Manifest, max_per_class: int | Mapping[str, int], seed: int) -> Manifest:
+    """Keep at most so many images of every class in every split.
+
+    The subset of 10 images is a part of the subset of 20, and does not depend on what other classes there are.
+
+    Args:
+        manifest: A data set with splits.
+        max_per_class: One number, or split -> number; splits that are not named keep all.
+        seed: Equal seeds and images give equal subsets.
+
+    Raises:
+        DataError: A split is unknown, or a number is not positive.
+    """
+    limits = _limits(manifest, max_per_class)
+    kept: list[ImageRecord] = []
+    for (split, label), records in _by_split_and_label(manifest).items():
+        limit = limits.get(split, len(records))
+        name = f"{split}/{manifest.labels[label]}".encode()
+        order = np.random.default_rng([seed, zlib.crc32(name)]).permutation(len(records))
+        kept += [records[position] for position in order[:limit]]
+    return manifest.with_records(kept)
+
+
+def _by_split_and_label(manifest: Manifest) -> dict[tuple[str, int], list[ImageRecord]]:
+    found: dict[tuple[str, int], list[ImageRecord]] = {}
+    for record in manifest.records:
+        found.setdefault((record.split, record.label), []).append(record)
+    return found
+
+
+def _limits(manifest: Manifest, max_per_class: int | Mapping[str, int]) -> dict[str, int]:
+    given = dict.fromkeys(manifest.splits, max_per_class) if isinstance(max_per_class, int) else max_per_class
+    limits = {}
+    for word, limit in given.items():
+        split = split_of(word)
+        if split not in manifest.splits:
+            hint = did_you_mean(word, SPLIT_WORDS) if split is None else ""
+            raise DataError(f"max_per_class names the split {word!r}; the data has {', '.join(manifest.splits)}.{hint}")
+        if limit < 1:
+            raise DataError(f"max_per_class is {limit} for {split}; expected at least 1 image")
+        limits[split] = limit
+    return limits
+
+
+def _held_out(
+    records: Sequence[ImageRecord], names: Sequence[str] | None, fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Return one bool per record, with every class on both sides."""
+    labels = np.array([record.label for record in records], dtype=np.int64)
+    grouped = any(record.group is not None for record in records)
+    draw = _draw_groups if grouped else _draw_images
+    held_out = draw(records, labels, fraction, seed)
+    for label in _one_sided(labels, held_out):
+        count = int((labels == label).sum())
+        name = repr(names[label]) if names else str(label)
+        what = f"{count} image{'' if count == 1 else 's'}{' in too few groups' if grouped else ''}"
+        raise DataError(
+            f"class {name} has {what}: too few to appear in both parts of a split; add images, or bring a split of "
+            "your own (train and test folders, or a manifest with a split column)"
+        )
+    return held_out
+
+
+def _one_sided(labels: npt.NDArray[np.int64], held_out: npt.NDArray[np.bool_]) -> list[int]:
+    """Return the labels that are not on both sides."""
+    totals, held = np.bincount(labels), np.bincount(labels[held_out], minlength=labels.max(initial=-1) + 1)
+    return [int(label) for label in np.flatnonzero(((held == 0) | (held == totals)) & (totals > 0))]
+
+
+def _draw_images(
+    records: Sequence[ImageRecord], labels: npt.NDArray[np.int64], fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    held_out = np.zeros(len(records), dtype=np.bool_)
+    rng = np.random.default_rng(seed)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        num_held = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        held_out[members[:num_held]] = True
+    return held_out
+
+
+def _draw_groups(
+    records: Sequence[ImageRecord], labels: npt.NDArray[np.int64], fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    # An image without a group is a group of its own; the pair cannot collide with a group's name.
+    keys = [(record.group, -1) if record.group is not None else ("", n) for n, record in enumerate(records)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    groups = np.array([numbers[key] for key in keys])
+    share = min(max(Fraction(fraction).limit_denominator(_MAX_FOLDS), Fraction(1, _MAX_FOLDS)), Fraction(9, 10))
+    held_out = np.zeros(len(records), dtype=np.bool_)
+    # The share wanted first; with few groups a class may be missing from some folds, so then fewer and larger ones.
+    for num_folds in range(min(max(share.denominator, 2), len(numbers)), 1, -1):
+        folds = _folds(labels, groups, num_folds, seed)
+        num_held = min(max(round(share * num_folds), 1), num_folds - 1)
+        for first in range(num_folds):
+            held_out = (folds - first) % num_folds < num_held
+            if not _one_sided(labels, held_out):
+                return held_out
+    return held_out
+
+
+def _folds(
+    labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], num_folds: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Return the fold of each image: stratified, groups kept together; all in fold 0 where that cannot be done."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = np.zeros(len(labels), dtype=np.int64)
+    with warnings.catch_warnings(), contextlib.suppress(ValueError):
+        warnings.simplefilter("ignore")  # of classes smaller than the number of folds, which is dealt with above
+        parts = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+        for number, (_, fold) in enumerate(parts):
+            folds[fold] = number
+    return folds

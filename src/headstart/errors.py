@@ -1,0 +1,77 @@
+"""The exceptions that Headstart raises on purpose.
+
+    HeadstartError                base; the command line prints it in one line and exits with `exit_code`
+      ConfigError                 an unknown, contradictory or impossible setting
+      DataError                   the images, the manifest or the labels are not usable
+        UnreadableImageError      one or more image files cannot be decoded
+        DownloadError             a data set could not be fetched, verified or extracted
+      ModelError                  a backbone, a weight file or a saved model is not usable
+      PlanError                   a strategy's table does not fit the network
+      RunError                    a run folder is missing, incomplete, occupied or not writable
+      TrainingError               training cannot go on (a loss that is not finite, a frozen tensor that changed)
+      MissingExtraError           an optional package is not installed
+
+Every message says what is wrong, where, what was expected, and what to do next.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HeadstartError(Exception):
+    """Base of all errors that a user can act upon."""
+
+    exit_code = 2
+
+
+class ConfigError(HeadstartError):
+    """A setting is unknown, contradictory or impossible."""
+
+
+class DataError(HeadstartError):
+    """The images, the manifest or the labels cannot be used."""
+
+
+class UnreadableImageError(DataError):
+    """One or more image files cannot be decoded."""
+
+
+class DownloadError(DataError):
+    """A data set could not be fetched, verified or extracted."""
+
+
+class ModelError(HeadstartError):
+    """A backbone, a weight file or a saved model cannot be used."""
+
+
+class PlanError(HeadstartError):
+    """A strategy's table does not fit the network."""
+
+
+class RunError(HeadstartError):
+    """A run folder is missing, incomplete, occupied or not writable."""
+
+
+class TrainingError(HeadstartError):
+    """Training cannot go on."""
+
+    exit_code = 1
+
+
+class MissingExtraError(HeadstartError):
+    """An optional package is needed and not installed."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str:
+    """Return ` Did you mean 'x'?` for the closest known names, or an empty string.
+
+    Args:
+        name: What the user wrote.
+        known: All names that would have been accepted.
+        limit: The most suggestions to offer.
+    """
+    lowered = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.6)
+    if not close:
+        return ""
+    return " Did you mean " + " or ".join(repr(lowered[match]) for match in close) + "?"

@@ -1,0 +1,270 @@
+"""One run from settings to a run folder."""
+
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headstart import runs
+from headstart.config import Config, dump_config
+from headstart.data.checks import DataReport, file_sha256
+from headstart.data.manifest import ImageRecord, Manifest, read_manifest, write_manifest
+from headstart.data.splits import inner_split
+from headstart.errors import RunError
+from headstart.experiment.prepare import (
+    DataProgress,
+    Prepared,
+    build_model,
+    build_plan,
+    eval_batches,
+    fit_settings,
+    make_fabric,
+    num_threads,
+    prepare,
+    selects,
+    train_batches,
+)
+from headstart.inference.evaluate import evaluate
+from headstart.inference.model_card import write_model_card
+from headstart.inference.predict import load
+from headstart.models.classifier import ClassifierNetwork, save_classifier
+from headstart.runs import MetricsLog, Run
+from headstart.training.budget import epoch_seconds, fit_to_time
+from headstart.training.checkpoint import Checkpoints
+from headstart.training.engine import FitResult, fit
+from headstart.training.observers import Observer, SilentProgress
+from headstart.training.plan import describe
+
+Say = Callable[[str], None]
+MakeObserver = Callable[[str], Observer]
+
+
+def _say_nothing(line: str) -> None:
+    """Show nothing."""
+
+
+def _watch_nothing(title: str) -> Observer:
+    return SilentProgress()
+
+
+def run(
+    config: Config,
+    *,
+    overwrite: bool = False,
+    say: Say = _say_nothing,
+    make_observer: MakeObserver = _watch_nothing,
+    progress: DataProgress | None = None,
+) -> Run:
+    """Do one run from settings to a finished run folder.
+
+    Args:
+        config: Settings.
+        overwrite: Whether an existing run folder may be replaced.
+        say: Receives lines for people.
+        make_observer: Makes what watches a fit, from its title.
+        progress: Told how far the checks of the data are.
+
+    Raises:
+        HeadstartError: An input is not usable (no folder is left behind), or training cannot go on.
+    """
+    started = time.monotonic()
+    if config.out:
+        runs.check_out_folder(Path(config.out), overwrite)
+    prepared = prepare(config, progress=progress)
+    config = prepared.config
+    out = Path(config.out) if config.out else _default_path(prepared)
+    runs.check_out_folder(out, overwrite)
+    for line in (*prepared.warnings, *prepared.report.warnings):
+        say(f"note: {line}")
+    data_s = time.monotonic() - started
+    prepared = _fit_to_time(prepared, say)
+    folder = runs.create_run_folder(out, _first_files(prepared), overwrite=overwrite)
+    return _Session(prepared, folder, say, make_observer, started, data_s).finish()
+
+
+def resume(path: Path, *, say: Say = _say_nothing, make_observer: MakeObserver = _watch_nothing) -> Run:
+    """Finish a run that was interrupted; its weights come out as if it had not been.
+
+    Raises:
+        RunError: The folder is no run, or its images have changed.
+    """
+    started = time.monotonic()
+    folder = runs.open_run(path)
+    if (folder.path / "metrics.json").exists():
+        say(f"{folder.path} is already complete; nothing was done")
+        return folder
+    config = folder.config()
+    manifest = read_manifest(folder.path / "manifest.parquet")
+    _check_unchanged(manifest)
+    model = build_model(config, manifest.labels)
+    prepared = Prepared(
+        config, manifest, DataReport.from_dict(folder.data_report()), model, build_plan(config, model), ()
+    )
+    say(f"resuming {folder.path}")
+    return _Session(prepared, folder, say, make_observer, started, time.monotonic() - started).finish()
+
+
+def _default_path(prepared: Prepared) -> Path:
+    config = prepared.config
+    return runs.default_run_path(prepared.manifest.name, config.backbone, config.strategy, config.seed)
+
+
+def _check_unchanged(manifest: Manifest) -> None:
+    for record in manifest.records:
+        if not record.path.exists() or (record.sha256 and file_sha256(record.path) != record.sha256):
+            what = "has changed" if record.path.exists() else "is gone"
+            raise RunError(f"{record.path} {what} since the run began, so it cannot be resumed; start a new run")
+
+
+def _first_files(prepared: Prepared) -> dict[str, bytes | str]:
+    config, model = prepared.config, prepared.model
+    tables = [asdict(table) for table in describe(prepared.plan, model.network, model.stages)]
+    buffer = io.BytesIO()
+    write_manifest(prepared.manifest, buffer)
+    return {
+        "config.yaml": dump_config(config),
+        "environment.json": json.dumps(runs.environment(config.seed), indent=2),
+        "data_report.json": json.dumps(prepared.report.to_dict(), indent=2, ensure_ascii=False),
+        "plan.json": json.dumps({"strategy": prepared.plan.strategy, "phases": tables}, indent=2),
+        "manifest.parquet": buffer.getvalue(),
+    }
+
+
+def _fit_to_time(prepared: Prepared, say: Say) -> Prepared:
+    """Shorten the plan to the time limit; the choice is recorded, so that a repeat makes the same one."""
+    config, plan, model = prepared.config, prepared.plan, prepared.model
+    if config.time_limit is None or "epochs" in config.choices:
+        return prepared
+    started = time.monotonic()
+    train = train_batches(config, prepared.manifest.of_split("train"), model.spec)
+    held_out = eval_batches(config, prepared.manifest.of_split(prepared.manifest.reported), model.spec)
+    seconds = epoch_seconds(
+        model, plan, train, held_out if config.monitor else None, fit_settings(config), make_fabric(config)
+    )
+    # A fit that selects on a part of train is followed by a second one on all of it.
+    num_fits = 2 if selects(config) and config.refit and prepared.manifest.selection is None else 1
+    left_s = (config.time_limit - (time.monotonic() - started)) / num_fits
+    epochs, expected_s = fit_to_time(plan, seconds, left_s)
+    say(f"time limit {config.time_limit:.0f} s: epochs per phase {list(epochs)}, about {expected_s * num_fits:.0f} s")
+    if expected_s > left_s:
+        say("note: the time limit is too short for one epoch of each phase; one epoch is the least that can be run")
+    config = config.model_copy(update={"choices": {**config.choices, "epochs": list(epochs)}})
+    return replace(prepared, config=config, plan=build_plan(config, model))
+
+
+@dataclass
+class _Session:
+    """A run folder being filled."""
+
+    prepared: Prepared
+    folder: Run
+    say: Say
+    make_observer: MakeObserver
+    started: float
+    data_s: float
+
+    def finish(self) -> Run:
+        """Train, save, evaluate what was saved, and write the figures."""
+        prepared, path = self.prepared, self.folder.path
+        trained_at = time.monotonic()
+        model, result, selected_on_reported = self._train()
+        train_s = time.monotonic() - trained_at
+        save_classifier(model, path / "model")
+        evaluated_at = time.monotonic()
+        manifest, config = prepared.manifest, prepared.config
+        # The figures come from the files that will be used, by the path that `predict` takes.
+        evaluation = evaluate(
+            load(path),
+            manifest.of_split(manifest.reported),
+            manifest.labels,
+            threads=num_threads(config),
+        )
+        runs.write_parquet(path / "predictions.parquet", evaluation.predictions)
+        ended = time.monotonic()
+        trainable = max(table.trainable for table in describe(prepared.plan, model.network, model.stages))
+        metrics = {
+            "split": manifest.reported,
+            **evaluation.metrics,
+            "selected_on_reported": selected_on_reported,
+            "strategy": prepared.plan.strategy,
+            "backbone": model.backbone,
+            "seed": config.seed,
+            "trainable_parameters": trainable,
+            "epochs_run": list(result.epochs_run),
+            "best_epochs": list(result.best_epochs),
+            "unchanged_trainable_tensors": list(result.unchanged),
+            "time_s": {
+                "total": round(ended - self.started, 2),
+                "data": round(self.data_s, 2),
+                "cache": 0.0,
+                "train": round(train_s, 2),
+                "evaluate": round(ended - evaluated_at, 2),
+            },
+        }
+        write_model_card(path, model, metrics, data_name=manifest.name)
+        # Last, because a run with this file counts as complete.
+        runs.write_json(path / "metrics.json", metrics)
+        if result.unchanged:
+            self.say(f"note: {len(result.unchanged)} trainable tensors did not change; the learning rate is too small")
+        return self.folder
+
+    def _train(self) -> tuple[ClassifierNetwork, FitResult, bool]:
+        prepared, manifest = self.prepared, self.prepared.manifest
+        config, train = prepared.config, manifest.of_split("train")
+        reported = manifest.of_split(manifest.reported)
+        if not selects(config) or "stop_after" in config.choices:
+            split = manifest.selection or manifest.reported
+            held_out = manifest.of_split(split) if config.monitor else None
+            return *self._fit("final", train, held_out, split, selects=False), False
+        if config.select_on == "reported":
+            return *self._fit("final", train, reported, manifest.reported, selects=True), True
+        if manifest.selection is not None:
+            held_out = manifest.of_split(manifest.selection)
+            return *self._fit("final", train, held_out, manifest.selection, selects=True), False
+        inner, held_out = inner_split(train, config.validation_fraction, config.split_seed)
+        title = "selection" if config.refit else "final"
+        self.say(f"selecting on {len(held_out)} of the {len(train)} training images; the reported ones select nothing")
+        model, result = self._fit(title, inner, held_out, "inner validation", selects=True)
+        if not config.refit:
+            return model, result, False
+        self._record_choice("stop_after", list(result.best_epochs))
+        self.say(f"chosen epochs per phase: {list(result.best_epochs)}; training again on all {len(train)} images")
+        held_out = reported if config.monitor else None
+        return *self._fit("final", train, held_out, manifest.reported, selects=False), False
+
+    def _record_choice(self, key: str, value: Any) -> None:
+        config = self.prepared.config
+        config = config.model_copy(update={"choices": {**config.choices, key: value}})
+        runs.write_atomic(self.folder.path / "config.yaml", dump_config(config))
+        # A fit changes the network in place, so the next one starts from a new one.
+        model = build_model(config, self.prepared.manifest.labels)
+        self.prepared = replace(self.prepared, config=config, model=model, plan=build_plan(config, model))
+
+    def _fit(
+        self,
+        name: str,
+        train: Sequence[ImageRecord],
+        held_out: Sequence[ImageRecord] | None,
+        split: str,
+        *,
+        selects: bool,
+    ) -> tuple[ClassifierNetwork, FitResult]:
+        config, model, path = self.prepared.config, self.prepared.model, self.folder.path
+        settings = replace(fit_settings(config), selects=selects, patience=config.patience if selects else None)
+        result = fit(
+            model,
+            self.prepared.plan,
+            train_batches(config, train, model.spec),
+            eval_batches(config, held_out, model.spec) if held_out is not None else None,
+            settings,
+            fabric=make_fabric(config),
+            checkpoints=Checkpoints(path / "checkpoints" / name),
+            log=MetricsLog(path / "metrics.csv", fit=name),
+            observer=self.make_observer(f"{self.prepared.plan.strategy} {name}" if name != "final" else "training"),
+            held_out_name=split,
+            log_name=name,
+        )
+        return model, result

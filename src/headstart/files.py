@@ -1,0 +1,92 @@
+"""Files that are whole or not there: atomic, synced writes, and errors of the file system in one line."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import RunError
+
+_HINTS = {
+    errno.ENOSPC: "free some space, or choose a folder on another disk",
+    errno.EDQUOT: "free some of your quota, or choose a folder on another disk",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part, even after a power cut.
+
+    Raises:
+        RunError: It cannot be written; the old content is then untouched.
+    """
+    with atomic_path(path) as temporary:
+        write_synced(temporary, data)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give the path of a hidden file beside `path` to write to; it takes the name `path` if the block succeeds.
+
+    Raises:
+        RunError: The block, or the renaming, met an error of the file system.
+    """
+    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise file_error("write", path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as indented JSON, atomically.
+
+    Raises:
+        ValueError: A figure is NaN or infinite, which JSON cannot say; use None.
+        RunError: It cannot be written.
+    """
+    write_atomic(path, dump_json(value))
+
+
+def dump_json(value: Any) -> str:
+    """Return plain values as indented JSON that ends in a newline.
+
+    Raises:
+        ValueError: A figure is NaN or infinite, which JSON cannot say; use None.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_synced(path: Path, data: bytes | str) -> None:
+    """Write a new file and bring its content to the disk; a part may be left behind on an error (OSError)."""
+    with path.open("wb") as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut, where the file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def file_error(action: str, path: Path, error: OSError) -> RunError:
+    """Say in one line what could not be done, where, why, and what to do."""
+    hint = _HINTS.get(error.errno or 0, "check the disk and the path")
+    return RunError(f"cannot {action} {path}: {(error.strerror or str(error)).lower()}; {hint}")

@@ -1,0 +1,123 @@
+"""The table of epochs of a run, `metrics.csv`."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import RunError
+from headstart.files import file_error, write_atomic
+
+_INTEGERS = ("phase", "epoch", "step")
+_WORDS = ("fit", "phase_name", "val_split")
+
+
+class MetricsLog:
+    """The table of epochs, `metrics.csv`: appended as it happens, readable after a kill at any moment.
+
+    A row counts once its line is ended; what a kill left behind the last line end is ignored when reading and cut off
+    by the next `append`. A run may fit twice (to select an epoch, then for good); the rows say which fit they are of.
+    """
+
+    COLUMNS = (
+        "fit", "phase", "phase_name", "epoch", "step", "lr", "head_lr", "train_loss", "train_accuracy",
+        "val_split", "val_loss", "val_accuracy", "time_s",
+    )  # fmt: skip
+
+    def __init__(self, path: Path, *, fit: str | None = None) -> None:
+        """Name the table; nothing is read or written yet.
+
+        Args:
+            path: The file, in an existing folder.
+            fit: Whose rows `truncate_to` counts (`selection` or `final`); None: all rows.
+        """
+        self.path = Path(path)
+        self.fit = fit
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row and bring it to the disk; columns left out are empty.
+
+        Raises:
+            ValueError: The row has a column that the table has not.
+            RunError: It cannot be written; the table is then as it was.
+        """
+        if unknown := row.keys() - set(self.COLUMNS):
+            raise ValueError(f"metrics.csv has no column {sorted(unknown)}")
+        line = _csv_line([row.get(column) for column in self.COLUMNS])
+        try:
+            with self.path.open("ab+", buffering=0) as file:
+                size = _whole_lines(file)
+                file.truncate(size)
+                try:
+                    _write_all(file, line if size else _csv_line(self.COLUMNS) + line)
+                    os.fsync(file.fileno())
+                except OSError:
+                    with suppress(OSError):
+                        file.truncate(size)
+                    raise
+        except OSError as error:
+            raise file_error("write", self.path, error) from error
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the whole rows, with numbers as numbers and empty cells as None."""
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise file_error("read", self.path, error) from error
+        whole = text[: text.rfind(b"\n") + 1].decode("utf-8", "replace")
+        try:
+            return [{k: _cell(k, v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(whole, newline=""))]
+        except (ValueError, TypeError, AttributeError, csv.Error) as error:
+            raise RunError(f"{self.path} is damaged: {error}; train again with --overwrite") from error
+
+    def truncate_to(self, num_rows: int) -> None:
+        """Keep the first `num_rows` rows of this fit: a resume goes on from its checkpoint, so later rows come again.
+
+        Raises:
+            RunError: There are fewer.
+        """
+        kept, num_kept = [], 0
+        for row in self.rows():
+            is_own = self.fit is None or row.get("fit") == self.fit
+            if not is_own or num_kept < num_rows:
+                kept.append(row)
+                num_kept += is_own
+        if num_kept < num_rows:
+            raise RunError(
+                f"{self.path} holds {num_kept} rows where the checkpoint comes after {num_rows}; it was changed by "
+                f"hand: train again with --overwrite"
+            )
+        if kept or self.path.exists():
+            lines = [_csv_line([row.get(column) for column in self.COLUMNS]) for row in kept]
+            write_atomic(self.path, b"".join([_csv_line(self.COLUMNS), *lines]))
+
+
+def _csv_line(values: Sequence[Any]) -> bytes:
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerow(["" if value is None else value for value in values])
+    return buffer.getvalue().encode("utf-8")
+
+
+def _cell(column: str, text: str) -> int | float | str | None:
+    if text == "":
+        return None
+    if column in _WORDS:
+        return text
+    return int(text) if column in _INTEGERS else float(text)
+
+
+def _whole_lines(file: io.FileIO) -> int:
+    """Return the size in bytes of an open file up to and with its last line end."""
+    file.seek(0)
+    return file.readall().rfind(b"\n") + 1
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    # Unbuffered, so that nothing is left to be flushed, and to fail again, when the file is closed.
+    while data:
+        data = data[file.write(data) :]

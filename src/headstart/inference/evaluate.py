@@ -1,0 +1,198 @@
+"""Measure a trained model on labelled images, by the path that `predict` takes."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.data.manifest import ImageRecord
+from headstart.data.transforms import shown
+from headstart.errors import DataError, ModelError, UnreadableImageError, did_you_mean
+from headstart.inference.predict import Classifier, Probabilities, probabilities_stream
+from headstart.stats.metrics import classification_metrics
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ENGINE, PRECISION = "torch", "32"
+_MAX_CONFUSION = 12  # classes whose confusion matrix still fits a terminal
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A measured model.
+
+    Attributes:
+        metrics: What `metrics.json` holds; see `stats.metrics.classification_metrics`.
+        predictions: A row per image: path, label, predicted, p_<class>...
+    """
+
+    metrics: dict[str, Any]
+    predictions: "pyarrow.Table"
+
+
+def evaluate(
+    classifier: Classifier,
+    records: Sequence[ImageRecord],
+    labels: Sequence[str],
+    *,
+    batch_size: int = 32,
+    threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Classify images and compare with their labels, which are matched by name.
+
+    The model may know more classes than the images have; those are counted as wrong where they are predicted.
+
+    Args:
+        classifier: The model.
+        records: The images.
+        labels: What the records' label numbers stand for.
+        batch_size: Images per pass through the network.
+        threads: Decoding threads; default: one per core, 8 at most.
+        progress: Told `("evaluate", done, total)` after every batch.
+
+    Raises:
+        DataError: There is no image, or the model does not know one of the labels.
+        UnreadableImageError: An image cannot be decoded.
+        ModelError: The model's output is not finite.
+    """
+    started = time.monotonic()
+    if not records:
+        raise DataError("there is no image to evaluate on; give data with labelled images in this split")
+    targets = _targets(records, labels, classifier.labels)
+    probabilities = _probabilities(classifier, records, batch_size, threads, progress)
+    if num_bad := int((~np.isfinite(probabilities).all(axis=1)).sum()):
+        raise ModelError(
+            f"the model's output is not finite on {num_bad} of {len(records)} images; its training has diverged: "
+            f"train again with a smaller --lr"
+        )
+    metrics = {
+        "split": "+".join(sorted({record.split for record in records})),
+        **classification_metrics(probabilities, targets, classifier.labels),
+        "selected_on_reported": False,
+        "engine": ENGINE,
+        "precision": PRECISION,
+        "device": classifier.device,
+        "time_s": {"evaluate": round(time.monotonic() - started, 3)},
+    }
+    return Evaluation(metrics, _table(records, targets, probabilities, classifier.labels))
+
+
+def format_metrics(metrics: dict[str, Any], *, brief: bool = False) -> str:
+    """Put figures into words and, unless `brief`, tables.
+
+    Args:
+        metrics: As in `metrics.json`.
+        brief: Only the accuracy with its interval, in one line.
+    """
+    lines = [_accuracy_line(metrics)]
+    if not brief:
+        names = ("balanced_accuracy", "macro_f1", "log_loss", "ece")
+        lines.append(", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in names))
+        lines += ["", *_per_class_lines(metrics["per_class"])]
+        if len(metrics["confusion"]) <= _MAX_CONFUSION:
+            lines += ["", *_confusion_lines(list(metrics["per_class"]), metrics["confusion"])]
+    return "\n".join(lines)
+
+
+def _accuracy_line(metrics: dict[str, Any]) -> str:
+    a = metrics["accuracy"]
+    line = (
+        f"accuracy {a['value']:.3f} ({a['level']:.0%} interval {a['low']:.3f} to {a['high']:.3f}) "
+        f"on {metrics['num_images']} {metrics['split']} images"
+    )
+    if metrics.get("selected_on_reported"):
+        line += "; too good, because these images also selected the model"
+    return line
+
+
+def _per_class_lines(per_class: dict[str, dict[str, Any]]) -> list[str]:
+    width = max(len("class"), *(len(label) for label in per_class))
+    lines = [f"{'class':<{width}}  images  precision  recall     f1"]
+    for label, row in per_class.items():
+        lines.append(
+            f"{label:<{width}}  {row['num_images']:>6}  {_figure(row['precision']):>9}  {_figure(row['recall']):>6}  "
+            f"{_figure(row['f1']):>5}"
+        )
+    return lines
+
+
+def _confusion_lines(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[str]:
+    width = max(len(label) for label in labels)
+    cell = max(len(str(count)) for row in confusion for count in row)
+    return [
+        "confusion (rows: true class, columns: predicted class, same order)",
+        *(
+            f"{label:<{width}}  {'  '.join(f'{count:>{cell}}' for count in row)}"
+            for label, row in zip(labels, confusion, strict=True)
+        ),
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _targets(records: Sequence[ImageRecord], labels: Sequence[str], known: Sequence[str]) -> npt.NDArray[np.int64]:
+    index = {label: position for position, label in enumerate(known)}
+    used = {labels[record.label] for record in records}
+    if unknown := sorted(used - index.keys()):
+        listed = ", ".join(f"'{label}'{_suggestion(label, known)}" for label in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise DataError(
+            f"the data has classes that the model does not know: {listed}{more}; it knows {_few(known)}. Rename them "
+            f"by --map '{unknown[0]}={known[0]}', or leave them out of the data"
+        )
+    return np.array([index[labels[record.label]] for record in records], dtype=np.int64)
+
+
+def _suggestion(label: str, known: Sequence[str]) -> str:
+    hint = did_you_mean(label, known, limit=1).strip()
+    return f" ({hint[0].lower()}{hint[1:]})" if hint else ""
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:10]) + (f" and {len(labels) - 10} more" if len(labels) > 10 else "")
+
+
+def _probabilities(
+    classifier: Classifier,
+    records: Sequence[ImageRecord],
+    batch_size: int,
+    threads: int | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> Probabilities:
+    rows = np.empty((len(records), len(classifier.labels)), np.float32)
+    paths = (record.path for record in records)
+    stream = probabilities_stream(classifier, paths, batch_size=batch_size, threads=threads)
+    for position, (_, outcome) in enumerate(stream):
+        if isinstance(outcome, UnreadableImageError):
+            raise outcome
+        rows[position] = outcome
+        done = position + 1
+        if progress is not None and (done % batch_size == 0 or done == len(records)):
+            progress("evaluate", done, len(records))
+    return rows
+
+
+def _table(
+    records: Sequence[ImageRecord],
+    targets: npt.NDArray[np.int64],
+    probabilities: Probabilities,
+    labels: Sequence[str],
+) -> "pyarrow.Table":
+    import pyarrow as pa
+
+    names = np.array(labels, dtype=object)
+    columns: dict[str, Any] = {
+        "path": [shown(record.path) for record in records],
+        "label": names[targets],
+        "predicted": names[probabilities.argmax(axis=1)],
+    }
+    for position, label in enumerate(labels):
+        columns[f"p_{label}"] = np.ascontiguousarray(probabilities[:, position])
+    return pa.table(columns)

@@ -1,0 +1,165 @@
+"""What people hand over to be classified: words of a command line, paths, pictures and arrays."""
+
+import glob
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from headstart.data.folders import has_image_suffix, is_hidden
+from headstart.data.transforms import Pixels, decode, eval_view
+from headstart.errors import DataError, UnreadableImageError
+from headstart.types import InputSpec
+
+Source = Path | Image.Image
+Item = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
+Inputs = Item | Iterable[Item]
+View = Pixels | UnreadableImageError
+
+_EXPECTED = "expected a path, a PIL image, a sequence of these, or a uint8 array (H, W, 3) or (N, H, W, 3)"
+
+
+def expand_inputs(words: Iterable[str], stdin: Iterable[str] | None = None) -> Iterator[Path]:
+    """Turn files, folders, globs and `-` (a path per line of `stdin`) into paths of images, in order and lazily.
+
+    A folder gives the files with an image extension in it and below it, by name, hidden ones left out; so does a glob.
+    A file that is named is taken whatever its extension, and so is a line of `stdin`, which is not checked.
+
+    Args:
+        words: As on the command line.
+        stdin: What `-` stands for.
+
+    Raises:
+        DataError: A word matches nothing; raised at once, before the first path is given.
+    """
+    words = list(words)
+    if not words:
+        raise DataError("no image was given; give files, folders, globs, or - to read paths from standard input")
+    for word in words:
+        if word != "-":
+            _check_word(word)
+    return _expand(words, stdin if stdin is not None else ())
+
+
+def as_sources(inputs: Inputs) -> list[Source]:
+    """Turn what a caller of `Classifier` gave into paths and pictures.
+
+    Args:
+        inputs: A path, a PIL image, a sequence of these, or a `uint8` array (H, W, 3) or (N, H, W, 3), RGB.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if isinstance(inputs, np.ndarray) and inputs.ndim == 4:
+        return [_as_source(array) for array in inputs] if inputs.size else _no_images(inputs)
+    if isinstance(inputs, (str, os.PathLike, Image.Image, np.ndarray)):
+        return [_as_source(inputs)]
+    # A tensor can be iterated too, but its values and layout are not those of pictures.
+    if not isinstance(inputs, Iterable) or isinstance(inputs, (bytes, Mapping)) or hasattr(inputs, "dtype"):
+        raise DataError(f"cannot classify {_describe(inputs)}; {_EXPECTED}")
+    return [_as_source(item) for item in inputs]
+
+
+def decoded_views(
+    sources: Iterable[Source], spec: InputSpec, *, threads: int, ahead: int
+) -> Generator[tuple[Source, View]]:
+    """Decode ahead by threads; give each source, in order, with its view or with why it has none.
+
+    Args:
+        sources: Paths and pictures; read lazily.
+        spec: Geometry of the views, each `uint8` (H, W, 3).
+        threads: Decoding threads.
+        ahead: How many views may wait to be taken: the bound on memory.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-predict")
+    pending: deque[tuple[Source, Future[View]]] = deque()
+    try:
+        for source in sources:
+            pending.append((source, pool.submit(_view, source, spec)))
+            if len(pending) > ahead:
+                first, view = pending.popleft()
+                yield first, view.result()
+        while pending:
+            first, view = pending.popleft()
+            yield first, view.result()
+    finally:  # also where the reader stops early: no thread outlives the loop
+        pool.shutdown(cancel_futures=True)
+
+
+def default_threads() -> int:
+    """Return how many threads decode where nothing is asked for: one per core, 8 at most."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _view(source: Source, spec: InputSpec) -> View:
+    try:
+        return eval_view(decode(source), spec)
+    except UnreadableImageError as error:
+        return error
+
+
+def _check_word(word: str) -> None:
+    if os.path.isdir(word):
+        if next(_images_below(word), None) is None:
+            raise DataError(f"folder {word} holds no image file; give a folder of pictures, or name the files")
+    elif not os.path.exists(word):
+        if not glob.has_magic(word):
+            raise DataError(f"there is no file or folder {word}; check the path")
+        if next(_matches(word), None) is None:
+            raise DataError(f"no image matches {word}; check the pattern")
+
+
+def _expand(words: Iterable[str], stdin: Iterable[str]) -> Iterator[Path]:
+    for word in words:
+        if word == "-":
+            yield from (Path(line) for raw in stdin if (line := raw.rstrip("\r\n")))
+        elif os.path.isdir(word):
+            yield from _images_below(word)
+        elif os.path.exists(word):
+            yield Path(word)
+        else:
+            yield from _matches(word)
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    for name in sorted(glob.iglob(pattern, recursive=True)):
+        if os.path.isdir(name):
+            # `**` names a folder and also everything in it; the files come under their own names.
+            if "**" not in pattern:
+                yield from _images_below(name)
+        elif has_image_suffix(name):
+            yield Path(name)
+
+
+def _images_below(folder: str) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(root, name) for name in sorted(files) if has_image_suffix(name) and not is_hidden(name))
+
+
+def _as_source(item: Any) -> Source:
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, (str, os.PathLike)):
+        return Path(item)
+    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == 3 and item.shape[2] == 3 and item.size:
+        return Image.fromarray(item)
+    raise DataError(f"cannot classify {_describe(item)}; {_EXPECTED}")
+
+
+def _no_images(array: npt.NDArray[Any]) -> list[Source]:
+    if len(array) == 0 and array.dtype == np.uint8 and array.shape[3] == 3:
+        return []
+    raise DataError(f"cannot classify {_describe(array)}; {_EXPECTED}")
+
+
+def _describe(value: object) -> str:
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    kind = type(value).__name__
+    return f"a {kind} of {dtype} {tuple(shape)}" if dtype is not None and shape is not None else f"a {kind}"

@@ -1,0 +1,101 @@
+"""Write the model card: what a model folder says about itself to people, and to the Hugging Face hub."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from headstart._version import __version__
+from headstart.models.classifier import ClassifierNetwork
+from headstart.runs import write_atomic
+from headstart.types import InputSpec
+
+_MAX_LABELS = 50
+
+
+def write_model_card(
+    run_folder: Path,
+    model: ClassifierNetwork,
+    metrics: Mapping[str, Any],
+    *,
+    data_name: str,
+    data_licence: str | None = None,
+) -> None:
+    """Write `model/README.md` of a run folder; see `render_model_card`.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    card = render_model_card(model, metrics, data_name=data_name, data_licence=data_licence)
+    write_atomic(run_folder / "model" / "README.md", card)
+
+
+def render_model_card(
+    model: ClassifierNetwork, metrics: Mapping[str, Any], *, data_name: str, data_licence: str | None = None
+) -> str:
+    """Describe a model in Markdown, with the hub's front matter.
+
+    Args:
+        model: What it is made of.
+        metrics: As in `metrics.json`, with `strategy`.
+        data_name: Of the data set that it was trained on.
+        data_licence: What is known of the data's licence.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    template = environment.from_string(files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8"))
+    in_timm = model.library == "timm" and model.head_hidden is None
+    return template.render(
+        front_matter=_front_matter(in_timm),
+        title=_plain(f"{data_name}: {model.backbone}"),
+        version=__version__,
+        labels=model.labels,
+        shown_labels=[_code(label) for label in model.labels[:_MAX_LABELS]],
+        backbone=_code(model.backbone),
+        architecture=_code(model.architecture),
+        library=model.library,
+        weights=_plain(model.weights),
+        strategy=_code(str(metrics.get("strategy", "unknown"))),
+        data_name=_code(data_name),
+        spec=model.spec,
+        resize=_resize(model.spec),
+        metrics=metrics,
+        split=_code(str(metrics["split"])),
+        accuracy=metrics["accuracy"],
+        in_timm=in_timm,
+        licence=_plain(model.licence).rstrip("."),
+        data_licence=_plain(data_licence or "not known to Headstart; that of your images applies").rstrip("."),
+        absent=[_code(label) for label, row in metrics["per_class"].items() if not row["num_images"]],
+    )
+
+
+def _front_matter(in_timm: bool) -> str:
+    values = {
+        "library_name": "timm" if in_timm else "headstart",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "headstart", *(["timm"] if in_timm else [])],
+    }
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _resize(spec: InputSpec) -> str:
+    if isinstance(spec.resize, int):
+        return f"Resized so that the shorter side has {spec.resize} pixels"
+    return f"Resized to {spec.resize[0]} x {spec.resize[1]} pixels (height x width)"
+
+
+def _plain(text: str) -> str:
+    """Keep text from being read as markup that spans lines."""
+    return " ".join(text.split())
+
+
+def _code(text: str) -> str:
+    """Show text as it is, whatever characters it has."""
+    text = _plain(text)
+    if "`" not in text:
+        return f"`{text}`"
+    return f"`` {text} ``" if "``" not in text else repr(text).replace("`", "'")

@@ -1,0 +1,278 @@
+"""Classify pictures with a trained model, from the files of a run or model folder."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from headstart.data.transforms import Pixels, why_unreadable
+from headstart.errors import ConfigError, ModelError, UnreadableImageError
+from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views, default_threads, expand_inputs
+from headstart.models.classifier import ClassifierNetwork, load_classifier
+from headstart.runs import open_run
+from headstart.types import InputSpec
+
+__all__ = ["Classifier", "Prediction", "expand_inputs", "load", "predict_stream", "probabilities_stream"]
+
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one picture.
+
+    Attributes:
+        path: The file, or None for a picture that was given as such.
+        label: The most probable class, or None where the file could not be read.
+        probability: Its probability, 0..1.
+        top: The most probable classes with their probabilities, the best first.
+        error: Why the file could not be read, else None.
+    """
+
+    path: str | None
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+@final
+class Classifier:
+    """A trained classifier: pictures in, labels and probabilities out.
+
+    It preprocesses as in training's evaluation and runs in eval mode, in 32-bit floating point, so that what it says
+    of a picture does not depend on the others in the batch (to about 1e-5 of a probability). Made by `headstart.load`.
+    """
+
+    def __init__(self, model: ClassifierNetwork, device: str = "auto") -> None:
+        """Take over a network: it is moved to the device and put into eval mode.
+
+        Args:
+            model: Network, labels and input spec.
+            device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
+
+        Raises:
+            ConfigError: The device is not known or not there.
+        """
+        self._model = model
+        self._device = _device(device)
+        model.network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.backbone}, {len(self.labels)} labels, on {self._device})"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names, in the order of the columns of `predict_proba`."""
+        return self._model.labels
+
+    @property
+    def spec(self) -> InputSpec:
+        """How a picture becomes the network's input."""
+        return self._model.spec
+
+    @property
+    def backbone(self) -> str:
+        """The name of the pretrained network that it was made from."""
+        return self._model.backbone
+
+    @property
+    def device(self) -> str:
+        """Where it runs, such as `cpu` or `cuda:0`."""
+        return str(self._device)
+
+    def predict(self, inputs: Inputs, *, top_k: int = 1, batch_size: int = 32) -> list[Prediction]:
+        """Classify pictures.
+
+        Args:
+            inputs: A path, a PIL image, a sequence of these, or a `uint8` RGB array (H, W, 3) or (N, H, W, 3).
+            top_k: How many classes to name, 1 or more.
+            batch_size: Pictures per pass through the network.
+
+        Returns:
+            One prediction per picture, in order.
+
+        Raises:
+            UnreadableImageError: A file is missing or no picture.
+            DataError: `inputs` is something else.
+        """
+        _check_positive(top_k=top_k)
+        sources = as_sources(inputs)
+        probabilities = self._probabilities(sources, batch_size)
+        return [
+            _prediction(source, row, self.labels, top_k) for source, row in zip(sources, probabilities, strict=True)
+        ]
+
+    def predict_proba(self, inputs: Inputs, *, batch_size: int = 32) -> Probabilities:
+        """Return the probability of every class.
+
+        Args:
+            inputs: A path, a PIL image, a sequence of these, or a `uint8` RGB array (H, W, 3) or (N, H, W, 3).
+            batch_size: Pictures per pass through the network.
+
+        Returns:
+            `float32` (N, C); columns in the order of `labels`, rows sum to 1.
+
+        Raises:
+            UnreadableImageError: A file is missing or no picture.
+            DataError: `inputs` is something else.
+        """
+        return self._probabilities(as_sources(inputs), batch_size)
+
+    def classify_views(self, views: Pixels) -> Probabilities:
+        """Return the probabilities for pictures that have been preprocessed already: one pass through the network.
+
+        Args:
+            views: `uint8` (N, H, W, 3), made by `spec`; not yet normalised.
+
+        Returns:
+            `float32` (N, C).
+        """
+        # A permuted NHWC buffer is what channels-last means, so nothing is copied.
+        pixels = torch.from_numpy(views).permute(0, 3, 1, 2).to(self._device)
+        with torch.inference_mode(), _exact_arithmetic(self._device):
+            probabilities = self._model.logits(pixels).float().softmax(dim=1)
+        return probabilities.cpu().numpy()
+
+    def _probabilities(self, sources: Sequence[Source], batch_size: int) -> Probabilities:
+        stream = probabilities_stream(self, sources, batch_size=batch_size)
+        rows = [_raised_if_unreadable(outcome) for _, outcome in stream]
+        return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+
+
+def load(path: str | Path, *, device: str = "auto") -> Classifier:
+    """Load a trained classifier.
+
+    Args:
+        path: A run folder, or its `model` folder, wherever that was copied to.
+        device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
+
+    Raises:
+        RunError: There is no such folder, or the run is not finished.
+        ModelError: The folder's files are not those of a classifier.
+        ConfigError: The device is not known or not there.
+    """
+    folder = Path(path)
+    _device(device)  # before reading many megabytes
+    if not folder.is_dir() or (folder / "config.yaml").is_file():
+        run = open_run(folder)
+        if not run.labels:  # reading them is what finds a run that is missing or has no model yet
+            raise ModelError(f"{run.model_folder} names no label; train again with --overwrite")
+        folder = run.model_folder
+    return Classifier(load_classifier(folder), device)
+
+
+def predict_stream(
+    classifier: Classifier,
+    paths: Iterable[Source],
+    *,
+    top_k: int = 1,
+    batch_size: int = 32,
+    threads: int | None = None,
+) -> Iterator[Prediction]:
+    """Classify any number of files in constant memory.
+
+    Args:
+        classifier: The model.
+        paths: Files; taken as they are needed.
+        top_k: How many classes to name.
+        batch_size: Files per pass through the network.
+        threads: Decoding threads; default: one per core, 8 at most.
+
+    Yields:
+        One prediction per file, in order; a file that cannot be read gives one with `error` set.
+
+    Raises:
+        ConfigError: A number is below 1.
+    """
+    _check_positive(top_k=top_k)
+    stream = probabilities_stream(classifier, paths, batch_size=batch_size, threads=threads)
+    return (_prediction(source, outcome, classifier.labels, top_k) for source, outcome in stream)
+
+
+def probabilities_stream(
+    classifier: Classifier, sources: Iterable[Source], *, batch_size: int = 32, threads: int | None = None
+) -> Iterator[tuple[Source, Probabilities | UnreadableImageError]]:
+    """Give every source, in order, with its probabilities `(C,)` or with why it could not be read.
+
+    Raises:
+        ConfigError: A number is below 1.
+    """
+    threads = default_threads() if threads is None else threads
+    _check_positive(batch_size=batch_size, threads=threads)
+    views = decoded_views(sources, classifier.spec, threads=threads, ahead=batch_size + 2 * threads)
+    return _classified(classifier, views, batch_size)
+
+
+def _classified(
+    classifier: Classifier, views: Generator[tuple[Source, View]], batch_size: int
+) -> Iterator[tuple[Source, Probabilities | UnreadableImageError]]:
+    with closing(views):
+        while batch := list(islice(views, batch_size)):
+            readable = [view for _, view in batch if not isinstance(view, UnreadableImageError)]
+            rows = iter(classifier.classify_views(np.stack(readable)) if readable else ())
+            for source, view in batch:
+                yield source, view if isinstance(view, UnreadableImageError) else next(rows)
+
+
+def _prediction(
+    source: Source, outcome: Probabilities | UnreadableImageError, labels: Sequence[str], top_k: int
+) -> Prediction:
+    path = str(source) if isinstance(source, Path) else None
+    if isinstance(outcome, UnreadableImageError):
+        cause = outcome.__cause__
+        # The row has a path already, so the bare reason is enough.
+        return Prediction(path, None, None, (), why_unreadable(cause) if isinstance(cause, Exception) else str(outcome))
+    best = np.argsort(-outcome, kind="stable")[:top_k]  # stable: ties go to the first class, as in the metrics
+    top = tuple((labels[index], float(outcome[index])) for index in best)
+    return Prediction(path, *top[0], top)
+
+
+def _raised_if_unreadable(outcome: Probabilities | UnreadableImageError) -> Probabilities:
+    if isinstance(outcome, UnreadableImageError):
+        raise outcome
+    return outcome
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ConfigError(f"{name}={value} is not valid; expected 1 or more")
+
+
+def _device(name: str) -> torch.device:
+    kind, _, index = name.partition(":")
+    available: dict[str, Callable[[], bool]] = {
+        "auto": lambda: True,
+        "cpu": lambda: True,
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if kind not in available or (index and not index.isdigit()):
+        raise ConfigError(f"device={name!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    if not available[kind]() or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"device={name!r}: no such device is visible to PyTorch here; use auto or cpu")
+    if kind == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _exact_arithmetic(device: torch.device) -> AbstractContextManager[None]:
+    return _no_tf32() if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    # cuDNN may round the inputs of 32-bit convolutions to 10 bits; then 32 would not mean 32.
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,54 @@
+"""What a run writes down about the machine it runs on. Importing this module loads no torch."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "headstart", "torch", "torchvision", "timm", "lightning-fabric", "openvino", "numpy", "scipy", "pillow",
+    "scikit-learn", "pyarrow", "safetensors",
+)  # fmt: skip
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Describe where a run takes place: versions, hardware, git commit, command line and seed."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "seed": seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "git_commit": _git_commit(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        if name := next(names, ""):
+            return name
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    return None

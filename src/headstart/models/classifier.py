@@ -1,0 +1,272 @@
+"""A network for one's own classes, with its preprocessing and labels; saved as a folder, loaded back from it."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from headstart.errors import ModelError
+from headstart.files import dump_json, file_error, write_atomic
+from headstart.models.backbones import Backbone, build_network, read_spec
+from headstart.models.heads import head_of, new_head, num_features, replace_head
+from headstart.models.stages import derive_stages
+from headstart.models.weights import WEIGHTS_FILE, load_into, read_model_json, read_state_dict, saved_model_folder
+from headstart.types import InputSpec, Stage
+
+_FORMAT = 1
+# What timm needs to know beside the geometry to rebuild the network from the folder.
+_TIMM_KEYS = ("fixed_input_size", "first_conv", "classifier")
+_PILLOW_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierNetwork:
+    """A network, what its outputs mean and how pictures become its input.
+
+    Attributes:
+        network: Maps normalised images (N, 3, H, W) to logits (N, num_classes).
+        labels: Class names, in the order of the outputs.
+        spec: How pictures become its input.
+        stages: In forward order; the last is the head.
+        backbone: Name of the backbone it was made from.
+        library: Whose network it is: `timm`, `torchvision` or `headstart`.
+        architecture: The library's name for it.
+        head_hidden: Width of the head's hidden layer, or None for a linear head.
+        dropout: Before the last layer.
+        weights: Where the weights that it started from come from, for people.
+        licence: Of code and weights, for people.
+    """
+
+    network: nn.Module
+    labels: tuple[str, ...]
+    spec: InputSpec
+    stages: tuple[Stage, ...]
+    backbone: str
+    library: str
+    architecture: str
+    head_hidden: int | None
+    dropout: float
+    weights: str
+    licence: str
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Turn uint8 pixels (N, 3, H, W) into the network's float32 input, keeping device and memory format."""
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
+            for values in (self.spec.mean, self.spec.std)
+        )
+        return pixels.to(torch.float32).div_(255.0).sub_(mean).div_(std)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Map uint8 pixels (N, 3, H, W), already cut to size, to logits (N, num_classes)."""
+        logits: Tensor = self.network(self.normalize(pixels))
+        return logits
+
+
+def build_classifier(
+    backbone: Backbone, labels: Sequence[str], *, hidden: int | None = None, dropout: float = 0.0
+) -> ClassifierNetwork:
+    """Put a new head on a backbone's network, in place. The head's weights come from torch's global generator.
+
+    Args:
+        backbone: With its source head; its network becomes the classifier's.
+        labels: Class names, in the order of the outputs.
+        hidden: Width of a hidden layer in the head, or None.
+        dropout: Before the last layer.
+
+    Raises:
+        ModelError: The backbone's last layer cannot be replaced.
+    """
+    network = backbone.network
+    _put_head(network, backbone.stages, len(labels), hidden, dropout)
+    return ClassifierNetwork(
+        network=network,
+        labels=tuple(labels),
+        spec=backbone.spec,
+        stages=backbone.stages,
+        backbone=backbone.name,
+        library=backbone.library,
+        architecture=backbone.architecture,
+        head_hidden=hidden,
+        dropout=dropout,
+        weights=backbone.weights,
+        licence=backbone.licence,
+    )
+
+
+def save_classifier(classifier: ClassifierNetwork, folder: Path) -> None:
+    """Write a model folder: weights, `config.json`, `preprocessor_config.json` and `labels.txt`.
+
+    Equal weights are an equal `model.safetensors`: nothing in it depends on time, path or memory format. `config.json`
+    is timm's layout, so timm loads the folder of a timm network with a linear head as it is.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    config = _config(classifier, hashlib.sha256(weights).hexdigest())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error("create", folder, error) from error
+    write_atomic(folder / WEIGHTS_FILE, weights)
+    write_atomic(folder / "preprocessor_config.json", dump_json(_preprocessor_config(classifier.spec)))
+    write_atomic(folder / "labels.txt", "".join(f"{_one_line(label)}\n" for label in classifier.labels))
+    write_atomic(folder / "config.json", dump_json(config))
+
+
+def load_classifier(folder: Path) -> ClassifierNetwork:
+    """Load a model folder, or a run folder's model, in eval mode. Needs no network and leaves torch's generator alone.
+
+    Raises:
+        ModelError: It is no such folder, or its files are missing, damaged, changed, or do not fit together.
+    """
+    place = saved_model_folder(folder)
+    if place is None:
+        raise ModelError(
+            f"{folder} holds no trained model (config.json is missing); give a finished run or model folder"
+        )
+    config = read_model_json(place / "config.json")
+    labels, own = _checked(config, place / "config.json")
+    _check_digest(place / WEIGHTS_FILE, own.get("weights_sha256"))
+    spec = read_spec(place)
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(own["library"], config["architecture"], spec.size)
+        stages = derive_stages(network, own["library"])
+        _put_head(network, stages, len(labels), own["head_hidden"], own["dropout"])
+    load_into(network, read_state_dict(place / WEIGHTS_FILE), (), str(place / WEIGHTS_FILE))
+    return ClassifierNetwork(
+        network=network.eval(),
+        labels=labels,
+        spec=spec,
+        stages=stages,
+        backbone=own["backbone"],
+        library=own["library"],
+        architecture=config["architecture"],
+        head_hidden=own["head_hidden"],
+        dropout=own["dropout"],
+        weights=own["weights"],
+        licence=own["licence"],
+    )
+
+
+def _put_head(
+    network: nn.Module, stages: tuple[Stage, ...], num_classes: int, hidden: int | None, dropout: float
+) -> None:
+    source = head_of(network, stages)
+    width = num_features(source)
+    convolutional = isinstance(source, nn.Conv2d)
+    head = new_head(width, num_classes, hidden=hidden, dropout=dropout, convolutional=convolutional)
+    replace_head(network, stages, head)
+    if hasattr(network, "num_classes"):
+        vars(network)["num_classes"] = num_classes
+
+
+def _config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str, Any]:
+    network, spec = classifier.network, classifier.spec
+    last = [
+        module for module in head_of(network, classifier.stages).modules() if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    source_cfg = getattr(network, "pretrained_cfg", {})
+    pretrained_cfg = {
+        "input_size": [3, *spec.size],
+        "interpolation": spec.interpolation,
+        "crop_pct": _crop_fraction(spec),
+        "crop_mode": "center" if isinstance(spec.resize, int) else "squash",
+        "mean": spec.mean,
+        "std": spec.std,
+        "num_classes": len(classifier.labels),
+        **{key: source_cfg[key] for key in _TIMM_KEYS if key in source_cfg},
+    }
+    return {
+        "architecture": classifier.architecture,
+        "num_classes": len(classifier.labels),
+        "num_features": num_features(last[0]),
+        "label_names": classifier.labels,
+        "pretrained_cfg": pretrained_cfg,
+        "headstart": {
+            "format": _FORMAT,
+            "backbone": classifier.backbone,
+            "library": classifier.library,
+            "head_hidden": classifier.head_hidden,
+            "dropout": classifier.dropout,
+            "weights": classifier.weights,
+            "licence": classifier.licence,
+            "weights_sha256": weights_sha256,
+        },
+    }
+
+
+def _crop_fraction(spec: InputSpec) -> float:
+    """Return timm's `crop_pct`, from which timm gets back the same resize: floor(size / crop_pct)."""
+    size, resize = spec.size[0], spec.resize if isinstance(spec.resize, int) else spec.resize[0]
+    candidates = (round(size / resize, 3), size / resize, size / (resize + 0.5))
+    return next(fraction for fraction in candidates if math.floor(size / fraction) == resize)
+
+
+def _preprocessor_config(spec: InputSpec) -> dict[str, Any]:
+    """Write the preprocessing twice: as `InputSpec`, which is what Headstart reads, and in Hugging Face's terms."""
+    if isinstance(spec.resize, int):
+        size = {"shortest_edge": spec.resize}
+    else:
+        size = {"height": spec.resize[0], "width": spec.resize[1]}
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": size,
+        "resample": _PILLOW_FILTERS[spec.interpolation],
+        "do_center_crop": True,
+        "crop_size": {"height": spec.size[0], "width": spec.size[1]},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": spec.mean,
+        "image_std": spec.std,
+        "input_spec": spec.to_dict(),
+    }
+
+
+def _one_line(label: str) -> str:
+    """Keep a label on one line of labels.txt: as it is, or as a JSON string where it holds a line break."""
+    return label if label.splitlines() == [label] and not label.startswith('"') else json.dumps(label)
+
+
+def _checked(config: dict[str, Any], file: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the labels and Headstart's own section of `config.json`, both of the right shape."""
+    own, labels = config.get("headstart"), config.get("label_names")
+    if not isinstance(own, dict) or not isinstance(config.get("architecture"), str):
+        raise ModelError(
+            f"{file} was not written by Headstart (no 'headstart' section); give a run or model folder of it"
+        )
+    if not isinstance(own.get("format"), int) or own["format"] > _FORMAT:
+        raise ModelError(
+            f"{file} has format {own.get('format')!r}; this version reads up to {_FORMAT}: update Headstart"
+        )
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise ModelError(f"{file} is damaged: 'label_names' is not a list of class names; bring the model folder again")
+    expected = ("backbone", "library", "head_hidden", "dropout", "weights", "licence")
+    if missing := [key for key in expected if key not in own]:
+        raise ModelError(f"{file} is damaged: 'headstart' lacks {', '.join(missing)}; bring the model folder again")
+    return tuple(labels), own
+
+
+def _check_digest(file: Path, expected: object) -> None:
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read ({error.strerror}); bring the model folder again") from error
+    if digest != expected:
+        raise ModelError(
+            f"{file} is not the file that was saved: its SHA-256 is {digest[:12]}..., config.json says "
+            f"{str(expected)[:12]}...; it is damaged or was changed: bring the model folder again"
+        )

@@ -1,0 +1,106 @@
+"""The layer that is new for a new set of classes."""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headstart.errors import ModelError
+from headstart.types import Stage
+
+
+class DropoutLinear(nn.Linear):
+    """A linear layer that drops its input; its state dict is that of `nn.Linear`, so that other libraries load it."""
+
+    def __init__(self, in_features: int, out_features: int, dropout: float) -> None:
+        super().__init__(in_features, out_features)
+        self.dropout = dropout
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map features (..., in_features) to (..., out_features)."""
+        return super().forward(F.dropout(input, self.dropout, self.training))
+
+    def extra_repr(self) -> str:
+        """Say the rate too."""
+        return f"{super().extra_repr()}, dropout={self.dropout}"
+
+
+class DropoutConv2d(nn.Conv2d):
+    """A 1x1 convolution that drops its input; see `DropoutLinear`."""
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
+        super().__init__(in_channels, out_channels, 1)
+        self.dropout = dropout
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map features (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        return super().forward(F.dropout(input, self.dropout, self.training))
+
+
+def new_head(
+    in_features: int, num_classes: int, *, hidden: int | None = None, dropout: float = 0.0, convolutional: bool = False
+) -> nn.Module:
+    """Build a head with Xavier uniform weights (Glorot and Bengio 2010) and zero biases, from torch's global generator.
+
+    Args:
+        in_features: Width of its input.
+        num_classes: Width of its output.
+        hidden: Width of a hidden layer with ReLU, or None for one linear layer.
+        dropout: Probability of dropping an input of the last layer.
+        convolutional: Use 1x1 convolutions, for the networks that pool after their last layer (SqueezeNet).
+    """
+    layer = partial(nn.Conv2d, kernel_size=1) if convolutional else nn.Linear
+    dropping = DropoutConv2d if convolutional else DropoutLinear
+    if hidden is not None:
+        head: nn.Module = nn.Sequential(
+            layer(in_features, hidden), nn.ReLU(), nn.Dropout(dropout), layer(hidden, num_classes)
+        )
+    elif dropout > 0:
+        head = dropping(in_features, num_classes, dropout)
+    else:
+        head = layer(in_features, num_classes)
+    for module in head.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return head
+
+
+def head_of(network: nn.Module, stages: tuple[Stage, ...]) -> nn.Module:
+    """Return the module that the last stage owns."""
+    return network.get_submodule(stages[-1].prefixes[0])
+
+
+def num_features(head: nn.Module) -> int:
+    """Return the width of a one-layer head's input.
+
+    Raises:
+        ModelError: It is not a linear layer or 1x1 convolution.
+    """
+    if isinstance(head, nn.Linear):
+        return head.in_features
+    if isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1):
+        return head.in_channels
+    raise ModelError(
+        f"the network's last layer is {describe_head(head)}; expected a linear layer or a 1x1 convolution: "
+        "choose another backbone, such as lite0"
+    )
+
+
+def replace_head(network: nn.Module, stages: tuple[Stage, ...], head: nn.Module) -> None:
+    """Put `head` in the place of the network's final layer."""
+    parent, _, name = stages[-1].prefixes[0].rpartition(".")
+    setattr(network.get_submodule(parent), name, head)
+
+
+def describe_head(head: nn.Module) -> str:
+    """Write a head as text: `Linear(512, 1000)`."""
+    if isinstance(head, nn.Sequential):
+        return " - ".join(describe_head(module) for module in head)
+    if isinstance(head, (DropoutLinear, DropoutConv2d)):
+        kind = "Linear" if isinstance(head, nn.Linear) else "Conv2d"
+        return f"Dropout({head.dropout:g}) - {kind}({num_features(head)}, {head.weight.shape[0]})"
+    if isinstance(head, (nn.Linear, nn.Conv2d)):
+        return f"{type(head).__name__}({', '.join(str(size) for size in reversed(head.weight.shape[:2]))})"
+    return f"Dropout({head.p:g})" if isinstance(head, nn.Dropout) else type(head).__name__

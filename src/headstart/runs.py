@@ -1,0 +1,278 @@
+"""The run folder: its names, its schema, and how it is read and written. Importing this module loads no torch."""
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart.config import Config, load_config
+from headstart.errors import RunError, did_you_mean
+from headstart.files import atomic_path, dump_json, file_error, sync_folder, write_atomic, write_json, write_synced
+from headstart.history import MetricsLog
+from headstart.machine import environment
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# Files and the machine have modules of their own; the run folder's users find all of it here.
+__all__ = [
+    "MetricsLog", "Run", "atomic_path", "check_out_folder", "create_run_folder", "default_run_path", "dump_json",
+    "environment", "open_run", "write_atomic", "write_json", "write_parquet",
+]  # fmt: skip
+
+CONFIG, ENVIRONMENT, MANIFEST, PLAN = "config.yaml", "environment.json", "manifest.parquet", "plan.json"
+DATA_REPORT, METRICS, HISTORY, PREDICTIONS = "data_report.json", "metrics.json", "metrics.csv", "predictions.parquet"
+MODEL = "model"
+WEIGHTS = "model.safetensors"
+
+# Only a folder with both is taken for a run that may be replaced: many projects have a config.yaml.
+_MARKERS = (CONFIG, ENVIRONMENT)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or unfinished training run, read from its folder; it holds no network and no data.
+
+    Attributes:
+        path: The run folder.
+    """
+
+    path: Path
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the trained model, whether or not it is there yet."""
+        return self.path / MODEL
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run got as far as its final figures."""
+        return (self.path / METRICS).is_file()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names, in the order of the model's outputs.
+
+        Raises:
+            RunError: There is no trained model yet.
+        """
+        # labels.txt is for people: a label with a line break is quoted there.
+        return tuple(self._json(f"{MODEL}/config.json").get("label_names", ()))
+
+    def config(self) -> Config:
+        """Return the resolved settings.
+
+        Raises:
+            ConfigError: `config.yaml` is not valid.
+        """
+        return load_config(self.path / CONFIG)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the final figures, `metrics.json`.
+
+        Raises:
+            RunError: The run is not finished.
+        """
+        return self._json(METRICS)
+
+    def data_report(self) -> dict[str, Any]:
+        """Return what the checks of the data found, `data_report.json`."""
+        return self._json(DATA_REPORT)
+
+    def environment(self) -> dict[str, Any]:
+        """Return versions, hardware, git commit and seed, `environment.json`."""
+        return self._json(ENVIRONMENT)
+
+    def plan(self) -> dict[str, Any]:
+        """Return what each phase trained, `plan.json`."""
+        return self._json(PLAN)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the epochs so far, oldest first; see `MetricsLog.COLUMNS`. Empty cells are None."""
+        return MetricsLog(self.path / HISTORY).rows()
+
+    def predictions(self) -> "pyarrow.Table":
+        """Return the table of reported images: path, label, predicted, p_<class>...
+
+        Raises:
+            RunError: The run is not finished.
+        """
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.read_table(io.BytesIO(self._read(PREDICTIONS)))
+        except pyarrow.ArrowInvalid as error:
+            raise RunError(f"{self.path / PREDICTIONS} is damaged: {error}; train again with --overwrite") from error
+
+    def correct_by_image(self) -> dict[str, bool]:
+        """Return path -> whether the prediction was right, for `stats.compare.compare_by_image`."""
+        columns = (self.predictions().column(name).to_pylist() for name in ("path", "label", "predicted"))
+        return {path: label == predicted for path, label, predicted in zip(*columns, strict=True)}
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            value = json.loads(self._read(name))
+        except ValueError as error:
+            raise RunError(f"{self.path / name} is damaged: {error}; train again with --overwrite") from error
+        if not isinstance(value, dict):
+            raise RunError(f"{self.path / name} is damaged: it holds no JSON object; train again with --overwrite")
+        return value
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            if self.is_finished:
+                advice = "it was removed, or written by another version; train again with --overwrite"
+            else:
+                advice = f"the run is not finished; go on: headstart train --resume {shlex.quote(str(self.path))}"
+            raise RunError(f"run {self.path} has no {name}: {advice}") from None
+        except OSError as error:
+            raise file_error("read", self.path / name, error) from error
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder.
+
+    Raises:
+        RunError: It is none; the message says what is missing and what to do.
+    """
+    folder = Path(path)
+    if (folder / CONFIG).is_file():
+        return Run(folder)
+    if not folder.exists():
+        siblings = [str(other.parent) for other in folder.parent.glob(f"*/{CONFIG}")]
+        raise RunError(
+            f"there is no run folder {folder}.{did_you_mean(str(folder), siblings)} "
+            f"Give the folder that headstart train printed, such as runs/NAME"
+        )
+    if (folder / WEIGHTS).is_file():
+        raise RunError(f"{folder} is a model folder, not a run folder (it has no {CONFIG}); give the run it belongs to")
+    what = "a file" if folder.is_file() else f"no run folder: it has no {CONFIG}"
+    raise RunError(f"{folder} is {what}; give the folder that headstart train printed, such as runs/NAME")
+
+
+def default_run_path(data_name: str, backbone: str, strategy: str, seed: int) -> Path:
+    """Return `runs/<data>-<backbone>-<strategy>-seed<seed>`, whatever characters the names have."""
+    strategy = Path(strategy).stem if strategy.endswith((".yaml", ".yml")) else strategy
+    return Path("runs") / "-".join([_tame(data_name), _tame(backbone), _tame(strategy), f"seed{seed}"])
+
+
+def check_out_folder(path: str | Path, overwrite: bool) -> None:
+    """Refuse an output folder that `create_run_folder` would refuse, before anything is read or written.
+
+    Raises:
+        RunError: The folder is occupied, or its parent cannot be written to.
+    """
+    folder = _resolve(path)
+    if os.path.lexists(folder):
+        _check_occupied(folder, overwrite)
+    parent = next(ancestor for ancestor in folder.parents if os.path.lexists(ancestor))
+    if not parent.is_dir():
+        raise RunError(f"cannot create {folder}: {parent} is a file, not a folder; choose another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise RunError(f"cannot create {folder}: no permission to write to {parent}; choose another --out")
+
+
+def create_run_folder(path: str | Path, files: Mapping[str, bytes | str], *, overwrite: bool = False) -> Run:
+    """Create a run folder whole or not at all.
+
+    The files are written to a hidden folder beside it, which is then renamed.
+
+    Args:
+        path: The folder to create; missing parents are created as well.
+        files: Name, relative to the folder -> content.
+        overwrite: Replace what is there, if it is a run folder. It is only given up once the new one is complete.
+
+    Raises:
+        RunError: The folder is occupied, or cannot be written.
+    """
+    folder = _resolve(path)
+    check_out_folder(folder, overwrite)
+    staging: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}.new-", dir=folder.parent))
+        staging.chmod(0o777 & ~_umask())  # mkdtemp makes it private, unlike the rest
+        for name, data in files.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            write_synced(staging / name, data)
+        sync_folder(staging)
+        _put_in_place(staging, folder)
+    except OSError as error:
+        raise file_error("create", folder, error) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    return Run(Path(path))
+
+
+def write_parquet(path: Path, table: "pyarrow.Table") -> None:
+    """Write a table atomically.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    import pyarrow.parquet
+
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _resolve(path: str | Path) -> Path:
+    # Through links, so that what is replaced is the folder itself, and so that '.' has a name and a parent.
+    return Path(os.path.realpath(path))
+
+
+def _check_occupied(folder: Path, overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise RunError(f"cannot create run folder {folder}: a file has that name; choose another --out")
+    if os.path.ismount(folder):
+        raise RunError(f"cannot put a run right into {folder}: it is a mount point; choose a folder in it, such as run")
+    try:
+        is_empty = next(folder.iterdir(), None) is None
+    except OSError as error:
+        raise file_error("read", folder, error) from error
+    if is_empty:
+        return
+    if not all((folder / name).is_file() for name in _MARKERS):
+        raise RunError(
+            f"{folder} is not empty and is no run folder (no {' and '.join(_MARKERS)}); choose another --out"
+        )
+    if not overwrite:
+        raise RunError(
+            f"{folder} already holds a run; replace it with --overwrite, go on with it by "
+            f"headstart train --resume {shlex.quote(str(folder))}, or choose another --out"
+        )
+
+
+def _put_in_place(staging: Path, folder: Path) -> None:
+    retired = staging.with_name(staging.name.replace(".new-", ".old-"))
+    if folder.exists():
+        folder.rename(retired)
+    try:
+        staging.rename(folder)
+    except OSError:
+        if retired.exists():
+            retired.rename(folder)
+        raise
+    sync_folder(folder.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _tame(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", name).strip("-._")[:60] or "unnamed"

@@ -1,0 +1,145 @@
+"""Figures of merit of a classifier from its probabilities, each as plain JSON types."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+
+from headstart.types import Interval
+
+LOG_LOSS_CLIP = float(np.finfo(np.float64).eps)  # as scikit-learn does, so that the two agree
+ECE_BINS = 15
+_SUM_TOLERANCE = 1e-3
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Compute the score interval of a proportion (Wilson 1927, doi:10.1080/01621459.1927.10502953).
+
+    With p = successes / n and z the normal quantile, the ends are
+    (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+
+    Args:
+        successes: How many of the `n` went well.
+        n: How many there were, at least 1.
+        level: Coverage, between 0 and 1.
+
+    Raises:
+        ValueError: `n` is 0, or `successes` does not lie in 0..n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"expected 0 <= successes <= n and n >= 1; got successes={successes}, n={n}")
+    z = float(norm.ppf((1 + level) / 2))
+    p, shrink = successes / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / shrink
+    half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / shrink
+    # At the borders the ends are 0 and 1 exactly; rounding must not leave 1 - 1e-16.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Interval(p, low, high, level, "wilson")
+
+
+def classification_metrics(
+    probabilities: ArrayLike, targets: ArrayLike, labels: Sequence[str], *, level: float = 0.95
+) -> dict[str, Any]:
+    """Compute what `metrics.json` says about one split.
+
+    The prediction is the most probable class, ties to the first. A figure that is not defined is None: the recall of a
+    class without an image, the precision of a class never predicted, the F1 of a class that is neither. Averages over
+    classes are over the defined ones, as scikit-learn's `balanced_accuracy_score` and `f1_score(average="macro")`.
+    `log_loss` is the mean of -ln p(true class), p clipped from below at `LOG_LOSS_CLIP`, in nats.
+
+    Args:
+        probabilities: `(N, C)`, rows summing to 1.
+        targets: `(N,)`, indices of the true classes.
+        labels: The C class names.
+        level: Coverage of the accuracy's interval.
+
+    Returns:
+        `labels`, `num_images`, `accuracy` (value, low, high, level, method), `balanced_accuracy`, `macro_f1`,
+        `log_loss`, `ece`, `per_class` (label -> precision, recall, f1, num_images) and `confusion` (rows: true class,
+        columns: predicted class, in the order of `labels`).
+
+    Raises:
+        ValueError: The shapes do not fit, a target is no class, or a row is no probability distribution.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    y = np.asarray(targets)
+    _check(p, y, labels)
+    confusion = _confusion(y, p.argmax(axis=1), len(labels))
+    per_class = _per_class(confusion)
+    num_correct = int(np.trace(confusion))
+    return {
+        "labels": list(labels),
+        "num_images": len(y),
+        "accuracy": asdict(wilson_interval(num_correct, len(y), level)),
+        "balanced_accuracy": _mean([row["recall"] for row in per_class]),
+        "macro_f1": _mean([row["f1"] for row in per_class]),
+        "log_loss": float(-np.log(np.clip(p[np.arange(len(y)), y], LOG_LOSS_CLIP, 1.0)).mean()) + 0.0,
+        "ece": expected_calibration_error(p, y),
+        "per_class": dict(zip(labels, per_class, strict=True)),
+        "confusion": confusion.tolist(),
+    }
+
+
+def expected_calibration_error(
+    probabilities: NDArray[np.float64], targets: NDArray[np.integer[Any]], bins: int = ECE_BINS
+) -> float:
+    """Compute the mean gap between confidence and accuracy (Guo et al. 2017, arXiv:1706.04599, eq. 3).
+
+    The confidence is the probability of the predicted class; the bins ((m-1)/M, m/M] are of equal width; each counts
+    by its share of the images.
+
+    Args:
+        probabilities: `(N, C)`, rows summing to 1.
+        targets: `(N,)`, indices of the true classes.
+        bins: M.
+    """
+    confidence = probabilities.max(axis=1)
+    gap = (probabilities.argmax(axis=1) == targets) - confidence
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(which, weights=gap, minlength=bins)).sum() / len(targets))
+
+
+def _check(p: NDArray[np.float64], y: NDArray[Any], labels: Sequence[str]) -> None:
+    if p.ndim != 2 or p.shape[1] != len(labels) or y.shape != p.shape[:1] or not len(y):
+        raise ValueError(
+            f"expected probabilities (N, {len(labels)}) and targets (N,) with N >= 1; got {p.shape} and {y.shape}"
+        )
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= len(labels):
+        raise ValueError(f"targets must be integers in 0..{len(labels) - 1}; got {y.dtype} up to {y.max()}")
+    # A NaN fails the comparison as well.
+    if not (np.abs(p.sum(axis=1) - 1) < _SUM_TOLERANCE).all() or p.min() < 0:
+        raise ValueError("every row of probabilities must be non-negative and sum to 1")
+
+
+def _confusion(y: NDArray[Any], predicted: NDArray[np.intp], num_classes: int) -> NDArray[np.intp]:
+    counts = np.bincount(y.astype(np.intp) * num_classes + predicted, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def _per_class(confusion: NDArray[np.intp]) -> list[dict[str, Any]]:
+    rows = []
+    for index in range(len(confusion)):
+        hits = int(confusion[index, index])
+        num_images, num_predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
+        rows.append(
+            {
+                "precision": _ratio(hits, num_predicted),
+                "recall": _ratio(hits, num_images),
+                "f1": _ratio(2 * hits, num_images + num_predicted),
+                "num_images": num_images,
+            }
+        )
+    return rows
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined)

@@ -1,0 +1,113 @@
+"""Tables and plots of the command line."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from headstart.errors import RunError
+
+if TYPE_CHECKING:
+    from headstart.data.manifest import Manifest
+    from headstart.training.lr_find import RangeTest
+    from headstart.training.plan import PhaseTable
+
+
+def _console() -> Console:
+    # A pipe has no width; a table that wraps at 80 columns is hard to read back.
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    return table
+
+
+def print_counts(manifest: "Manifest") -> None:
+    """Print the number of images per split and class."""
+    counts = manifest.counts()
+    table = _table("class", *counts, "all")
+    for label in manifest.labels:
+        row = [counts[split].get(label, 0) for split in counts]
+        table.add_row(label, *map(str, row), str(sum(row)))
+    totals = [sum(counts[split].values()) for split in counts]
+    table.add_row("all", *map(str, totals), str(sum(totals)))
+    _console().print(table)
+
+
+def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifest") -> None:
+    """Print a plan per phase and stage."""
+    console = _console()
+    splits = ", ".join(f"{split} {sum(by_class.values())}" for split, by_class in manifest.counts().items())
+    console.print(f"strategy {strategy} on {manifest.name}: {len(manifest.labels)} classes; images: {splits}")
+    for i, phase in enumerate(tables, 1):
+        title = f"phase {i} of {len(tables)}: {phase.name}, {phase.epochs} epochs, trains {phase.share}"
+        console.print(title, style="bold", soft_wrap=True)
+        table = _table("stage", "parameters", "trainable", "share", "learning rate")
+        for row in phase.stages:
+            rates = " to ".join(f"{rate:.2e}" for rate in (row.learning_rates[:1] + row.learning_rates[1:][-1:]))
+            share = f"{100 * row.trainable / row.parameters:.0f} %" if row.parameters else "-"
+            table.add_row(row.stage, f"{row.parameters:,}", f"{row.trainable:,}", share, rates or "frozen")
+        console.print(table)
+        console.print(f"  freeze boundary: {phase.boundary}; BatchNorm statistics: {phase.batch_norm}\n")
+
+
+def plan_json(strategy: str, tables: Sequence["PhaseTable"]) -> str:
+    """Return a plan as JSON."""
+    return json.dumps({"strategy": strategy, "phases": [{**asdict(t), "share": t.share} for t in tables]}, indent=2)
+
+
+def print_backbone(facts: Mapping[str, Any]) -> None:
+    """Print what `describe_backbone` says."""
+    console, given = _console(), facts["input"]
+    resize = given["resize"]
+    geometry = f"{given['size'][0]}x{given['size'][1]} px, cut from "
+    geometry += f"a shorter side of {resize}" if isinstance(resize, int) else f"{resize[0]}x{resize[1]}"
+    lines = {
+        "name": facts["name"],
+        "architecture": f"{facts['architecture']} ({facts['library']})",
+        "source head": facts["head"],
+        "parameters": f"{facts['parameters']:,}",
+        "input": f"{geometry} ({given['interpolation']}), mean {given['mean']}, std {given['std']}",
+        "licence": facts["published_licence"],
+    }
+    if facts["note"]:
+        lines["note"] = facts["note"]
+    for key, text in lines.items():
+        console.print(f"{key:13}{text}", soft_wrap=True)
+    table = _table("stage", "parameters")
+    for stage in facts["stages"]:
+        table.add_row(stage["name"], f"{stage['parameters']:,}")
+    console.print(table)
+
+
+def plot_range_test(result: "RangeTest", path: Path) -> None:
+    """Draw the smoothed loss over the learning rate, the suggestion marked.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(
+        xscale="log", xlabel="learning rate", ylabel="smoothed loss", title="Learning-rate range test"
+    )
+    axes.plot(result.learning_rates, result.losses)
+    axes.axvline(result.suggestion, linestyle="--", color="tab:red", label=f"suggested {result.suggestion:.1e}")
+    axes.legend()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot write the plot {path}: {error}; name another file with --plot") from error

@@ -1,0 +1,102 @@
+"""Checkpoints: safetensors with a JSON state in the header, written whole or not at all. No pickle."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from headstart.errors import RunError
+
+
+class Checkpoints:
+    """The files `last` and `best` in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write one file and rename it into place, so that a kill at any moment leaves the old or the new one.
+
+        Raises:
+            RunError: The disk is full or the folder cannot be written.
+        """
+        target = self.folder / f"{name}.safetensors"
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(plain, temporary, metadata={"state": json.dumps(state)})
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise RunError(f"cannot write the checkpoint {target}: {error}; free some space, then --resume") from error
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Read one file, or return None where there is none.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = json.loads(file.metadata()["state"])
+                return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118 (no mapping)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise RunError(f"the checkpoint {path} is damaged ({error}); delete it and --resume starts over") from error
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Prepend `prefix` and a slash to every name."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Select what `with_prefix` named, under the plain names."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """Name every tensor of an optimizer's state `parameter:key`."""
+    return {
+        f"{names[parameter]}:{key}": value
+        for parameter, entries in optimizer.state.items()
+        for key, value in entries.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put an optimizer's state back, in the parameters' own memory format (so that sums add up in the same order)."""
+    for full_name, saved in tensors.items():
+        name, _, key = full_name.rpartition(":")
+        parameter = parameters[name]
+        if saved.shape == parameter.shape:
+            value = torch.empty_like(parameter, dtype=saved.dtype).copy_(saved)
+        else:
+            value = saved.to(parameter.device if saved.ndim else "cpu")
+        optimizer.state[parameter][key] = value.to(parameter.device)
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash names, types, shapes and bits of tensors; equal only where all of them are bit-identical."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        total.update(plain.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()

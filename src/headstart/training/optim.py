@@ -1,0 +1,118 @@
+"""Optimizers over named groups, learning-rate schedules as pure functions, and the moving average of weights."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_decayed(name: str, parameter: Tensor, *, decay_all: bool) -> bool:
+    """Tell whether weight decay applies: everywhere, or (default) not on norms, biases and single tokens."""
+    return decay_all or (parameter.ndim > 1 and not name.endswith(("bias", "cls_token", "pos_embed", "pos_embedding")))
+
+
+def build_optimizer(
+    name: str,
+    parameters: Mapping[str, nn.Parameter],
+    learning_rates: Mapping[str, float],
+    *,
+    momentum: float,
+    weight_decay: float,
+    decay_all: bool,
+) -> torch.optim.Optimizer:
+    """Make an optimizer with one group per pair of (learning rate, decayed or not), lowest rate first.
+
+    Args:
+        name: `adamw`, `adam` or `sgd`.
+        parameters: All parameters by name; only those in `learning_rates` enter.
+        learning_rates: Rate at the top of the schedule; kept in each group as `base_lr`.
+        momentum: For `sgd`.
+        weight_decay: As the optimizer defines it: decoupled for `adamw`, added to the gradient for the others.
+        decay_all: Decay norms and biases too.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for key, rate in learning_rates.items():
+        decayed = is_decayed(key, parameters[key], decay_all=decay_all)
+        groups.setdefault((rate, decayed), []).append(parameters[key])
+    table: list[dict[str, Any]] = [
+        {"params": members, "lr": rate, "base_lr": rate, "weight_decay": weight_decay if decayed else 0.0}
+        for (rate, decayed), members in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    if name == "sgd":
+        return torch.optim.SGD(table, momentum=momentum, fused=True)
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(table, fused=True)
+
+
+def lr_factor(schedule: str, step: int, num_steps: int, warmup: float = 0.0) -> float:
+    """Return what the base rate is multiplied by at a step.
+
+    Args:
+        schedule: `constant`; `cosine` (linear warm-up, then half a cosine to 0; Loshchilov and Hutter 2017,
+            arXiv:1608.03983); `one-cycle` (cosine up from 1/25 over 30 % of the steps, cosine down to 0; Smith 2018,
+            arXiv:1803.09820, with the rate only).
+        step: From 0.
+        num_steps: Of the phase.
+        warmup: Share of the phase, for `cosine`.
+    """
+    if schedule == "constant":
+        return 1.0
+    share, floor = (warmup, 0.0) if schedule == "cosine" else (0.3, 1 / 25)
+    progress = (step + 0.5) / max(num_steps, 1)
+    if progress < share:
+        ramp = progress / share
+        return ramp if schedule == "cosine" else floor + (1 - floor) * (1 - math.cos(math.pi * ramp)) / 2
+    return (1 + math.cos(math.pi * (progress - share) / (1 - share))) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to its base rate times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+class WeightAverage:
+    """Exponential moving average of what trains; frozen tensors never enter it.
+
+    The decay warms up as min(decay, (1 + t) / (10 + t)), so that short runs are not ruled by the first weights.
+    """
+
+    def __init__(self, network: nn.Module, frozen: frozenset[str], decay: float) -> None:
+        self._network, self._frozen, self._decay, self.num_updates = network, frozen, decay, 0
+        self.shadow = {name: tensor.detach().clone() for name, tensor in self._tensors()}
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        named = (*self._network.named_parameters(), *self._network.named_buffers())
+        return ((name, tensor) for name, tensor in named if name not in self._frozen)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the current weights."""
+        self.num_updates += 1
+        decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
+        for name, tensor in self._tensors():
+            if tensor.is_floating_point():
+                self.shadow[name].lerp_(tensor.detach(), 1 - decay)
+            else:
+                self.shadow[name].copy_(tensor)
+
+    @torch.no_grad()
+    def copy_to_network(self) -> None:
+        """Make the average the network's weights."""
+        for name, tensor in self._tensors():
+            tensor.copy_(self.shadow[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Use the averaged weights within the block, and put the current ones back bit for bit."""
+        current = {name: tensor.detach().clone() for name, tensor in self._tensors()}
+        self.copy_to_network()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in self._tensors():
+                    tensor.copy_(current[name])

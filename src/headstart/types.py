@@ -1,0 +1,94 @@
+"""Frozen values that several packages share. Importing this module loads no torch."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How a picture becomes the network's input: the one preprocessing value of a model.
+
+    The evaluation view resizes to `resize` (an int: the shorter side, keeping the aspect ratio; a pair: exactly that
+    (height, width)), cuts the central `size`, divides by 255, subtracts `mean` and divides by `std`, per RGB channel.
+    Stored with the model as `preprocessor_config.json`.
+
+    Attributes:
+        size: (height, width) of the network's input, pixels.
+        resize: Shorter side, or (height, width), pixels, before the central crop.
+        interpolation: Filter of the resize; always antialiased.
+        mean: Per channel, on the 0..1 scale.
+        std: Per channel, on the 0..1 scale.
+        decoder: Which decoder makes the pixels; part of the spec because decoders may differ in the last bit.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    resize: int | tuple[int, int] = 256
+    interpolation: Interpolation = "bicubic"
+    mean: Triple = (0.5, 0.5, 0.5)
+    std: Triple = (0.5, 0.5, 0.5)
+    decoder: Literal["pillow"] = "pillow"
+
+    def with_size(self, side: int) -> Self:
+        """Return the spec for a square input of `side` pixels, keeping the ratio of resize to crop."""
+        ratio = side / min(self.size)
+        if isinstance(self.resize, int):
+            resize: int | tuple[int, int] = round(self.resize * ratio)
+        else:
+            resize = (round(self.resize[0] * ratio), round(self.resize[1] * ratio))
+        return replace(self, size=(side, side), resize=resize)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Rebuild a spec from `to_dict` or from a file written by another version (unknown keys are ignored)."""
+        known: dict[str, Any] = {
+            key: tuple(values[key]) if isinstance(values[key], list) else values[key]
+            for key in cls.__dataclass_fields__
+            if key in values
+        }
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a backbone, in forward order: stem, blocks..., head.
+
+    Attributes:
+        name: What plans and tables print, such as `stem`, `layer4` or `head`.
+        prefixes: Parameter or module names, or their leading parts, that belong to the stage: `("conv1", "bn1")`.
+    """
+
+    name: str
+    prefixes: tuple[str, ...]
+
+    def owns(self, name: str) -> bool:
+        """Tell whether the parameter, buffer or module called `name` belongs to this stage."""
+        return any(name == prefix or name.startswith(prefix + ".") for prefix in self.prefixes)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its doubt.
+
+    Attributes:
+        value: The point estimate.
+        low: Lower end.
+        high: Upper end.
+        level: Coverage, such as 0.95.
+        method: How it was computed, such as `wilson`.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.level:.0%} interval {self.low:.3f} to {self.high:.3f})"

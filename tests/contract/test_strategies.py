@@ -1,0 +1,112 @@
+"""Every strategy of the real table, on a network of every family: a new row is tested without writing a test."""
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from headstart.config import make_config
+from headstart.errors import PlanError
+from headstart.experiment.prepare import build_plan, fit_settings, resolve_strategy
+from headstart.models.backbones import Backbone, create_backbone
+from headstart.models.classifier import build_classifier
+from headstart.models.stages import derive_stages
+from headstart.training.checkpoint import Checkpoints
+from headstart.training.engine import fit
+from headstart.training.observers import SilentProgress
+from headstart.training.plan import describe, resolve
+from headstart.training.strategies import STRATEGIES
+from headstart.types import InputSpec
+from tests.contract.test_models import NETWORKS
+from tests.unit.training.conftest import TensorBatches
+from tests.unit.training.test_engine import Rows
+
+TRAINED = ("timm/mobilenetv3_small_050", "timm/resnet10t", "timm/test_vit", "simple-cnn")
+
+
+@pytest.fixture(params=NETWORKS, scope="module")
+def model(request):
+    """A classifier of each family, without any numbers."""
+    library, _, name = request.param.partition("/")
+    with torch.device("meta"):
+        network = NETWORKS[request.param]()
+        backbone = Backbone(name, library, name, network, derive_stages(network, library), InputSpec(), "none", "none")
+        return build_classifier(backbone, ("a", "b"))
+
+
+def plan_for(strategy, model, **settings):
+    config = resolve_strategy(make_config({"strategy": strategy, "phases": 4, "stages": 2, **settings}))
+    return build_plan(config, model)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_plan_covers_the_network_and_the_boundary_is_the_deepest(strategy, model):
+    plan = plan_for(strategy, model)
+    for phase in plan.phases:
+        resolved = resolve(phase, model.network, model.stages)
+        trains = [any(stage.owns(name) for name in resolved.learning_rates) for stage in model.stages]
+        assert trains[-1]
+        assert resolved.boundary == trains.index(True)
+        below = model.stages[: resolved.boundary]
+        assert not any(stage.owns(name) for stage in below for name in resolved.training_modules if name)
+    shares = [table.trainable for table in describe(plan, model.network, model.stages)]
+    assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rates_follow_the_rule_of_the_design(strategy, model):
+    """Where pretrained parts and a new head train together the head gets ten times the rate; else there is one rate."""
+    for phase in plan_for(strategy, model, lr=1e-3).phases:
+        rates = resolve(phase, model.network, model.stages).learning_rates
+        head = {rate for name, rate in rates.items() if model.stages[-1].owns(name)}
+        body = {rate for name, rate in rates.items() if not model.stages[-1].owns(name)}
+        if strategy in ("full", "partial", "layerwise"):
+            assert list(head) == [pytest.approx(1e-2)]
+            assert max(body) == pytest.approx(1e-3)
+        else:
+            assert len(head | body) == 1
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name, tmp_path):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    size = 160 if name == "timm/test_vit" else 64
+    model = build_classifier(create_backbone(name, weights="none", image_size=size), ("a", "b", "c"))
+    # Decay on everything: a residual branch that starts at zero gives what lies before it no gradient.
+    settings = {"epochs": 2, "phases": 3, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "decay_all": True}
+    config = resolve_strategy(make_config({"strategy": strategy, **settings}))
+    pixels = torch.randint(0, 255, (8, 3, size, size), dtype=torch.uint8)
+    batches = TensorBatches(pixels, torch.arange(8) % 3, 4)
+    for phase in build_plan(config, model).phases:
+        resolved = resolve(phase, model.network, model.stages)
+        before = {key: tensor.clone() for key, tensor in model.network.state_dict().items()}
+        one = build_plan(config, model)
+        fit(
+            model,
+            type(one)(one.strategy, (phase,), one.is_pretrained),
+            batches,
+            None,
+            fit_settings(config),
+            fabric=Fabric(accelerator="cpu", devices=1),
+            checkpoints=Checkpoints(tmp_path / phase.name),
+            log=Rows(),
+            observer=SilentProgress(),
+        )
+        same = {key for key, tensor in model.network.state_dict().items() if torch.equal(before[key], tensor)}
+        saved_frozen = {key for key in before if key in resolved.frozen}
+        assert same >= saved_frozen
+        # A bias before a norm may have a gradient of exactly zero, and zero does not decay.
+        assert {key for key in same - saved_frozen if key.endswith("weight")} == set()
+
+
+def test_a_network_without_known_stages_takes_whole_network_strategies_only():
+    with torch.device("meta"):
+        backbone = create_backbone("squeezenet1_1", weights="none")
+        model = build_classifier(backbone, ("a", "b"))
+    for strategy, row in STRATEGIES.items():
+        if row.needs_stages:
+            with pytest.raises(PlanError, match=r"stages of lite0 are not known.*scratch, head, full, lp-ft"):
+                plan_for(strategy, model)
+        else:
+            assert plan_for(strategy, model).phases

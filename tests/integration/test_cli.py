@@ -1,0 +1,196 @@
+"""What people type wrong: one line that says what to do, exit code 2, and no run folder."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from tests.integration.conftest import TINY
+
+
+def broken(make_folder, kind):
+    """Make an input that cannot be used; return it with what the message must say."""
+    counts = {"train/apple": 3, "train/sky": 3, "val/apple": 2, "val/sky": 2}
+    folder = make_folder(counts)
+    picture = folder / "train" / "apple" / "000.jpg"
+    if kind == "one class":
+        return make_folder({"only/apple": 3}, "single"), "one class"
+    if kind == "no image":
+        empty = folder.parent / "empty"
+        (empty / "apple").mkdir(parents=True)
+        (empty / "sky").mkdir()
+        return empty, "no image"
+    if kind == "empty class":
+        (folder / "train" / "pear").mkdir()
+        (folder / "val" / "pear").mkdir()
+        return folder, "pear"
+    if kind == "class missing in a split":
+        for path in (folder / "val" / "sky").iterdir():
+            path.unlink()
+        (folder / "val" / "sky").rmdir()
+        return folder, "sky"
+    if kind == "a file":
+        return picture, "000.jpg"
+    if kind == "nothing there":
+        return folder.parent / "dta", "Did you mean 'data'"
+    if kind == "not an image":
+        picture.write_text("no picture")
+        return folder, "000.jpg"
+    if kind == "truncated":
+        picture.write_bytes(picture.read_bytes()[:-200])
+        return folder, "000.jpg"
+    picture.write_bytes(b"")
+    return folder, "000.jpg"
+
+
+KINDS = [
+    "one class", "no image", "empty class", "class missing in a split", "a file", "nothing there", "not an image",
+    "truncated", "zero bytes",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unusable_data(headstart, make_folder, tmp_path, kind):
+    source, message = broken(make_folder, kind)
+    outcome = headstart("train", source, *TINY, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert message in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--strategy", "haed"), "Did you mean 'head'"),
+        (("--backbone", "resnet81"), "Did you mean 'resnet18'"),
+        (("--set", "epohcs=3"), "Did you mean 'epochs'"),
+        (("--optimizer", "adamm"), "Did you mean 'adam"),
+        (("--lr", "-1"), "greater than 0"),
+        (("--head-lr", "0.1", "--head-lr-mult", "5"), "give one of them"),
+        (("--set", "epochs"), "key=value"),
+        (("--device", "tpu"), "not one of auto, cpu"),
+        (("--config", "missing.yaml"), "cannot read missing.yaml"),
+        (("--map", "pear=fruit"), "pear"),
+        (("--strategy", "partial", "--backbone", "lite0", "--stages", "99"), "stages=99"),
+        (("--resize", "8"), "smaller than the input"),
+        (("--phase-epochs", "1,2"), "has 1"),
+    ],
+)
+def test_unusable_settings(headstart, image_folder, tmp_path, words, message):
+    outcome = headstart("train", image_folder, *TINY, *words, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert message in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [("train", "x", "--epoch", "5"), ("trian", "x"), ("data", "gte")])
+def test_unknown_flags_and_commands_get_a_suggestion(headstart, words):
+    outcome = headstart(*words)
+    assert outcome.code == 2
+    assert "ossible options: " in outcome.err or "Did you mean" in outcome.err
+
+
+def test_no_data_named(headstart):
+    outcome = headstart("train")
+    assert outcome.code == 2
+    assert "no data given" in outcome.err
+
+
+def test_an_output_folder_that_is_not_a_run_is_never_touched(headstart, image_folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for flags in ((), ("--overwrite",)):
+        outcome = headstart("train", image_folder, *TINY, "--out", tmp_path / "mine", *flags)
+        assert outcome.code == 2
+        assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "file").write_text("a file")
+    assert headstart("train", image_folder, *TINY, "--out", tmp_path / "file" / "run").code == 2
+
+
+def test_skip_bad_lists_what_it_leaves_out(headstart, make_folder, tmp_path):
+    folder = make_folder({"train/apple": 4, "train/sky": 4, "val/apple": 2, "val/sky": 2})
+    (folder / "train" / "apple" / "001.png").write_text("no picture")
+    outcome = headstart("train", folder, *TINY, "--epochs", 1, "--skip-bad", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "001.png" in (tmp_path / "run" / "data_report.json").read_text()
+
+
+def test_leaks_are_dropped_and_said_or_refused(headstart, make_folder, tmp_path):
+    folder = make_folder({"train/apple": 4, "train/sky": 4, "val/apple": 2, "val/sky": 2})
+    Image.open(folder / "val" / "sky" / "000.jpg").save(folder / "train" / "sky" / "copy.png")
+    refused = headstart("train", folder, *TINY, "--epochs", 1, "--leaks", "error", "--out", tmp_path / "run")
+    assert refused.code == 2
+    assert "copy.png" in refused.err
+    outcome = headstart("train", folder, *TINY, "--epochs", 1, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "copy.png" in outcome.err
+    assert "copy.png" in (tmp_path / "run" / "data_report.json").read_text()
+
+
+def test_debug_shows_the_traceback(headstart, monkeypatch):
+    monkeypatch.setenv("HEADSTART_DEBUG", "1")
+    assert "Traceback" in headstart("train", "nowhere").err
+
+
+def test_ineffective_settings_are_notes(headstart, image_folder):
+    outcome = headstart("plan", image_folder, *TINY, "--stages", 2)
+    assert outcome.code == 0
+    assert "note: stages has no effect here; it belongs to strategy partial" in outcome.err
+
+
+def test_plan_prints_counts_rates_and_boundary(headstart, image_folder):
+    outcome = headstart("plan", image_folder, "--strategy", "gradual", "--lr", "1e-5", "--head-lr", "1e-3")
+    assert outcome.code == 0, outcome.err
+    assert "3,843 / 3,374,851 (0.11 %)" in outcome.out
+    assert "phase 3 of 3" in outcome.out
+    for words in ("1.00e-03", "1.00e-04", "1.00e-05", "after blocks.5", "BatchNorm statistics: fixed", "frozen"):
+        assert words in outcome.out
+
+
+def test_lr_find_writes_a_plot(headstart, image_folder, tmp_path):
+    words = ("lr-find", image_folder, *TINY, "--steps", 30, "--low", "1e-5", "--high", "1")
+    outcome = headstart(*words, "--plot", tmp_path / "lr.png")
+    assert outcome.code == 0, outcome.err
+    assert "suggested: --lr" in outcome.out
+    assert Image.open(tmp_path / "lr.png").size[0] > 500
+
+
+def test_data_show_counts_and_draws(headstart, image_folder, tmp_path):
+    outcome = headstart("data", "show", image_folder, "--sheet", tmp_path / "sheet.png")
+    assert outcome.code == 0, outcome.err
+    assert "apple" in outcome.out
+    assert "54" in outcome.out
+    assert Image.open(tmp_path / "sheet.png").size[0] > 500
+    words = ("data", "show", image_folder, "--augmented", "--backbone", "simple-cnn", "--augment", "strong")
+    assert headstart(*words, "--sheet", tmp_path / "views.png").code == 0
+
+
+def test_model_shows_stages_and_source_head(headstart):
+    outcome = headstart("model", "resnet18")
+    assert outcome.code == 0, outcome.err
+    for words in ("Linear(512, 1000)", "layer4", "11,689,512", "BSD"):
+        assert words in outcome.out
+
+
+def test_data_list(headstart):
+    outcome = headstart("data", "list")
+    assert outcome.code == 0
+    assert all(name in outcome.out for name in ("hotdog", "hymenoptera", "cifar10-animals-vehicles", "snacks"))
+
+
+def test_help_is_quick_and_import_loads_no_torch():
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "headstart", "--help"], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - started)
+    assert "train" in done.stdout
+    assert min(times) < 0.5
+    code = "import sys, headstart; headstart.Config; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": ""})

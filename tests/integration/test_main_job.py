@@ -1,0 +1,233 @@
+"""From a folder of pictures to a run folder, and back to predictions."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import headstart
+from headstart.config import load_config
+from tests.integration.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def trained(image_folder, tmp_path_factory):
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("run") / "fruit"
+    return headstart.fit(
+        image_folder, backbone="simple-cnn", image_size=32, strategy="scratch", augment="flip", epochs=12, out=str(out)
+    )
+
+
+def test_the_run_folder_is_whole(trained):
+    names = {str(path.relative_to(trained.path)) for path in trained.path.rglob("*") if path.is_file()}
+    assert names == {
+        "config.yaml", "environment.json", "data_report.json", "plan.json", "manifest.parquet", "metrics.csv",
+        "metrics.json", "predictions.parquet", "checkpoints/final/last.safetensors", "model/model.safetensors",
+        "model/config.json", "model/preprocessor_config.json", "model/labels.txt", "model/README.md",
+    }  # fmt: skip
+
+
+def test_it_learns_and_reports_what_the_design_names(trained):
+    metrics = trained.metrics()
+    assert metrics["accuracy"]["value"] > 0.8  # three colours
+    assert metrics["split"] == "validation"
+    assert metrics["num_images"] == 18
+    assert metrics["selected_on_reported"] is False
+    assert (metrics["engine"], metrics["precision"]) == ("torch", "32")
+    assert set(metrics["time_s"]) == {"total", "data", "cache", "train", "evaluate"}
+    assert metrics["accuracy"]["low"] < metrics["accuracy"]["value"] <= metrics["accuracy"]["high"]
+    assert {"balanced_accuracy", "macro_f1", "log_loss", "ece", "per_class", "confusion"} <= metrics.keys()
+    assert np.trace(np.array(metrics["confusion"])) == round(metrics["accuracy"]["value"] * 18)
+
+
+def test_metrics_csv_has_a_row_per_epoch(trained):
+    with (trained.path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
+    assert all(float(row[key]) >= 0 for row in rows for key in ("train_loss", "val_loss", "lr", "val_accuracy"))
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+def test_predictions_are_what_the_loaded_model_says(trained):
+    table = pq.read_table(trained.path / "predictions.parquet").to_pydict()
+    classifier = headstart.load(trained.path)
+    assert classifier.labels == ("apple", "leaf", "sky")
+    probabilities = classifier.predict_proba(table["path"])
+    expected = np.stack([table[f"p_{label}"] for label in classifier.labels], axis=1)
+    assert np.array_equal(probabilities, expected.astype(np.float32))
+    predicted = [classifier.labels[i] for i in probabilities.argmax(1)]
+    assert predicted == table["predicted"]
+    right = [a == b for a, b in zip(predicted, table["label"], strict=True)]
+    assert np.mean(right) == trained.metrics()["accuracy"]["value"]
+
+
+def test_paths_pictures_and_arrays_agree(trained, image_folder):
+    paths = sorted((image_folder / "val").rglob("*.png"))[:3]
+    classifier = headstart.load(trained.path / "model")
+    from_paths = classifier.predict_proba(paths)
+    from_pictures = classifier.predict_proba([Image.open(path) for path in paths])
+    assert np.array_equal(from_paths, from_pictures)
+    one = np.asarray(Image.open(paths[0]).convert("RGB"))
+    assert np.allclose(classifier.predict_proba(one[None]), from_paths[:1], atol=1e-6)
+
+
+def test_the_same_config_repeats_bit_for_bit(trained, headstart, tmp_path):
+    outcome = headstart("train", "--config", trained.path / "config.yaml", "--out", tmp_path / "again")
+    assert outcome.code == 0, outcome.err
+    first, second = ((path / "model" / "model.safetensors").read_bytes() for path in (trained.path, tmp_path / "again"))
+    assert first == second
+
+
+def test_evaluate_gives_the_runs_own_figure(trained, headstart, image_folder, tmp_path):
+    outcome = headstart(
+        "evaluate", trained.path, image_folder, "--format", "json", "--predictions", tmp_path / "p.parquet"
+    )
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["accuracy"] == trained.metrics()["accuracy"]
+    assert pq.read_table(tmp_path / "p.parquet").num_rows == 18
+    plain = headstart("evaluate", trained.path, image_folder / "val")  # class folders without splits
+    assert plain.code == 0, plain.err
+    assert f"{trained.metrics()['accuracy']['value']:.3f}" in plain.out
+
+
+def test_predict_reads_files_folders_globs_and_goes_on_after_a_bad_one(trained, headstart, image_folder, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"not a picture")
+    good = sorted((image_folder / "val" / "leaf").iterdir())
+    outcome = headstart(
+        "predict", trained.path, good[0], bad, image_folder / "val" / "sky", "--format", "json", "--top-k", 2
+    )
+    assert outcome.code == 1  # not all was done
+    rows = json.loads(outcome.out)
+    assert len(rows) == 8
+    assert rows[0]["label"] == "leaf"
+    assert rows[1]["error"]
+    assert len(rows[2]["top"]) == 2
+    globbed = headstart("predict", trained.path, image_folder / "val" / "leaf" / "*.png", "--format", "csv")
+    assert globbed.code == 0
+    assert len(list(csv.DictReader(globbed.out.splitlines()))) == 3
+    table = headstart("predict", trained.path, good[0])
+    assert good[0].name in table.out
+    parquet = headstart("predict", trained.path, *good, "--format", "parquet", "--out", tmp_path / "p.parquet")
+    assert parquet.code == 0
+    assert pq.read_table(tmp_path / "p.parquet").num_rows == 6
+
+
+def test_nothing_is_written_beside_the_images(trained, image_folder):
+    assert all(path.suffix in (".jpg", ".png") for path in image_folder.rglob("*") if path.is_file())
+    assert sorted(path.name for path in image_folder.parent.iterdir()) == ["fruit"]
+
+
+def test_train_prints_accuracy_folder_and_next_command(headstart, image_folder, tmp_path):
+    out = tmp_path / "run"
+    outcome = headstart("train", image_folder, *TINY, "--epochs", 1, "--out", out)
+    assert outcome.code == 0, outcome.err
+    assert "accuracy" in outcome.out
+    assert f"run folder: {out}" in outcome.out
+    assert f"headstart predict {out}" in outcome.out
+    assert "epoch 1: loss" in outcome.err  # no terminal: plain lines
+    again = headstart("train", image_folder, *TINY, "--epochs", 1, "--out", out)
+    assert again.code == 2
+    assert "--overwrite" in again.err
+    assert headstart("train", image_folder, *TINY, "--epochs", 1, "--out", out, "--overwrite").code == 0
+
+
+def test_selection_uses_a_part_of_train_and_refits_on_all(headstart, image_folder, tmp_path):
+    out = tmp_path / "run"
+    words = ("train", image_folder, *TINY, "--epochs", 6, "--patience", 3, "--lr", "0.01", "--out", out)
+    outcome = headstart(*words)
+    assert outcome.code == 0, outcome.err
+    config, metrics = load_config(out / "config.yaml"), json.loads((out / "metrics.json").read_text())
+    rows = headstart_rows(out)
+    assert {row["val_split"] for row in rows if row["fit"] == "selection"} == {"inner validation"}
+    selection = [float(row["val_loss"]) for row in rows if row["fit"] == "selection"]
+    assert config.choices["stop_after"] == [selection.index(min(selection)) + 1] == metrics["epochs_run"]
+    assert len([row for row in rows if row["fit"] == "final"]) == metrics["epochs_run"][0]
+    assert metrics["selected_on_reported"] is False
+    repeat = headstart("train", "--config", out / "config.yaml", "--out", tmp_path / "again")
+    assert repeat.code == 0, repeat.err
+    models = [(path / "model" / "model.safetensors").read_bytes() for path in (out, tmp_path / "again")]
+    assert models[0] == models[1]
+
+
+def test_selecting_on_the_reported_images_is_marked(headstart, image_folder, tmp_path):
+    out = tmp_path / "run"
+    words = ("train", image_folder, *TINY, "--epochs", 2, "--best-epoch", "--select-on", "reported", "--out", out)
+    outcome = headstart(*words)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((out / "metrics.json").read_text())["selected_on_reported"] is True
+    assert "too good" in outcome.err
+    assert "selected on" in (out / "model" / "README.md").read_text().lower() or "select" in outcome.out.lower()
+
+
+def test_validation_selects_and_test_is_reported(headstart, make_folder, tmp_path):
+    counts = {
+        f"{split}/{label}": n for split, n in (("train", 8), ("valid", 4), ("test", 5)) for label in ("apple", "sky")
+    }
+    outcome = headstart("train", make_folder(counts), *TINY, "--epochs", 3, "--best-epoch", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["split"], metrics["num_images"]) == ("test", 10)
+    assert {row["val_split"] for row in headstart_rows(tmp_path / "run")} == {"validation"}
+
+
+def test_a_folder_without_splits_gets_one_in_the_manifest(headstart, make_folder, tmp_path):
+    outcome = headstart("train", make_folder({"apple": 10, "sky": 10}), *TINY, "--epochs", 1, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    manifest = pq.read_table(tmp_path / "run" / "manifest.parquet").to_pydict()
+    assert sorted(set(manifest["split"])) == ["test", "train"]
+    assert manifest["split"].count("test") == 4
+
+
+def test_a_table_of_ones_own_and_a_time_limit(headstart, image_folder, tmp_path):
+    table = tmp_path / "mine.yaml"
+    table.write_text(
+        "pretrained: false\nphases:\n"
+        "  - {name: top, epochs: 400, lr: 0.001, rules: {conv1: null, '*': 1}}\n"
+        "  - {name: all, epochs: 400, lr: 0.0005, rules: {'*': 1}}\n"
+    )
+    words = ("train", image_folder, "--backbone", "simple-cnn", "--image-size", 32, "--strategy", table)
+    outcome = headstart(*words, "--time-limit", "3s", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    epochs = load_config(tmp_path / "run" / "config.yaml").choices["epochs"]
+    assert 1 <= epochs[0] < 400
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["time_s"]["train"] < 12
+    phases = [row["phase_name"] for row in headstart_rows(tmp_path / "run")]
+    assert phases == ["top"] * epochs[0] + ["all"] * epochs[1]
+
+
+def test_lite0_trains_its_head_offline(headstart, image_folder, tmp_path):
+    out = tmp_path / "run"
+    outcome = headstart("train", image_folder, "--image-size", 64, "--epochs", 2, "--out", out)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((out / "metrics.json").read_text())["accuracy"]["value"] > 0.8
+    saved = load_file(out / "model" / "model.safetensors")
+    assert saved["classifier.weight"].shape == (3, 1280)
+    more = headstart(  # its weights start another run
+        "train",
+        image_folder,
+        "--weights",
+        out,
+        "--strategy",
+        "full",
+        "--epochs",
+        0,
+        "--image-size",
+        64,
+        "--out",
+        tmp_path / "b",
+    )
+    assert more.code == 0, more.err
+    again = load_file(tmp_path / "b" / "model" / "model.safetensors")
+    assert torch.equal(again["conv_stem.weight"], saved["conv_stem.weight"])
+
+
+def headstart_rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))

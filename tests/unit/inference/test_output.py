@@ -1,0 +1,105 @@
+import csv
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from headstart.errors import ConfigError, RunError
+from headstart.inference.output import FORMATS, write_predictions
+from headstart.inference.predict import Prediction
+
+GOOD = Prediction("a.png", "hot dog", 0.75, (("hot dog", 0.75), ("taco", 0.25)))
+BAD = Prediction('b "x", y.png', None, None, (), "no such file or directory")
+ODD = Prediction("\udcff.png", "Käse", 1.0, (("Käse", 1.0), ("taco", 0.0)))
+ROWS = [BAD, GOOD, ODD]
+
+
+def written(rows, output_format) -> str:
+    stream = io.StringIO()
+    assert write_predictions(iter(rows), output_format, stream=stream) == sum(row.error is not None for row in rows)
+    text = stream.getvalue()
+    text.encode("utf-8")  # also a name that is no text can be printed
+    return text
+
+
+def test_json_is_a_list():
+    values = json.loads(written(ROWS, "json"))
+    assert values[1] == {
+        "path": "a.png",
+        "label": "hot dog",
+        "probability": 0.75,
+        "error": None,
+        "top": [{"label": "hot dog", "probability": 0.75}, {"label": "taco", "probability": 0.25}],
+    }
+    assert values[0]["error"] == BAD.error
+    assert values[0]["label"] is None
+    assert json.loads(written([], "json")) == []
+
+
+def test_csv_has_a_row_per_file():
+    rows = list(csv.DictReader(io.StringIO(written(ROWS, "csv"))))
+    assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2", "error"]
+    assert rows[0]["path"] == BAD.path
+    assert rows[0]["label"] == ""
+    assert rows[0]["error"] == BAD.error
+    assert (rows[1]["label_2"], float(rows[1]["probability_2"]), rows[1]["error"]) == ("taco", 0.25, "")
+    assert written([], "csv") == "path,label,probability,error\n"
+
+
+def test_table_is_for_eyes():
+    assert written([GOOD, BAD], "table").splitlines() == [
+        "0.7500  hot dog  0.2500  taco     a.png",
+        '-       -        b "x", y.png  (cannot be read: no such file or directory)',
+    ]
+    assert written([], "table") == ""
+
+
+def test_parquet_comes_back(tmp_path):
+    path = tmp_path / "p.parquet"
+    assert write_predictions(ROWS * 3000, "parquet", path) == 3000
+    table = pq.read_table(path)
+    assert table.num_rows == 9000
+    assert pq.ParquetFile(path).num_row_groups > 1
+    assert table.slice(1, 1).to_pylist() == json.loads(written([GOOD], "json"))
+    assert table["error"][0].as_py() == BAD.error
+
+
+def test_parquet_needs_a_file():
+    with pytest.raises(ConfigError, match="--out"):
+        write_predictions([], "parquet")
+
+
+def test_an_unknown_format_is_suggested():
+    with pytest.raises(ConfigError, match=r"Did you mean 'json'\?"):
+        write_predictions([], "jsn")
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_a_file_is_whole_or_not_there(tmp_path, output_format):
+    path = tmp_path / "out"
+
+    def broken():
+        yield GOOD
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        write_predictions(broken(), output_format, path)
+    assert list(tmp_path.iterdir()) == []
+    write_predictions(ROWS, output_format, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(RunError, match="cannot write"):
+        write_predictions(ROWS, output_format, tmp_path / "missing" / "out")
+
+
+@pytest.mark.parametrize("output_format", ["table", "json", "csv"])
+def test_rows_are_written_as_they_come(output_format):
+    stream, sizes = io.StringIO(), []
+
+    def rows():
+        for _ in range(100):
+            sizes.append(stream.tell())
+            yield GOOD
+
+    write_predictions(rows(), output_format, stream=stream)
+    assert sizes[-1] > sizes[40] > 0

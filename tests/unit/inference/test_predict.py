@@ -1,0 +1,222 @@
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import headstart.inference.predict as predict_module
+from headstart.data.transforms import decode, eval_view
+from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
+from headstart.inference.predict import Classifier, Prediction, load, predict_stream
+
+from .conftest import LABELS, make_picture
+
+
+def test_it_describes_itself(classifier):
+    assert classifier.labels == LABELS
+    assert classifier.backbone == "simple-cnn"
+    assert classifier.device == "cpu"
+    assert "simple-cnn" in repr(classifier)
+
+
+def test_probabilities_are_those_of_the_network(classifier, network, pictures):
+    view = eval_view(decode(pictures[0]), network.spec)
+    with torch.no_grad():
+        expected = network.network.eval()(network.normalize(torch.from_numpy(view).permute(2, 0, 1)[None])).softmax(1)
+    probabilities = classifier.predict_proba(pictures[0])
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (1, 3)
+    np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
+
+
+def test_pictures_are_told_apart(classifier, pictures):
+    assert np.ptp(classifier.predict_proba(pictures), axis=0).max() > 0.01
+
+
+def test_every_kind_of_input_says_the_same(classifier, pictures):
+    expected = classifier.predict_proba(pictures)
+    assert expected.shape == (7, 3)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-5)
+    images = [Image.open(path) for path in pictures]
+    arrays = np.stack([np.asarray(image) for image in images])
+    for inputs in ([str(path) for path in pictures], tuple(images), iter(pictures), arrays, list(arrays)):
+        np.testing.assert_array_equal(classifier.predict_proba(inputs), expected)
+    for single in (str(pictures[0]), pictures[0], images[0], arrays[0]):
+        np.testing.assert_allclose(classifier.predict_proba(single), expected[:1], atol=1e-5)
+
+
+def test_batch_mates_do_not_matter(classifier, pictures):
+    alone = np.concatenate([classifier.predict_proba(path) for path in pictures])
+    for batch_size in (1, 2, 3, 7, 32):
+        np.testing.assert_allclose(classifier.predict_proba(pictures, batch_size=batch_size), alone, atol=1e-5)
+    backwards = classifier.predict_proba(pictures[::-1])
+    np.testing.assert_allclose(backwards[::-1], alone, atol=1e-5)
+
+
+def test_predicting_twice_is_the_same_to_the_bit(classifier, pictures):
+    np.testing.assert_array_equal(classifier.predict_proba(pictures), classifier.predict_proba(pictures))
+
+
+def test_a_network_in_train_mode_is_put_into_eval_mode(network, pictures):
+    network.network.train()
+    classifier = Classifier(network, "cpu")
+    assert not any(module.training for module in network.network.modules())
+    np.testing.assert_array_equal(classifier.predict_proba(pictures), classifier.predict_proba(pictures))
+
+
+def test_predictions_name_the_best(classifier, pictures):
+    probabilities = classifier.predict_proba(pictures)
+    predictions = classifier.predict(pictures, top_k=2)
+    for path, row, prediction in zip(pictures, probabilities, predictions, strict=True):
+        order = np.argsort(-row)
+        assert prediction.path == str(path)
+        assert prediction.label == LABELS[order[0]]
+        assert prediction.probability == pytest.approx(row[order[0]])
+        assert [label for label, _ in prediction.top] == [LABELS[index] for index in order[:2]]
+        assert prediction.error is None
+    assert len(classifier.predict(pictures[0])[0].top) == 1
+    assert len(classifier.predict(pictures[0], top_k=99)[0].top) == 3
+
+
+def test_a_picture_without_a_file_has_no_path(classifier):
+    assert classifier.predict(make_picture(0))[0].path is None
+
+
+def test_nothing_in_nothing_out(classifier):
+    assert classifier.predict([]) == []
+    assert classifier.predict_proba([]).shape == (0, 3)
+    assert classifier.predict_proba(np.zeros((0, 8, 8, 3), np.uint8)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.float32), r"float32 \(8, 8, 3\)"),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"uint8 \(3, 8, 8\)"),
+        (np.zeros((8, 8), np.uint8), r"uint8 \(8, 8\)"),
+        (np.zeros((8, 8, 4), np.uint8), r"uint8 \(8, 8, 4\)"),
+        (np.zeros((0, 8, 3), np.uint8), r"uint8 \(0, 8, 3\)"),
+        (np.zeros((0, 8, 8, 3), np.float32), r"float32 \(0, 8, 8, 3\)"),
+        (np.zeros((2, 0, 8, 3), np.uint8), r"uint8 \(2, 0, 8, 3\)"),
+        (torch.zeros(1, 3, 8, 8), r"a Tensor of torch\.float32"),
+        (b"abc", "a bytes"),
+        (7, "a int"),
+        (None, "a NoneType"),
+        ([None], "a NoneType"),
+        ({"a.png": 1}, "a dict"),
+    ],
+)
+def test_other_inputs_are_refused_with_what_was_expected(classifier, inputs, message):
+    with pytest.raises(DataError, match=message) as error:
+        classifier.predict(inputs)
+    assert "expected a path, a PIL image" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unreadable_file_stops_predict(classifier, pictures, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    with pytest.raises(UnreadableImageError, match=r"bad\.png"):
+        classifier.predict([pictures[0], tmp_path / "bad.png"])
+
+
+@pytest.mark.parametrize("numbers", [{"top_k": 0}, {"batch_size": 0}])
+def test_numbers_below_one_are_refused(classifier, pictures, numbers):
+    with pytest.raises(ConfigError, match="expected 1 or more"):
+        classifier.predict(pictures, **numbers)
+    with pytest.raises(ConfigError, match="expected 1 or more"):
+        predict_stream(classifier, pictures, **numbers)
+
+
+# Loading
+
+
+def test_a_run_folder_and_its_model_folder_are_the_same(classifier, run_folder, pictures):
+    for path in (str(run_folder), run_folder / "model"):
+        np.testing.assert_array_equal(load(path).predict_proba(pictures), classifier.predict_proba(pictures))
+
+
+def test_loading_what_is_not_there(run_folder, tmp_path):
+    with pytest.raises(RunError, match="there is no run folder"):
+        load(tmp_path / "missing")
+    with pytest.raises(ModelError):
+        load(tmp_path)
+    (tmp_path / "config.yaml").write_text("data: snacks\n")
+    with pytest.raises(RunError, match="headstart train --resume"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:99", ""])
+def test_devices_that_are_not_there(run_folder, device):
+    with pytest.raises(ConfigError, match="device="):
+        load(run_folder, device=device)
+
+
+def test_convolutions_on_a_gpu_are_not_rounded_to_tf32():
+    before = torch.backends.cudnn.allow_tf32
+    with predict_module._exact_arithmetic(torch.device("cuda")):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+# Streams
+
+
+def test_a_stream_is_what_predict_says(classifier, pictures):
+    expected = classifier.predict(pictures, top_k=2, batch_size=3)
+    for threads in (1, 4):
+        assert list(predict_stream(classifier, pictures, top_k=2, batch_size=3, threads=threads)) == expected
+
+
+def test_unreadable_files_are_rows_in_their_place(classifier, pictures, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    paths = [tmp_path / "bad.png", *pictures[:2], tmp_path / "missing.png", pictures[2], tmp_path]
+    rows = list(predict_stream(classifier, paths, batch_size=2, threads=2))
+    assert [row.path for row in rows] == [str(path) for path in paths]
+    assert [row.error is None for row in rows] == [False, True, True, False, True, False]
+    assert rows[0] == Prediction(str(paths[0]), None, None, (), "not an image in a format that Pillow reads")
+    assert rows[3].error == "no such file or directory"
+
+
+def test_a_stream_of_bad_files_only(classifier, tmp_path):
+    rows = list(predict_stream(classifier, [tmp_path / "missing.png"] * 5, batch_size=2))
+    assert len(rows) == 5
+    assert all(row.label is None for row in rows)
+
+
+def test_a_stream_reads_no_further_than_it_must(classifier, pictures):
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield pictures[0]
+
+    stream = predict_stream(classifier, endless(), batch_size=4, threads=2)
+    for _ in range(20):
+        next(stream)
+    assert taken <= 20 + 2 * 4 + 2 * 2 + 1
+    stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("headstart-predict")]
+
+
+def test_a_long_stream_needs_no_more_memory_than_a_short_one(classifier, pictures):
+    def peak(num_images: int) -> int:
+        tracemalloc.start()
+        for _ in predict_stream(classifier, (pictures[0] for _ in range(num_images)), batch_size=4, threads=2):
+            pass
+        _, high = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return high
+
+    peak(20)
+    # Of what grows with the stream, a view is 3 kB: 400 of them would be seen.
+    assert peak(440) < peak(40) + 400_000
+
+
+def test_paths_keep_their_spelling(classifier, pictures, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert next(predict_stream(classifier, [Path("00.png")])).path == "00.png"

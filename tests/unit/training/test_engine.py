@@ -1,0 +1,266 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch.nn import functional
+
+from headstart.errors import TrainingError
+from headstart.training.checkpoint import Checkpoints
+from headstart.training.engine import FitSettings, fit, step_seed
+from headstart.training.observers import SilentProgress
+from headstart.training.optim import lr_factor
+from headstart.training.plan import Phase, Plan, Rule, apply_modes, resolve
+from tests.unit.training.conftest import STAGES, TensorBatches, make_model
+
+HEAD = Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 2)
+LAST = Phase("+ layer2", (Rule("fc", 1.0), Rule("layer2", 1.0), Rule("*", None)), 0.02, 2, "batch")
+ALL = Phase("all", (Rule("fc", 10.0), Rule("*", 1.0)), 0.005, 2, "batch")
+
+
+class Rows:
+    def __init__(self):
+        self.rows = []
+
+    def append(self, row):
+        self.rows.append(dict(row))
+
+    def truncate_to(self, num_rows):
+        del self.rows[num_rows:]
+
+
+class Killed(Exception):
+    pass
+
+
+class Killer(SilentProgress):
+    def __init__(self, after):
+        self.left = after
+
+    def on_step(self):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+def run(model, phases, train, folder, held_out=None, *, fabric=None, rows=None, observer=None, **settings):
+    rows = rows if rows is not None else Rows()
+    result = fit(
+        model,
+        Plan("test", tuple(phases)),
+        train,
+        held_out,
+        FitSettings(**settings),
+        fabric=fabric or Fabric(accelerator="cpu", devices=1, precision="32-true"),
+        checkpoints=Checkpoints(folder),
+        log=rows,
+        observer=observer or SilentProgress(),
+    )
+    return result, rows.rows
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("phase", [HEAD, ALL], ids=["head", "full"])
+def test_it_trains_as_raw_pytorch_does(batches, tmp_path, phase, optimizer):
+    model, raw = make_model(), make_model().network
+    run(model, [phase], batches, tmp_path, optimizer=optimizer, weight_decay=0.1)
+    apply_modes(raw, resolve(phase, raw, STAGES))
+    head = [p for n, p in raw.named_parameters() if n.startswith("fc")]
+    body = [p for n, p in raw.named_parameters() if p.requires_grad and not n.startswith("fc")]
+    scale = 10 if phase is ALL else 1
+    groups = [
+        {"params": [p for p in part if (p.ndim > 1) == decays], "lr": lr, "base": lr, "weight_decay": 0.1 * decays}
+        for part, lr in ((body, phase.lr), (head, phase.lr * scale))
+        for decays in (True, False)
+    ]
+    kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
+    raw_optimizer = kind([g for g in groups if g["params"]], **({"momentum": 0.9} if optimizer == "sgd" else {}))
+    step = 0
+    for epoch in range(2):
+        for i, batch in enumerate(batches.epoch(epoch)):
+            for group in raw_optimizer.param_groups:
+                group["lr"] = group["base"] * lr_factor("one-cycle", step, 10)
+            torch.manual_seed(step_seed(0, 0, epoch, i))
+            loss = functional.cross_entropy(raw((batch.pixels / 255 - 0.5) / 0.5), batch.targets)
+            raw_optimizer.zero_grad()
+            loss.backward()
+            raw_optimizer.step()
+            step += 1
+    for name, tensor in raw.state_dict().items():
+        if name in ("layer1.0.bias", "layer2.0.bias") and optimizer == "adamw" and phase is ALL:
+            continue  # a bias before BatchNorm has no gradient but rounding, which Adam scales up to full steps
+        if name.endswith("running_mean"):
+            continue  # follows that bias
+        assert torch.allclose(tensor, model.network.state_dict()[name], atol=2e-5), name
+
+
+@pytest.mark.parametrize("phase", [HEAD, LAST, ALL], ids=lambda phase: phase.name)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.1, "decay_all": True},
+        {"optimizer": "adamw", "ema": 0.5, "weight_decay": 0.1, "clip_norm": 1.0, "mixup": 0.5, "cutmix": 0.5},
+    ],
+    ids=["sgd", "adamw-ema"],
+)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_frozen_is_bit_identical_and_the_rest_changes(batches, tmp_path, phase, settings, precision):
+    model = make_model()
+    before = state(model)
+    frozen = resolve(phase, model.network, STAGES).frozen
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    result, _ = run(model, [phase], batches, tmp_path, fabric=fabric, **settings)
+    after = state(model)
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == frozen
+    assert result.unchanged == ()
+
+
+def test_a_frozen_tensor_that_changes_is_found(batches, tmp_path):
+    model = make_model()
+
+    class Vandal(SilentProgress):
+        def on_step(self):
+            model.network.bn1.running_mean.add_(1e-7)
+
+    with pytest.raises(TrainingError, match="frozen tensor changed in phase 'head'"):
+        run(model, [HEAD], batches, tmp_path, observer=Vandal())
+
+
+def test_a_rate_too_small_to_matter_is_noted(batches, tmp_path):
+    result, _ = run(make_model(), [replace(HEAD, lr=1e-30)], batches, tmp_path, optimizer="sgd")
+    assert result.unchanged == ("head: fc.weight", "head: fc.bias")
+
+
+FEATURES = [
+    {"optimizer": "adamw", "ema": 0.9, "checkpoint_every_s": 0.0},
+    {"optimizer": "sgd", "accumulate": 2, "mixup": 0.4, "label_smoothing": 0.1, "checkpoint_every_s": 0.0},
+    {"optimizer": "adam", "selects": True},
+]
+
+
+@pytest.mark.parametrize("settings", FEATURES, ids=["ema", "sgd-accumulate", "selects"])
+def test_killed_after_any_step_and_resumed_is_as_if_it_had_not_been(batches, held_out, tmp_path, settings):
+    phases = [HEAD, LAST, ALL]
+    whole = make_model()
+    result, rows = run(whole, phases, batches, tmp_path / "whole", held_out, **settings)
+    num_steps = 6 * (3 if settings.get("accumulate") else 5)
+    for after in range(1, num_steps + 1, 2):
+        folder, log = tmp_path / f"{after}", Rows()
+        with pytest.raises(Killed):
+            run(make_model(), phases, batches, folder, held_out, rows=log, observer=Killer(after), **settings)
+        resumed = make_model(seed=9)  # its own weights must not matter once there is a checkpoint
+        if not (folder / "last.safetensors").exists():
+            resumed = make_model()
+        again, rows_again = run(resumed, phases, batches, folder, held_out, rows=log, **settings)
+        assert_equal(state(whole), state(resumed))
+        assert again == result
+        assert [{**row, "time_s": 0} for row in rows_again] == [{**row, "time_s": 0} for row in rows]
+
+
+def test_equal_settings_give_equal_bits_and_another_seed_does_not(batches, tmp_path):
+    models = [make_model() for _ in range(3)]
+    for i, model in enumerate(models):
+        run(model, [ALL], batches, tmp_path / str(i), seed=i // 2)
+    assert_equal(state(models[0]), state(models[1]))
+    assert not torch.equal(models[0].network.fc.weight, models[2].network.fc.weight)
+
+
+def test_accumulation_equals_one_large_batch(data, tmp_path):
+    models = [make_model(), make_model()]
+    small, large = TensorBatches(*data, batch_size=6), TensorBatches(*data, batch_size=12)
+    run(models[0], [HEAD], small, tmp_path / "a", accumulate=2)
+    run(models[1], [HEAD], large, tmp_path / "b")
+    assert torch.allclose(models[0].network.fc.weight, models[1].network.fc.weight, atol=1e-5)
+
+
+def test_a_summed_loss_is_the_mean_times_the_batch(data, tmp_path):
+    models = [make_model(), make_model()]
+    batches = TensorBatches(*data, batch_size=12)
+    options = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+    run(models[0], [HEAD], batches, tmp_path / "a", loss_reduction="mean", **options)
+    run(models[1], [replace(HEAD, lr=HEAD.lr / 12)], batches, tmp_path / "b", loss_reduction="sum", **options)
+    assert torch.allclose(models[0].network.fc.weight, models[1].network.fc.weight, atol=1e-5)
+
+
+def test_it_learns_and_logs(batches, held_out, tmp_path):
+    _, rows = run(make_model(), [replace(ALL, epochs=8)], batches, tmp_path, held_out)
+    assert rows[-1]["val_accuracy"] > 0.9
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert rows[0]["head_lr"] == pytest.approx(10 * rows[0]["lr"])
+
+
+def test_the_best_epoch_is_kept_ties_to_the_earlier(batches, held_out, tmp_path):
+    phase = replace(ALL, epochs=6, lr=0.3)  # so high that the loss goes up and down
+    model = make_model()
+    result, rows = run(model, [phase], batches, tmp_path, held_out, selects=True, optimizer="sgd", schedule="constant")
+    losses = [row["val_loss"] for row in rows]
+    assert result.best_epochs == (losses.index(min(losses)) + 1,)
+    chosen = make_model()
+    run(
+        chosen,
+        [replace(phase, stop_after=result.best_epochs[0])],
+        batches,
+        tmp_path / "b",
+        optimizer="sgd",
+        schedule="constant",
+    )
+    assert_equal(state(model), state(chosen))  # stopping there within the same schedule gives the same weights
+
+
+def test_a_tie_goes_to_the_earlier_epoch(batches, held_out, tmp_path):
+    result, _ = run(
+        make_model(), [replace(HEAD, lr=1e-30, epochs=3)], batches, tmp_path, held_out, selects=True, optimizer="sgd"
+    )
+    assert result.best_epochs == (1,)
+
+
+def test_patience_stops_early(batches, held_out, tmp_path):
+    phase = replace(HEAD, lr=1e-30, epochs=9)
+    result, rows = run(make_model(), [phase], batches, tmp_path, held_out, selects=True, patience=2, optimizer="sgd")
+    assert (result.epochs_run, result.best_epochs, len(rows)) == ((3,), (1,), 3)
+
+
+def test_a_phase_starts_from_the_best_or_the_last(batches, held_out, tmp_path):
+    first = replace(ALL, epochs=4, lr=0.3)
+    ends = {}
+    for start in ("best", "last"):
+        model = make_model()
+        second = replace(HEAD, epochs=1, lr=1e-30, start=start)
+        run(
+            model,
+            [first, second],
+            batches,
+            tmp_path / start,
+            held_out,
+            selects=True,
+            optimizer="sgd",
+            schedule="constant",
+        )
+        ends[start] = model.network.conv1.weight.detach().clone()
+    assert not torch.equal(ends["best"], ends["last"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(batches, tmp_path):
+    with pytest.raises(TrainingError, match=r"phase 'all'.*lower --lr"):
+        run(make_model(), [replace(ALL, lr=1e30, epochs=3)], batches, tmp_path, optimizer="sgd", schedule="constant")
+
+
+def test_no_epochs_change_nothing(batches, tmp_path):
+    model = make_model()
+    before = copy.deepcopy(state(model))
+    result, rows = run(model, [replace(HEAD, epochs=0)], batches, tmp_path)
+    assert_equal(before, state(model))
+    assert (result.epochs_run, rows) == ((0,), [])
