@@ -17,10 +17,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Every setting is a flag of `headstart train`, `plan` and `lr-find` (`--head-lr-mult 10`), a key of a YAML file",
-        "(`--config FILE`, in which a run's own `config.yaml` works too), of `--set key=value`, and of `headstart.fit`.",
-        "Flags win over `--set`, which wins over the file. mixup and cutmix act on what enters the part that trains: the",
-        "picture here, the activations at the freeze boundary where the part below it is cached.",
+        "Every setting is a flag of `headstart train`, `plan` and `lr-find` (`--head-lr-mult 10`), a key of a YAML",
+        "file (`--config FILE`, in which a run's own `config.yaml` works too), of `--set key=value`, and of",
+        "`headstart.fit`. Flags win over `--set`, which wins over the file.",
         "",
         "| setting | default | meaning |",
         "|---|---|---|",
@@ -54,7 +53,8 @@ def test_commands_name_flags_that_exist(page):
     known = {"--" + name.replace("_", "-") for name in Config.model_fields}
     known |= {f"--no-{flag[2:]}" for flag in known} | {
         "--config", "--set", "--overwrite", "--resume", "--format", "--top-k", "--out", "--help", "--version", "--plot",
-        "--low", "--high", "--steps", "--sheet", "--split", "--per-class", "--augmented", "--parameters", "--predictions",
+        "--low", "--high", "--steps", "--sheet", "--split", "--per-class", "--augmented", "--parameters",
+        "--predictions",
     }  # fmt: skip
     for line in page.read_text().splitlines():
         for words in re.findall(r"headstart (?:train|plan|lr-find|predict|evaluate|model|data|demo)[^`|#]*", line):

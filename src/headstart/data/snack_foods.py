@@ -26,15 +26,18 @@ def hot_dog(pen: Pen) -> None:
         _paper_boat(pen)
     pen.tube(bow(reach, bend, -gap), rng.uniform(0.26, 0.32), bread)
     pen.tube(bow(reach * 0.97, bend), rng.uniform(0.2, 0.26), pen.vary(CRUMB, 8))
-    front = lambda: pen.tube(bow(reach, bend, gap + 0.1 * seen_from), rng.uniform(0.25, 0.32), bread)  # noqa: E731
+
+    def put_front() -> None:
+        pen.tube(bow(reach, bend, gap + 0.1 * seen_from), rng.uniform(0.25, 0.32), bread)
+
     if seen_from < 0.4:
-        front()
+        put_front()
     if rng.random() < 0.3:
         pen.ruffle(bow(reach, bend, -0.08), 0.24, pen.pick(LEAVES))
     line = bow(reach * rng.uniform(0.98, 1.25), bend * 1.2, -0.06 * seen_from)
     _sausage(pen, line, thick)
     if seen_from >= 0.4:
-        front()
+        put_front()
         _seeds(pen, bow(reach * 0.8, bend, gap + 0.15))
     _dress(pen, bow(reach * 0.92, bend, -0.06 * seen_from - 0.02), thick)
 
@@ -73,6 +76,11 @@ def _seeds(pen: Pen, line: Array) -> None:
         pen.crumbs(pen.scatter(line, 40, 0.12), 0.022, ((244, 228, 190), (70, 56, 50)), long=1.6)
 
 
+def _tomatoes(pen: Pen, places: Array) -> None:
+    for x, y in places:
+        pen.disc((x, y), 0.2, pen.vary(TOMATO), squash=0.6, levels=5)
+
+
 def _paper_boat(pen: Pen) -> None:
     """A tray of white or checked paper under something long."""
     color = pen.pick((WHITE, (226, 206, 170), (204, 60, 48)))
@@ -93,7 +101,7 @@ def sub(pen: Pen) -> None:
     fillings: list[Callable[[], None]] = [
         lambda: pen.ruffle(line - (0, 0.08), 0.22, pen.pick(LEAVES)),
         lambda: pen.ruffle(line, 0.17, pen.pick(((222, 140, 130), (200, 110, 100), (236, 176, 160)))),
-        lambda: [pen.disc((x, y), 0.2, pen.vary(TOMATO), squash=0.6, levels=5) for x, y in line[2::4]][0],
+        lambda: _tomatoes(pen, line[2::4]),
         lambda: pen.fill(line[1:-1:2] + rng.uniform(-0.2, 0.25, (10, 2)) * (0.2, 1), pen.vary(CHEESE)),
         lambda: pen.crumbs(pen.scatter(line, 60, 0.17), 0.06, (MEAT, (150, 96, 60), (226, 190, 150))),
     ]
@@ -247,7 +255,7 @@ def pizza(pen: Pen) -> None:
     far = (0.35, 1.45) if slice_only else (0.1, 0.72)
     places = [
         (r * np.cos(a) - origin, r * np.sin(a))
-        for r, a in zip(rng.uniform(*far, 14), rng.uniform(-half, half, 14) * 0.75)
+        for r, a in zip(rng.uniform(*far, 14), rng.uniform(-half, half, 14) * 0.75, strict=True)
     ]
     for place in places[: rng.integers(4, 14)]:
         pen.disc(place, rng.uniform(0.08, 0.13), pen.pick(((178, 48, 34), (196, 66, 44))), rough=0.04, levels=4)

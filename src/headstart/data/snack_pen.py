@@ -1,6 +1,7 @@
 """The pen that draws `snacks`: shaded shapes with Pillow.
 
-Things are drawn in their own coordinates, x to the right and y downwards, about -1 to 1; `Pen` poses them on the picture.
+Things are drawn in their own coordinates, x to the right and y downwards, about -1 to 1; `Pen` poses them on the
+picture.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ Color = tuple[float, float, float]
 
 
 def lobes(rng: np.random.Generator, num: int, *, amount: float, waves: int = 9) -> Array:
-    """Return `num` factors around 1 that rise and fall smoothly and close into a ring: the outline of things that grew."""
+    """Return `num` factors around 1 that rise and fall smoothly and close into a ring: the outline of what grew."""
     angle = np.linspace(0, 2 * np.pi, num, endpoint=False)
     wave = sum(rng.uniform(-1, 1) * np.sin(k * angle + rng.uniform(0, 6.3)) / np.sqrt(k) for k in range(2, waves))
     return np.asarray(1 + amount * wave)
@@ -146,7 +147,7 @@ class Pen:
             self.line(np.array([place, place + self.rng.uniform(-0.12, 0.12, 2)]), 0.015, dim(color, 1.25))
 
     def _place(self, points: Array) -> Array:
-        return np.asarray(points) @ self._matrix.T + self._center
+        return np.asarray(np.asarray(points) @ self._matrix.T + self._center)
 
     def _stroke(self, line: Array, width: float, color: Color) -> None:
         pixels = max(1, round(width * self.scale))
@@ -156,7 +157,7 @@ class Pen:
             self._draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=_rgb(color))
 
     def _shade(self, core: Array, outward: Array, color: Color, gloss: float, levels: int) -> None:
-        """Draw nested outlines `core + outward`, from the dark rim to the lit side: the section of a half-round body."""
+        """Draw nested outlines `core + outward`, from the dark rim to the lit side: the section of a round body."""
         reach = np.linalg.norm(outward, axis=1, keepdims=True) * self._light
         for depth in np.linspace(0, 1, levels, endpoint=False):
             lit = dim(color, 0.58 + 0.56 * float(np.sqrt(1 - (1 - depth) ** 2)))

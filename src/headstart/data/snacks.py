@@ -1,7 +1,8 @@
 """`snacks`: a data set that needs no download. Pictures of hot dogs and of other foods, rendered on the spot.
 
-Shape, pose, light, background, occlusion and the faults of a camera vary; near misses (filled rolls, sausages without a bun,
-iced eclairs, corn, bananas) share the hot dog's outline, so that colour or shape alone do not tell the two classes apart.
+Shape, pose, light, background, occlusion and the faults of a camera vary; near misses (filled rolls, sausages without a
+bun, iced eclairs, corn, bananas) share the hot dog's outline, so that colour or shape alone do not tell the two classes
+apart.
 """
 
 import io
@@ -154,14 +155,14 @@ class _Scene:
     def serve(self, label: str) -> None:
         """Put the food that gives the picture its class, sometimes beside another."""
         rng = self.rng
-        scale, center = rng.uniform(0.26, 0.46), _near(rng, 0.14)
-        if rng.random() < 0.3:
+        scale, center = rng.uniform(0.3, 0.48), _near(rng, 0.12)
+        if rng.random() < 0.2:
             aside = rng.uniform(0, 2 * np.pi)
             other = (0.5 + 0.42 * float(np.cos(aside)), 0.5 + 0.42 * float(np.sin(aside)))
             pen = self.pen(rng.uniform(0.15, 0.24), other, angle=rng.uniform(-0.3, 0.3))
             (fries, ice_cream, *UPRIGHT, *FLAT)[rng.integers(6)](pen)
             self.put(pen)
-        group = (LONG, LONG, LONG, UPRIGHT, UPRIGHT, FLAT)[rng.integers(6)]
+        group = (LONG, UPRIGHT, UPRIGHT, UPRIGHT, FLAT)[rng.integers(5)]
         other_food = group[rng.integers(len(group))]
         food = hot_dog if label == "hot_dog" else other_food
         turn = rng.normal(0, 0.25) if food in UPRIGHT else rng.uniform(0, 2 * np.pi)
@@ -173,7 +174,7 @@ class _Scene:
     def put_in_front(self) -> None:
         """Cover a part of the food with a napkin, fingers, a cup, or nothing."""
         rng = self.rng
-        kind = rng.choice(["nothing", "napkin", "hand", "cup", "fork"], p=[0.45, 0.18, 0.15, 0.12, 0.1])
+        kind = rng.choice(["nothing", "napkin", "hand", "cup", "fork"], p=[0.65, 0.12, 0.09, 0.08, 0.06])
         if kind == "nothing":
             return
         aside, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.22, 0.4)
@@ -285,7 +286,7 @@ def _photograph(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
     lit = ImageEnhance.Color(lit).enhance(rng.uniform(0.5, 1.3))
     if rng.random() < 0.5:
         lit = lit.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.6) * size / 192))
-    noisy = _image(np.asarray(lit, dtype=np.float64) + rng.normal(0, rng.uniform(0, 14), (size, size, 1)))
+    noisy = _image(np.asarray(lit, dtype=np.float64) + rng.normal(0, rng.uniform(0, 10), (size, size, 1)))
     if rng.random() < 0.6:
         stored = io.BytesIO()
         noisy.save(stored, "JPEG", quality=int(rng.integers(25, 90)))

@@ -10,6 +10,7 @@ from typing import Any
 
 from headstart import runs
 from headstart.config import Config, dump_config
+from headstart.data.catalog import licence_of
 from headstart.data.checks import DataReport, file_sha256
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest, write_manifest
 from headstart.data.splits import inner_split
@@ -204,7 +205,8 @@ class _Session:
                 "evaluate": round(ended - evaluated_at, 2),
             },
         }
-        write_model_card(path, model, metrics, data_name=manifest.name)
+        licence = licence_of(config.data)
+        write_model_card(path, model, metrics, data_name=manifest.name, data_licence=licence)
         # Last, because a run with this file counts as complete.
         runs.write_json(path / "metrics.json", metrics)
         if result.unchanged:

@@ -22,7 +22,7 @@ class Rule:
     """One line of a phase's table.
 
     Attributes:
-        pattern: A glob on the parameter's name or on any leading part of it, so `layer4` covers `layer4.0.conv1.weight`.
+        pattern: A glob on the parameter's name or on any leading part of it: `layer4` covers `layer4.0.conv1.weight`.
         multiplier: What the phase's learning rate is multiplied by, or None for frozen.
     """
 
@@ -259,8 +259,8 @@ def parse_table(table: Mapping[str, Any], *, name: str, default_lr: float, defau
     """Read a user's own strategy.
 
     Args:
-        table: `{pretrained: true, phases: [{name, epochs, lr, batch_norm, start, rules: {pattern: multiplier}}]}`, where
-            a multiplier of null or `frozen` freezes, and only `rules` is required.
+        table: `{pretrained: true, phases: [{name, epochs, lr, batch_norm, start, rules: {pattern: multiplier}}]}`,
+            where a multiplier of null or `frozen` freezes, and only `rules` is required.
         name: What the strategy is called.
         default_lr: Rate of a phase that names none.
         default_epochs: Length of a phase that names none.

@@ -1,0 +1,153 @@
+"""Data sets by name. The first three come from their own public addresses; `snacks` is rendered on the spot."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from headstart.data.download import Progress, download, extract_zip, terminal_progress
+from headstart.data.snacks import render_snacks
+from headstart.errors import DownloadError, did_you_mean
+
+ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set of the catalogue.
+
+    Attributes:
+        description: One line for people.
+        licence: What is known about the rights in the pictures.
+        make: Makes the folder of the data set.
+        inner: Where the splits lie below the data set's folder.
+    """
+
+    description: str
+    licence: str
+    make: Callable[[Path, Progress], object]
+    inner: str = ""
+
+
+def data_root() -> Path:
+    """Return where data sets are kept: `HEADSTART_DATA`, or the user's data folder."""
+    import platformdirs
+
+    return Path(os.environ.get("HEADSTART_DATA") or platformdirs.user_data_dir("headstart"))
+
+
+def is_catalog_name(name: str) -> bool:
+    """Tell whether the catalogue has a data set of this name."""
+    return name in CATALOG
+
+
+def resolve(name: str) -> Path:
+    """Return the folder of a data set, fetching or rendering it on first use.
+
+    Raises:
+        DownloadError: The name is not known, or the data set cannot be made.
+    """
+    if name not in CATALOG:
+        raise DownloadError(
+            f"the catalogue has no data set {name!r}.{did_you_mean(name, CATALOG)} There are: {', '.join(CATALOG)}"
+        )
+    folder, entry = data_root() / name, CATALOG[name]
+    if not folder.exists():
+        print(f"preparing {name} in {folder} ...", file=sys.stderr, flush=True)
+        with terminal_progress() as progress:
+            entry.make(folder, progress)
+    return folder / entry.inner
+
+
+def licence_of(name: str) -> str | None:
+    """Return what is known about the licence of a catalogue data set, None for any other name."""
+    return CATALOG[name].licence if name in CATALOG else None
+
+
+def _zip(url: str, *, sha1: str | None = None) -> Callable[[Path, Progress], None]:
+    def make(folder: Path, progress: Progress) -> None:
+        archive = folder.parent / "downloads" / url.rsplit("/", 1)[-1]
+        sha256 = download(url, archive, sha1=sha1, progress=progress)
+        extract_zip(archive, folder)
+        # Where no checksum is published, what was seen is at least written down.
+        note = {"url": url, "sha256": sha256, "checked": "sha1" if sha1 else "the archive's own CRC-32 only"}
+        (archive.parent / f"{folder.name}.json").write_text(json.dumps(note, indent=2), encoding="utf-8")
+
+    return make
+
+
+def _cifar10(folder: Path, progress: Progress) -> None:
+    from torchvision.datasets import CIFAR10
+
+    downloads = folder.parent / "downloads"
+    try:
+        parts = {split: CIFAR10(downloads, train=split == "train", download=True) for split in ("train", "test")}
+    except (OSError, RuntimeError) as error:
+        raise DownloadError(
+            f"cannot download CIFAR-10 ({error}); bring the file {CIFAR10.filename} yourself and put it in {downloads}"
+        ) from error
+    write_animals_and_vehicles(parts, parts["train"].classes, folder, progress)
+
+
+def write_animals_and_vehicles(parts: dict[str, Any], classes: list[str], folder: Path, progress: Progress) -> None:
+    """Write CIFAR-10 as PNG files in `{train,test}/{animal,vehicle}`; the folder appears whole or not at all.
+
+    Args:
+        parts: Per split, a sequence of (PIL image, class number).
+        classes: Names of the ten classes.
+        folder: What to make.
+        progress: Told how many pictures are written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        whole = Path(temporary) / folder.name
+        for split, pictures in parts.items():
+            _write_split(pictures, classes, whole / split, split, progress)
+        if not folder.exists():
+            whole.rename(folder)
+
+
+def _write_split(
+    pictures: Iterable[tuple[Image.Image, int]], classes: list[str], folder: Path, split: str, progress: Progress
+) -> None:
+    for name in ("animal", "vehicle"):
+        (folder / name).mkdir(parents=True)
+    for number, (picture, label) in enumerate(pictures):
+        name = classes[label]
+        kind = "animal" if name in ANIMALS else "vehicle"
+        picture.save(folder / kind / f"{name}-{number:05d}.png")
+        progress(f"writing {split}", number + 1, 0)
+
+
+CATALOG: dict[str, Entry] = {
+    "hotdog": Entry(
+        "hot dogs and other pictures, 2,000 train and 800 test (d2l.ai)",
+        "not stated by its publisher (d2l.ai); photographs from the web, for study",
+        _zip(
+            "https://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip", sha1="fba480ffa8aa7e0febbb511d181409f899b9baa5"
+        ),
+        "hotdog",
+    ),
+    "hymenoptera": Entry(
+        "ants and bees, 245 train and 153 validation (PyTorch's transfer-learning tutorial)",
+        "not stated by its publisher (PyTorch tutorials); a subset of ImageNet, for non-commercial research",
+        _zip("https://download.pytorch.org/tutorial/hymenoptera_data.zip"),
+        "hymenoptera_data",
+    ),
+    "cifar10-animals-vehicles": Entry(
+        "CIFAR-10 merged into animals and vehicles, 50,000 train and 10,000 test of 32x32 px (through torchvision)",
+        "not stated by its publisher (University of Toronto); Krizhevsky 2009 asks to be cited",
+        _cifar10,
+    ),
+    "snacks": Entry(
+        "hot dogs and other foods that Headstart draws itself, 240 train and 200 test; no download",
+        "Apache-2.0, as Headstart itself",
+        lambda folder, progress: render_snacks(folder, progress=progress),
+    ),
+}

@@ -1,0 +1,45 @@
+"""Many small pictures on one sheet, row by row with captions."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+_MARGIN, _GAP, _CAPTION = 12, 4, 26
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], tile: int = 160) -> Image.Image:
+    """Draw rows of pictures, each under its caption, on white.
+
+    Args:
+        rows: Caption and pictures of each row, of any size and length; pictures keep their aspect ratio.
+        tile: Side of the square that a picture is fitted into, pixels.
+
+    Returns:
+        An RGB image wide enough for the longest row.
+
+    Raises:
+        ValueError: There is no picture at all.
+    """
+    columns = max((len(pictures) for _, pictures in rows), default=0)
+    if columns == 0:
+        raise ValueError("a contact sheet needs at least one picture")
+    width = 2 * _MARGIN + columns * tile + (columns - 1) * _GAP
+    height = 2 * _MARGIN + len(rows) * (tile + _CAPTION + _GAP) - _GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
+    for row, (caption, pictures) in enumerate(rows):
+        top = _MARGIN + row * (tile + _CAPTION + _GAP)
+        pen.text((_MARGIN, top), _shortened(caption, pen, font, width - 2 * _MARGIN), fill="black", font=font)
+        for column, picture in enumerate(pictures):
+            small = ImageOps.contain(picture.convert("RGB"), (tile, tile))
+            left = _MARGIN + column * (tile + _GAP) + (tile - small.width) // 2
+            sheet.paste(small, (left, top + _CAPTION + (tile - small.height) // 2))
+    return sheet
+
+
+def _shortened(
+    text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int
+) -> str:
+    while len(text) > 4 and pen.textlength(text, font=font) > room:
+        text = text[:-4] + "..."
+    return text

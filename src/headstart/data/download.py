@@ -1,0 +1,237 @@
+"""Fetch a file and unpack an archive, trusting neither the connection nor the archive."""
+
+import hashlib
+import os
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from headstart.errors import DownloadError
+
+Progress = Callable[[str, int, int], None]
+
+_BLOCK = 1 << 18
+_TIMEOUT_S = 30.0
+_ATTEMPTS = 3
+# Far above any archive of the catalogue (hotdog.zip: 200 MB, 2,800 files), far below what fills a disk.
+MAX_BYTES = 20 * 10**9
+MAX_MEMBERS = 2_000_000
+MAX_RATIO = 200
+
+
+def download(url: str, target: Path, *, sha1: str | None = None, progress: Progress | None = None) -> str:
+    """Fetch `url` into `target`, going on where an earlier attempt stopped; the file appears whole or not at all.
+
+    Args:
+        url: Where from.
+        target: The file; one that is there already is only checked.
+        sha1: What its content must hash to, where that is published.
+        progress: Told (file name, bytes so far, bytes in all or 0).
+
+    Returns:
+        The SHA-256 of the content.
+
+    Raises:
+        DownloadError: It cannot be fetched, or the content is not the one expected.
+    """
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # One part file per process: two downloads at once must not write into each other.
+        part = _claim_part(target)
+        try:
+            _fetch(url, part, target, progress)
+            _check(part, sha1, url, target)
+            part.replace(target)
+        except OSError as error:
+            raise DownloadError(f"cannot write {target}: {error.strerror or error}; make room and try again") from error
+        finally:
+            part.with_suffix(".lock").unlink(missing_ok=True)
+    return _check(target, sha1, url, target)
+
+
+def _claim_part(target: Path) -> Path:
+    """Take over a part file that nobody is writing, or start a new one."""
+    for number in range(100):
+        part = target.with_name(f".{target.name}.{number}.part")
+        lock = part.with_suffix(".lock")
+        try:
+            lock.touch(exist_ok=False)
+        except FileExistsError:
+            owner = lock.read_text().strip() if lock.exists() else ""
+            if not owner.isdigit() or _is_running(int(owner)):
+                continue
+        lock.write_text(str(os.getpid()))
+        return part
+    raise DownloadError(f"too many downloads of {target.name} at once; delete {target.parent}/.{target.name}.*")
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _fetch(url: str, part: Path, target: Path, progress: Progress | None) -> None:
+    problem: Exception | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            if _fetch_rest(url, part, target.name, progress):
+                return
+            problem = ConnectionError("the connection ended early")
+        except urllib.error.HTTPError as error:
+            problem = error
+            if error.code == 416:  # the part is as long as the file, or the file has changed: begin again
+                part.unlink(missing_ok=True)
+            elif error.code < 500:
+                break
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            problem = error
+            if not part.exists() and isinstance(getattr(error, "reason", None), OSError):
+                break  # no such host, or refused: asking again at once does not help
+    raise DownloadError(
+        f"cannot download {url}: {problem}; try again (it goes on where it stopped), or bring the file yourself and "
+        f"put it at {target}"
+    ) from problem
+
+
+def _fetch_rest(url: str, part: Path, name: str, progress: Progress | None) -> bool:
+    """Append what is missing; return whether the file is whole."""
+    tag = part.with_suffix(".etag")
+    have = part.stat().st_size if part.exists() and tag.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "headstart"})
+    if have:
+        # A server whose file has changed since sends all of the new one instead of a rest that does not fit.
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", tag.read_text())
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        if response.status != 206:
+            have = 0
+        total = have + int(response.headers.get("Content-Length") or 0)
+        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if validator and not validator.startswith("W/"):
+            tag.write_text(validator)
+        else:
+            tag.unlink(missing_ok=True)
+        with part.open("ab" if have else "wb") as file:
+            while block := response.read(_BLOCK):
+                file.write(block)
+                have += len(block)
+                if progress is not None:
+                    progress(name, have, total)
+    whole = not response.headers.get("Content-Length") or have == total
+    if whole:
+        tag.unlink(missing_ok=True)
+    return whole
+
+
+def _check(path: Path, sha1: str | None, url: str, target: Path) -> str:
+    """Compare the published hash; return the SHA-256."""
+    digests = hashlib.sha1(usedforsecurity=False), hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            for digest in digests:
+                digest.update(block)
+    if sha1 is not None and digests[0].hexdigest() != sha1:
+        found = digests[0].hexdigest()
+        path.unlink()
+        raise DownloadError(
+            f"{url} gave a file with SHA-1 {found}; expected {sha1}. It was deleted; try again, or bring the right "
+            f"file and put it at {target}"
+        )
+    return digests[1].hexdigest()
+
+
+def extract_zip(archive: Path, folder: Path) -> Path:
+    """Unpack an archive into a folder that appears whole or not at all.
+
+    Refuses members outside the folder, absolute paths, links and special files, and archives that unpack to more than
+    `MAX_BYTES`, `MAX_MEMBERS` or `MAX_RATIO` times their size; the bytes written are counted, not those declared.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DownloadError: The archive is damaged or refused, or there is no room.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with (
+            zipfile.ZipFile(archive) as content,
+            tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary,
+        ):
+            whole = Path(temporary) / "content"
+            _extract_members(content, whole, MAX_RATIO * max(archive.stat().st_size, 10_000), archive)
+            if not folder.exists():  # another process may have been quicker
+                whole.rename(folder)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DownloadError(f"{archive} is damaged or no plain zip file ({error}); delete it and try again") from error
+    except OSError as error:
+        raise DownloadError(f"cannot unpack {archive} into {folder}: {error.strerror or error}; make room") from error
+    return folder
+
+
+def _extract_members(content: zipfile.ZipFile, folder: Path, budget: int, archive: Path) -> None:
+    members = content.infolist()
+    budget = min(budget, MAX_BYTES)
+    if len(members) > MAX_MEMBERS:
+        raise DownloadError(f"{archive} has {len(members)} members; more than {MAX_MEMBERS} are refused")
+    folder.mkdir()
+    for member in members:
+        target = folder / _safe_name(member, archive)
+        if member.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with content.open(member) as source, target.open("xb") as file:
+            while block := source.read(_BLOCK):
+                budget -= len(block)
+                if budget < 0:
+                    raise DownloadError(f"{archive} unpacks to far more than an archive of its size should; refused")
+                file.write(block)
+
+
+def _safe_name(member: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
+    name = PurePosixPath(member.filename.replace("\\", "/"))
+    kind = (member.external_attr >> 16) & 0o170000
+    if name.is_absolute() or ".." in name.parts or ":" in member.filename or not name.parts:
+        raise DownloadError(f"{archive} has a member outside its folder: {member.filename!r}; refused")
+    if kind not in (0, 0o100000, 0o040000):
+        raise DownloadError(f"{archive} has a link or special file: {member.filename!r}; refused")
+    return name
+
+
+@contextmanager
+def terminal_progress() -> Iterator[Progress]:
+    """Give a progress function: a bar on a terminal, a line for every tenth elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _print_tenths
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name)
+            bar.update(tasks[name], completed=done, total=total or None)
+
+        yield show
+
+
+def _print_tenths(name: str, done: int, total: int) -> None:
+    if total and done * 10 // total != max(done - _BLOCK, 0) * 10 // total:
+        print(f"{name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB", file=sys.stderr, flush=True)

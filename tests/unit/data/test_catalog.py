@@ -1,0 +1,113 @@
+import io
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart.data import catalog
+from headstart.data.catalog import CATALOG, data_root, is_catalog_name, resolve, write_animals_and_vehicles
+from headstart.data.contact_sheet import contact_sheet
+from headstart.data.snacks import draw_snack, render_snacks
+from headstart.errors import DataError, DownloadError
+
+
+@pytest.fixture(autouse=True)
+def own_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_DATA", str(tmp_path / "data"))
+
+
+def test_names():
+    assert set(CATALOG) == {"hotdog", "hymenoptera", "cifar10-animals-vehicles", "snacks"}
+    assert is_catalog_name("hotdog")
+    assert not is_catalog_name("./hotdog")
+    with pytest.raises(DownloadError, match="Did you mean 'hotdog'"):
+        resolve("hotdgo")
+
+
+@pytest.mark.parametrize("name", ["hotdog", "hymenoptera", "cifar10-animals-vehicles"])
+def test_without_a_network_the_error_says_how_to_bring_the_file(name, tmp_path):
+    with pytest.raises(DownloadError, match="bring the file"):
+        resolve(name)
+    assert not (tmp_path / "data" / name).exists()
+
+
+def test_an_archive_brought_by_hand_is_unpacked_once(tmp_path):
+    downloads = data_root() / "downloads"
+    downloads.mkdir(parents=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    with zipfile.ZipFile(downloads / "hymenoptera_data.zip", "w") as file:
+        file.writestr("hymenoptera_data/train/ants/1.png", picture.getvalue())
+    folder = resolve("hymenoptera")
+    assert (folder / "train" / "ants" / "1.png").exists()
+    assert "CRC-32" in (downloads / "hymenoptera.json").read_text()
+    (downloads / "hymenoptera_data.zip").unlink()
+    assert resolve("hymenoptera") == folder
+
+
+def test_a_wrong_hotdog_archive_is_refused():
+    downloads = data_root() / "downloads"
+    downloads.mkdir(parents=True)
+    with zipfile.ZipFile(downloads / "hotdog.zip", "w") as file:
+        file.writestr("hotdog/train/hotdog/1.png", b"x")
+    with pytest.raises(DownloadError, match="expected fba480ffa8aa7e0febbb511d181409f899b9baa5"):
+        resolve("hotdog")
+
+
+def test_cifar_is_written_as_animals_and_vehicles(tmp_path):
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    pictures = [(Image.new("RGB", (32, 32), (i, 0, 0)), i) for i in range(10)]
+    write_animals_and_vehicles({"train": pictures, "test": pictures[:3]}, classes, tmp_path / "c", lambda *_: None)
+    counts = Counter(str(path.parent.relative_to(tmp_path / "c")) for path in (tmp_path / "c").rglob("*.png"))
+    assert counts == {"train/animal": 6, "train/vehicle": 4, "test/animal": 1, "test/vehicle": 2}
+
+
+def test_snacks_are_rendered_on_first_use(monkeypatch):
+    small = lambda folder, **rest: render_snacks(folder, train_per_class=1, test_per_class=1, size=32, **rest)  # noqa: E731
+    monkeypatch.setattr(catalog, "render_snacks", small)
+    folder = resolve("snacks")
+    assert len(list(folder.rglob("*.png"))) == 4
+
+
+def test_snacks_are_the_same_bytes_by_seed(tmp_path):
+    folders = [tmp_path / name for name in "abc"]
+    for folder, seed in zip(folders, (0, 0, 1), strict=True):
+        render_snacks(folder, seed=seed, train_per_class=2, test_per_class=1, size=48)
+    names = sorted(path.relative_to(folders[0]) for path in folders[0].rglob("*.png"))
+    assert len(names) == 6
+    contents = [[(folder / name).read_bytes() for name in names] for folder in folders]
+    assert contents[0] == contents[1]
+    assert all(one != other for one, other in zip(contents[0], contents[2], strict=True))
+    assert len(set(contents[0])) == 6
+
+
+def test_a_snack_does_not_depend_on_how_many_there_are(tmp_path):
+    render_snacks(tmp_path / "a", train_per_class=3, test_per_class=1, size=48)
+    picture = Image.open(tmp_path / "a" / "train" / "hot_dog" / "0002.png")
+    assert np.array_equal(np.asarray(picture), np.asarray(draw_snack("train", "hot_dog", 2, size=48)))
+
+
+def test_snacks_never_go_into_an_occupied_folder(tmp_path):
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(DataError, match="not empty"):
+        render_snacks(tmp_path)
+
+
+def test_a_contact_sheet_has_room_for_every_picture_and_caption():
+    red, wide = Image.new("RGB", (50, 50), "red"), Image.new("RGBA", (300, 100), (0, 0, 255, 255))
+    sheet = contact_sheet(
+        [("red ones", [red, red, red]), ("a caption far too long for the sheet " * 5, [wide])], tile=60
+    )
+    pixels = np.asarray(sheet)
+    assert sheet.width >= 3 * 60
+    assert sheet.height >= 2 * 60
+    reds = (pixels == (255, 0, 0)).all(-1)
+    assert reds.sum() == 3 * 60 * 60
+    blues = np.argwhere((pixels == (0, 0, 255)).all(-1))
+    assert np.ptp(blues[:, 1]) + 1 == 60  # fitted, not distorted
+    assert np.ptp(blues[:, 0]) + 1 == 20
+    assert (pixels.sum(-1) < 200).sum() > 50  # captions in black
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet([])

@@ -1,0 +1,199 @@
+"""Against a real server on this machine, and real archives that mean harm."""
+
+import hashlib
+import http.server
+import io
+import os
+import threading
+import zipfile
+
+import pytest
+
+from headstart.data import download as module
+from headstart.data.download import download, extract_zip
+from headstart.errors import DownloadError
+
+CONTENT = os.urandom(1_500_000)
+SHA1 = hashlib.sha1(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT; what it does wrong can be set."""
+
+    understands_range, breaks_after, etag = True, None, '"one"'
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.ranges = []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/set.zip"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, start = self.server, 0
+        wanted = self.headers.get("Range")
+        server.ranges.append(wanted)
+        if self.path != "/set.zip":
+            self.send_error(404)
+            return
+        if wanted and server.understands_range and self.headers.get("If-Range") == server.etag:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            self.send_response(206)
+        else:
+            self.send_response(200)
+        body = CONTENT[start:]
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", server.etag)
+        self.end_headers()
+        if server.breaks_after is not None:
+            body, server.breaks_after = body[: server.breaks_after], None
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()
+
+
+def test_it_downloads_checks_and_reports(server, tmp_path):
+    seen = []
+    target = tmp_path / "new" / "set.zip"
+    sha256 = download(server.url, target, sha1=SHA1, progress=lambda *step: seen.append(step))
+    assert target.read_bytes() == CONTENT
+    assert sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert seen[-1] == ("set.zip", len(CONTENT), len(CONTENT))
+    assert [path.name for path in target.parent.iterdir()] == ["set.zip"]  # no part, no lock
+
+
+def test_a_broken_connection_is_gone_on_with(server, tmp_path):
+    server.breaks_after = 600_000
+    download(server.url, tmp_path / "set.zip", sha1=SHA1)
+    assert server.ranges == [None, "bytes=600000-"]
+
+
+def test_an_interrupted_download_is_gone_on_with_later(server, tmp_path, monkeypatch):
+    server.breaks_after = 700_000
+    monkeypatch.setattr(module, "_ATTEMPTS", 1)
+    with pytest.raises(DownloadError, match="goes on where it stopped"):
+        download(server.url, tmp_path / "set.zip")
+    assert not (tmp_path / "set.zip").exists()
+    download(server.url, tmp_path / "set.zip", sha1=SHA1)
+    assert server.ranges[-1] == "bytes=700000-"
+
+
+@pytest.mark.parametrize("change", ["no range", "new content"])
+def test_a_rest_that_does_not_fit_is_not_appended(server, tmp_path, monkeypatch, change):
+    server.breaks_after = 500_000
+    monkeypatch.setattr(module, "_ATTEMPTS", 1)
+    with pytest.raises(DownloadError):
+        download(server.url, tmp_path / "set.zip")
+    if change == "no range":
+        server.understands_range = False
+    else:
+        server.etag = '"two"'
+    download(server.url, tmp_path / "set.zip", sha1=SHA1)
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+
+
+def test_a_wrong_file_is_deleted_and_said(server, tmp_path):
+    with pytest.raises(DownloadError, match=f"SHA-1 {SHA1}; expected 0000"):
+        download(server.url, tmp_path / "set.zip", sha1="0" * 40)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_brought_by_hand_is_checked_too(server, tmp_path):
+    (tmp_path / "set.zip").write_bytes(CONTENT)
+    download("http://127.0.0.1:1/set.zip", tmp_path / "set.zip", sha1=SHA1)
+    (tmp_path / "set.zip").write_bytes(b"other")
+    with pytest.raises(DownloadError, match="expected"):
+        download("http://127.0.0.1:1/set.zip", tmp_path / "set.zip", sha1=SHA1)
+
+
+@pytest.mark.parametrize("path", ["missing.zip", None])
+def test_what_is_not_there_names_the_way_out(server, tmp_path, path):
+    url = server.url.replace("set.zip", path) if path else "http://127.0.0.1:1/set.zip"
+    with pytest.raises(DownloadError, match="bring the file yourself and put it at"):
+        download(url, tmp_path / "set.zip")
+
+
+def test_two_at_once_do_not_disturb_each_other(server, tmp_path):
+    threads = [threading.Thread(target=download, args=(server.url, tmp_path / "set.zip")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+
+
+def archive(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content, mode in members:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            file.writestr(info, content)
+    return path
+
+
+def test_extraction_makes_the_whole_folder(tmp_path):
+    source = archive(
+        tmp_path / "a.zip", [("set/", b"", 0o040755), ("set/a/1.txt", b"one", 0o100644), ("b.txt", b"two", 0)]
+    )
+    folder = extract_zip(source, tmp_path / "out")
+    assert (folder / "set" / "a" / "1.txt").read_bytes() == b"one"
+    assert (folder / "b.txt").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        ("../evil.txt", 0o100644, "outside its folder"),
+        ("a/../../evil.txt", 0o100644, "outside its folder"),
+        ("/etc/evil.txt", 0o100644, "outside its folder"),
+        ("..\\evil.txt", 0o100644, "outside its folder"),
+        ("C:\\evil.txt", 0o100644, "outside its folder"),
+        ("link", 0o120777, "link or special"),
+        ("pipe", 0o010644, "link or special"),
+    ],
+)
+def test_members_that_mean_harm_are_refused(tmp_path, name, mode, message):
+    source = archive(tmp_path / "a.zip", [("good.txt", b"x", 0o100644), (name, b"/etc/passwd", mode)])
+    with pytest.raises(DownloadError, match=message):
+        extract_zip(source, tmp_path / "deep" / "out")
+    assert {path.name for path in tmp_path.rglob("*")} == {"a.zip", "deep"}
+
+
+def test_bombs_are_refused_by_what_they_unpack_to(tmp_path, monkeypatch):
+    bomb = archive(tmp_path / "a.zip", [("zeros", b"\0" * 40_000_000, 0)])
+    monkeypatch.setattr(module, "MAX_RATIO", 100)
+    with pytest.raises(DownloadError, match="far more"):
+        extract_zip(bomb, tmp_path / "out")
+    many = archive(tmp_path / "b.zip", [(f"{i}", b"", 0) for i in range(50)])
+    monkeypatch.setattr(module, "MAX_MEMBERS", 49)
+    with pytest.raises(DownloadError, match="50 members"):
+        extract_zip(many, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_archive_is_an_error_in_words(tmp_path):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("a.bin", bytes(range(256)) * 50)
+    damaged = bytearray(content.getvalue())
+    damaged[1000] ^= 0xFF  # one bit pattern within the data: only the CRC can tell
+    (tmp_path / "a.zip").write_bytes(damaged)
+    for broken in (tmp_path / "a.zip", tmp_path / "b.zip"):
+        broken.write_bytes(broken.read_bytes() if broken.exists() else b"not a zip")
+        with pytest.raises(DownloadError, match="damaged"):
+            extract_zip(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
