@@ -91,10 +91,9 @@ def table(runs: Path) -> list[str]:
             metrics = run.metrics()
             accuracy, time_s = metrics["accuracy"], metrics["time_s"]
             interval = f"{accuracy['low']:.3f} to {accuracy['high']:.3f}"
-            lines.append(
-                f"| {cell.name} | {metrics['num_images']} | {accuracy['value']:.3f} | {interval} | {time_s['total']:.0f} "
-                f"| {time_s['train']:.0f} |"
-            )
+            words = (cell.name, metrics["num_images"], f"{accuracy['value']:.3f}", interval)
+            seconds = (f"{time_s['total']:.0f}", f"{time_s['train']:.0f}")
+            lines.append("| " + " | ".join(map(str, (*words, *seconds))) + " |")
     return lines
 
 
@@ -107,10 +106,11 @@ def page(runs: Path) -> str:
         [
             "# Results on real sets",
             "",
-            "Every figure comes from the `metrics.json` of a run folder; the commands are below. `lite0`, five epochs per",
-            "phase, all other settings at their defaults. Accuracy is on the reported split, which selected nothing; the",
-            "interval of a run is Wilson's, over its images. Seconds are the whole command, from a cold start to the",
-            "written run folder, on a shared machine: compare them within this page only.",
+            "Every figure comes from the `metrics.json` of a run folder; the commands are below. `lite0`, five epochs",
+            "per phase, all other settings at their defaults. Accuracy is on the reported split, which selected",
+            "nothing; the interval of a run is Wilson's, over its images. Seconds are from the start of the command to",
+            "the written run folder, on two shared cores that other work used at the same time: they say no more than",
+            "the order of magnitude.",
             "",
             *table(runs),
             "",

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,15 +114,16 @@ def write_animals_and_vehicles(parts: dict[str, Any], classes: list[str], folder
 
 
 def _write_split(
-    pictures: Iterable[tuple[Image.Image, int]], classes: list[str], folder: Path, split: str, progress: Progress
+    pictures: Sequence[tuple[Image.Image, int]], classes: list[str], folder: Path, split: str, progress: Progress
 ) -> None:
     for name in ("animal", "vehicle"):
         (folder / name).mkdir(parents=True)
+    total = len(pictures)
     for number, (picture, label) in enumerate(pictures):
         name = classes[label]
         kind = "animal" if name in ANIMALS else "vehicle"
         picture.save(folder / kind / f"{name}-{number:05d}.png")
-        progress(f"writing {split}", number + 1, 0)
+        progress(f"writing {split}", number + 1, total)
 
 
 CATALOG: dict[str, Entry] = {

@@ -1,18 +1,22 @@
 """Fetch a file and unpack an archive, trusting neither the connection nor the archive."""
 
 import hashlib
+import http.client
 import os
+import ssl
 import sys
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from headstart.errors import DownloadError
@@ -44,43 +48,54 @@ def download(url: str, target: Path, *, sha1: str | None = None, progress: Progr
         DownloadError: It cannot be fetched, or the content is not the one expected.
     """
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # One part file per process: two downloads at once must not write into each other.
-        part = _claim_part(target)
         try:
-            _fetch(url, part, target, progress)
-            _check(part, sha1, url, target)
-            part.replace(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # One part file per process: two downloads at once must not write into each other.
+            with _claimed_part(target) as part:
+                _fetch(url, part, target, progress)
+                _check(part, sha1, url, target)
+                part.replace(target)
         except OSError as error:
             raise DownloadError(f"cannot write {target}: {error.strerror or error}; make room and try again") from error
-        finally:
-            part.with_suffix(".lock").unlink(missing_ok=True)
     return _check(target, sha1, url, target)
 
 
-def _claim_part(target: Path) -> Path:
-    """Take over a part file that nobody is writing, or start a new one."""
+@contextmanager
+def _claimed_part(target: Path) -> Iterator[Path]:
+    """Give a part file that nobody else is writing, an abandoned one first; it is ours until the block ends."""
     for number in range(100):
         part = target.with_name(f".{target.name}.{number}.part")
         lock = part.with_suffix(".lock")
-        try:
-            lock.touch(exist_ok=False)
-        except FileExistsError:
-            owner = lock.read_text().strip() if lock.exists() else ""
-            if not owner.isdigit() or _is_running(int(owner)):
+        with lock.open("a") as handle:
+            # Whoever had the lock deletes its file at the end: a lock on a deleted file protects nothing.
+            if not _can_lock(handle) or not _is_at(handle, lock):
                 continue
-        lock.write_text(str(os.getpid()))
-        return part
+            try:
+                yield part
+            finally:
+                with suppress(OSError):
+                    lock.unlink()
+            return
     raise DownloadError(f"too many downloads of {target.name} at once; delete {target.parent}/.{target.name}.*")
 
 
-def _is_running(pid: int) -> bool:
+def _is_at(handle: TextIO, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat())
+
+
+def _can_lock(handle: TextIO) -> bool:
+    """Try to lock a file; the system unlocks it when it is closed, also by a process that is killed."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
         return False
-    except PermissionError:
-        return True
     return True
 
 
@@ -97,7 +112,7 @@ def _fetch(url: str, part: Path, target: Path, progress: Progress | None) -> Non
                 part.unlink(missing_ok=True)
             elif error.code < 500:
                 break
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
             problem = error
             if not part.exists() and isinstance(getattr(error, "reason", None), OSError):
                 break  # no such host, or refused: asking again at once does not help
@@ -119,6 +134,9 @@ def _fetch_rest(url: str, part: Path, name: str, progress: Progress | None) -> b
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
         if response.status != 206:
             have = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink()
+            raise ConnectionError("the server sent another part of the file than the one asked for")
         total = have + int(response.headers.get("Content-Length") or 0)
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if validator and not validator.startswith("W/"):
@@ -146,6 +164,8 @@ def _check(path: Path, sha1: str | None, url: str, target: Path) -> str:
                 digest.update(block)
     if sha1 is not None and digests[0].hexdigest() != sha1:
         found = digests[0].hexdigest()
+        if path == target:  # perhaps brought by hand: not ours to delete
+            raise DownloadError(f"{target} has SHA-1 {found}; expected {sha1}; delete it and try again")
         path.unlink()
         raise DownloadError(
             f"{url} gave a file with SHA-1 {found}; expected {sha1}. It was deleted; try again, or bring the right "
@@ -176,7 +196,7 @@ def extract_zip(archive: Path, folder: Path) -> Path:
             _extract_members(content, whole, MAX_RATIO * max(archive.stat().st_size, 10_000), archive)
             if not folder.exists():  # another process may have been quicker
                 whole.rename(folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DownloadError(f"{archive} is damaged or no plain zip file ({error}); delete it and try again") from error
     except OSError as error:
         raise DownloadError(f"cannot unpack {archive} into {folder}: {error.strerror or error}; make room") from error
@@ -218,9 +238,9 @@ def terminal_progress() -> Iterator[Progress]:
     """Give a progress function: a bar on a terminal, a line for every tenth elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _print_tenths
+        yield _tenths()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -232,6 +252,13 @@ def terminal_progress() -> Iterator[Progress]:
         yield show
 
 
-def _print_tenths(name: str, done: int, total: int) -> None:
-    if total and done * 10 // total != max(done - _BLOCK, 0) * 10 // total:
-        print(f"{name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB", file=sys.stderr, flush=True)
+def _tenths() -> Progress:
+    said: dict[str, int] = {}
+
+    def show(name: str, done: int, total: int) -> None:
+        tenth = 10 * done // total if total else 0
+        if tenth > said.get(name, 0):
+            said[name] = tenth
+            print(f"{name}: {10 * tenth} %", file=sys.stderr, flush=True)
+
+    return show

@@ -45,9 +45,8 @@ def hot_dog(pen: Pen) -> None:
 def _sausage(pen: Pen, line: Array, thick: float) -> None:
     rng, color = pen.rng, pen.pick(SAUSAGES)
     for end in (0, -1):
-        pen.disc(
-            (line[end, 0] + np.sign(line[end, 0]) * thick * 0.95, line[end, 1]), thick * 0.25, dim(color, 0.8), levels=3
-        )
+        tip = line[end, 0] + np.sign(line[end, 0]) * thick * 0.95
+        pen.disc((tip, line[end, 1]), thick * 0.25, dim(color, 0.8), levels=3)
     pen.tube(line, thick, color, gloss=rng.uniform(0, 0.7))
     for x, y in line[3:-3:4] if rng.random() < 0.4 else ():
         lean = rng.uniform(0.02, 0.08)
@@ -58,9 +57,8 @@ def _dress(pen: Pen, line: Array, thick: float) -> None:
     """Put sauces and bits on a sausage or on what is shaped like one."""
     rng = pen.rng
     if rng.random() < 0.25:
-        pen.crumbs(
-            pen.scatter(line, int(rng.integers(15, 60)), thick), 0.045, (RELISH, ONION, TOMATO)[: rng.integers(1, 4)]
-        )
+        places = pen.scatter(line, int(rng.integers(15, 60)), thick)
+        pen.crumbs(places, 0.045, (RELISH, ONION, TOMATO)[: rng.integers(1, 4)])
     for sauce in [sauce for sauce in SAUCES if rng.random() < (0.65, 0.45, 0.12)[SAUCES.index(sauce)]]:
         turns = int(rng.integers(4, 10))
         swing = thick * rng.uniform(0.3, 0.85) if rng.random() < 0.8 else 0.02
@@ -125,7 +123,7 @@ def eclair(pen: Pen) -> None:
         pen.tube(bow(reach, bend, -0.1), 0.28, pen.pick(BREADS))
     line = bow(reach * 0.93, bend, -0.08)
     wobble = rng.uniform(0.19, 0.25) * (1 + rng.normal(0, 0.05, len(line)))
-    pen.tube(line, wobble, pen.pick((CHOCOLATE, CHOCOLATE, (150, 84, 50), (236, 200, 206), (196, 70, 60))), gloss=0.6)
+    pen.tube(line, wobble, pen.pick((CHOCOLATE, CHOCOLATE, (150, 84, 50), (236, 170, 186))), gloss=0.6)
     if rng.random() < 0.65:
         color = pen.pick((CREAM, CHEESE, CHOCOLATE, (230, 120, 140)))
         pen.squiggle(
@@ -139,9 +137,8 @@ def bratwurst(pen: Pen) -> None:
     """One to three sausages with no bun, and sides."""
     rng, thick = pen.rng, pen.rng.uniform(0.15, 0.2)
     if rng.random() < 0.5:
-        pen.disc(
-            (rng.uniform(-0.4, 0.4), rng.choice([-0.6, 0.6])), 0.4, pen.pick((CREAM, LEAVES[0], CHEESE)), rough=0.12
-        )
+        side = rng.uniform(-0.4, 0.4), float(rng.choice([-0.6, 0.6]))
+        pen.disc(side, 0.4, pen.pick((CREAM, LEAVES[0], CHEESE)), rough=0.12)
     num = int(rng.integers(1, 4))
     for k in range(num):
         line = bow(rng.uniform(0.6, 0.85), rng.uniform(-0.3, 0.3), (k - (num - 1) / 2) * thick * 2.3)
@@ -175,12 +172,8 @@ def corn(pen: Pen) -> None:
     rng, bend = pen.rng, pen.rng.uniform(-0.1, 0.1)
     if rng.random() < 0.6:
         for side in (-1, 1):
-            pen.tube(
-                bow(0.6, side * 0.35, side * 0.1) + (-0.45, 0),
-                bow(1, -1)[:, 1] * 0.16 + 0.18,
-                pen.pick(LEAVES),
-                levels=6,
-            )
+            husk, width = bow(0.6, side * 0.35, side * 0.1) + (-0.45, 0), bow(1, -1)[:, 1] * 0.16 + 0.18
+            pen.tube(husk, width, pen.pick(LEAVES), levels=6)
     line = bow(0.85, bend, num=30)
     thick = rng.uniform(0.22, 0.3) * np.interp(np.arange(30), [0, 6, 22, 29], [0.85, 1, 0.95, 0.5])
     color = pen.pick(((244, 206, 76), (236, 186, 60), (250, 226, 140)))
@@ -191,10 +184,8 @@ def corn(pen: Pen) -> None:
         grilled = rng.random() < 0.15
         pen.crumbs(kernels, 0.036, (*shades, MEAT) if grilled else shades)
     if rng.random() < 0.4:
-        pen.fill(
-            np.array([[-0.1, -0.12], [0.14, -0.1], [0.12, 0.1], [-0.12, 0.08]]) + (rng.uniform(-0.4, 0.4), 0),
-            (252, 240, 160),
-        )
+        butter = np.array([[-0.1, -0.12], [0.14, -0.1], [0.12, 0.1], [-0.12, 0.08]])
+        pen.fill(butter + (rng.uniform(-0.4, 0.4), 0), (252, 240, 160))
     if rng.random() < 0.25:
         pen.squiggle(line, 0.05, pen.pick(SAUCES), swing=0.14, turns=int(rng.integers(4, 9)))
 
@@ -232,12 +223,8 @@ def burger_above(pen: Pen) -> None:
     pen.disc((0, 0), 0.75, pen.pick(BREADS), rough=0.01)
     pen.disc((0, 0), 0.66, pen.pick((CHOCOLATE, (232, 130, 160), CREAM, (200, 140, 80))), rough=0.03, gloss=0.3)
     ring = bow(1, 0, num=40)[:, :1] * np.pi
-    pen.crumbs(
-        0.45 * np.column_stack([np.cos(ring), np.sin(ring)]) + rng.normal(0, 0.08, (40, 2)),
-        0.03,
-        (*SAUCES, LEAVES[1]),
-        long=2.2,
-    )
+    around = 0.45 * np.column_stack([np.cos(ring), np.sin(ring)]) + rng.normal(0, 0.08, (40, 2))
+    pen.crumbs(around, 0.03, (*SAUCES, LEAVES[1]), long=2.2)
     pen.disc((0, 0), 0.2, (120, 80, 50), levels=4)
 
 
@@ -253,13 +240,11 @@ def pizza(pen: Pen) -> None:
     pen.fill(inner, pen.vary(TOMATO))
     pen.blob((inner + (origin, 0)) * 0.96 - (origin, 0), pen.pick((CHEESE, (250, 222, 150))), levels=3)
     far = (0.35, 1.45) if slice_only else (0.1, 0.72)
-    places = [
-        (r * np.cos(a) - origin, r * np.sin(a))
-        for r, a in zip(rng.uniform(*far, 14), rng.uniform(-half, half, 14) * 0.75, strict=True)
-    ]
-    for place in places[: rng.integers(4, 14)]:
-        pen.disc(place, rng.uniform(0.08, 0.13), pen.pick(((178, 48, 34), (196, 66, 44))), rough=0.04, levels=4)
-    pen.crumbs(np.array(places), 0.05, (LEAVES[0], (60, 50, 40), ONION), long=1.5)
+    radius, turn = rng.uniform(*far, 14), rng.uniform(-half, half, 14) * (0.75 if slice_only else 1)
+    places = np.column_stack([radius * np.cos(turn) - origin, radius * np.sin(turn)])
+    for x, y in places[: rng.integers(4, 14)]:
+        pen.disc((x, y), rng.uniform(0.08, 0.13), pen.pick(((178, 48, 34), (196, 66, 44))), rough=0.04, levels=4)
+    pen.crumbs(places, 0.05, (LEAVES[0], (60, 50, 40), ONION), long=1.5)
 
 
 def taco(pen: Pen) -> None:
@@ -281,16 +266,12 @@ def fries(pen: Pen) -> None:
         foot = np.array([rng.uniform(-0.35, 0.35), 0.25]) if carton else rng.uniform(-0.5, 0.5, 2)
         lean = rng.normal(0, 0.25) if carton else rng.uniform(-3.2, 3.2)
         tip = foot + rng.uniform(0.6, 1.1) * np.array([np.sin(lean), -np.cos(lean)])
-        pen.tube(
-            np.linspace(foot, tip, 3), 0.055, pen.pick(((244, 206, 96), (232, 184, 80), (250, 222, 130))), levels=4
-        )
+        color = pen.pick(((244, 206, 96), (232, 184, 80), (250, 222, 130)))
+        pen.tube(np.linspace(foot, tip, 3), 0.055, color, levels=4)
     if carton:
         color = pen.pick((KETCHUP, WHITE, (40, 90, 160), (220, 170, 40)))
-        pen.blob(
-            np.array([[-0.5, -0.05], [-0.2, 0.1], [0.2, 0.1], [0.5, -0.05], [0.38, 0.85], [-0.38, 0.85]]),
-            color,
-            levels=4,
-        )
+        box = np.array([[-0.5, -0.05], [-0.2, 0.1], [0.2, 0.1], [0.5, -0.05], [0.38, 0.85], [-0.38, 0.85]])
+        pen.blob(box, color, levels=4)
         pen.disc((0, 0.45), 0.16, dim(color, 1.3) if color[0] < 230 else KETCHUP, levels=2)
 
 
@@ -308,10 +289,8 @@ def ice_cream(pen: Pen) -> None:
         place = (rng.uniform(-0.08, 0.08), -0.15 - 0.42 * k) if cone else (0.3 * (k - 1), -0.05 - 0.2 * (k % 2))
         pen.disc(place, rng.uniform(0.36, 0.44), pen.pick(flavours), rough=0.04, gloss=0.15)
     if not cone:
-        pen.blob(
-            np.array([[-0.7, 0.0], [0.7, 0.0], [0.45, 0.8], [-0.45, 0.8]]),
-            pen.pick((WHITE, (90, 150, 190), (226, 120, 140))),
-        )
+        cup = np.array([[-0.7, 0.0], [0.7, 0.0], [0.45, 0.8], [-0.45, 0.8]])
+        pen.blob(cup, pen.pick((WHITE, (90, 150, 190), (226, 120, 140))))
     if rng.random() < 0.5:
         pen.squiggle(bow(0.3, 0.1, -0.35), 0.06, pen.pick((CHOCOLATE, KETCHUP)), swing=0.1, turns=4)
 

@@ -145,7 +145,7 @@ class Strategy(NamedTuple):
 # The rates were measured; see docs/decisions/0003-default-rates.md.
 STRATEGIES: dict[str, Strategy] = {
     "scratch": Strategy(scratch, 1e-3, 5e-2, False, "everything from random weights, the baseline"),
-    "head": Strategy(head, 5e-3, 3e-2, False, "the head only: feature extraction"),
+    "head": Strategy(head, 1e-2, 3e-2, False, "the head only: feature extraction"),
     "partial": Strategy(partial, 3e-4, 3e-3, True, "the head and the last k stages"),
     "full": Strategy(full, 3e-4, 3e-3, False, "everything, the head at head_lr_mult times the rate"),
     "layerwise": Strategy(layerwise, 3e-4, 3e-3, True, "everything, lower stages at lower rates"),
