@@ -30,8 +30,9 @@ check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/.installed  ## the benchmarks, one script per question
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.installed  ## the benchmarks on real sets: make bench DATA=folder of hymenoptera, hotdog and cifar10
+	@test -n "$(DATA)" || { echo "name the folder of the real sets: make bench DATA=DIR"; exit 2; }
+	$(BIN)/python -m benchmarks --data "$(DATA)"
 
 soak: $(VENV)/.installed  ## what is too long for CI
 	$(BIN)/python -m pytest -m soak

@@ -13,7 +13,7 @@ from PIL import Image
 
 from headstart.data.download import Progress, download, extract_zip, terminal_progress
 from headstart.data.snacks import render_snacks
-from headstart.errors import DownloadError, did_you_mean
+from headstart.errors import DownloadError, HeadstartError, did_you_mean
 
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 
@@ -61,7 +61,11 @@ def resolve(name: str) -> Path:
     if not folder.exists():
         print(f"preparing {name} in {folder} ...", file=sys.stderr, flush=True)
         with terminal_progress() as progress:
-            entry.make(folder, progress)
+            try:
+                entry.make(folder, progress)
+            except (HeadstartError, OSError):
+                if not folder.exists():  # it appears whole or not at all: another process was quicker
+                    raise
     return folder / entry.inner
 
 

@@ -20,8 +20,7 @@ def hot_dog(pen: Pen) -> None:
     """A sausage in a split bun, from above or from the side, plain or loaded."""
     rng = pen.rng
     bend, reach, thick = rng.uniform(-0.22, 0.22), rng.uniform(0.72, 0.86), rng.uniform(0.15, 0.21)
-    bread, seen_from = pen.pick(BREADS), rng.uniform(0, 1)
-    gap = rng.uniform(0.16, 0.24)
+    bread, seen_from, gap = pen.pick(BREADS), rng.uniform(0, 1), rng.uniform(0.16, 0.24)
     if rng.random() < 0.3:
         _paper_boat(pen)
     pen.tube(bow(reach, bend, -gap), rng.uniform(0.26, 0.32), bread)

@@ -12,11 +12,12 @@ from headstart.runs import Run
 __all__ = ["Prepared", "evaluate_folder", "find_learning_rate", "fit", "prepare", "resume", "run", "show_data"]
 
 
-def fit(data: str | Path, **settings: Any) -> Run:
+def fit(data: str | Path, *, overwrite: bool = False, **settings: Any) -> Run:
     """Fine-tune a classifier on a folder of labelled images.
 
     Args:
         data: Folder of class folders (with or without splits), CSV or parquet manifest, or catalogue name.
+        overwrite: Whether an existing run folder may be replaced.
         **settings: Any field of `headstart.Config`, such as `strategy="full"`, `epochs=5`, `seed=1`, `out="runs/a"`.
 
     Returns:
@@ -25,4 +26,4 @@ def fit(data: str | Path, **settings: Any) -> Run:
     Raises:
         HeadstartError: An input or a setting is not usable; the message says what to do.
     """
-    return run(make_config({**settings, "data": str(data)}))
+    return run(make_config({**settings, "data": str(data)}), overwrite=overwrite)

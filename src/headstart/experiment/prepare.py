@@ -116,15 +116,18 @@ def build_model(config: Config, labels: Sequence[str]) -> ClassifierNetwork:
         ModelError: The backbone or its weights are not usable.
     """
     torch.manual_seed(config.seed)
-    is_pretrained = config.strategy != "scratch" if config.table is None else config.table.get("pretrained", True)
     backbone = create_backbone(
-        config.backbone, weights=config.weights if is_pretrained else "none", image_size=config.image_size
+        config.backbone, weights=config.weights if _is_pretrained(config) else "none", image_size=config.image_size
     )
     backbone = replace(backbone, spec=_spec(backbone.spec, config))
     model = build_classifier(backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout)
     if config.channels_last:
         model.network.to(memory_format=torch.channels_last)
     return model
+
+
+def _is_pretrained(config: Config) -> bool:
+    return config.strategy != "scratch" if config.table is None else bool(config.table.get("pretrained", True))
 
 
 def _spec(spec: InputSpec, config: Config) -> InputSpec:
@@ -144,12 +147,18 @@ def build_plan(config: Config, model: ClassifierNetwork) -> Plan:
         ConfigError: A setting does not fit the strategy.
     """
     lr = config.lr or default_lr(config.strategy, config.optimizer)
+    batch_norm = config.batch_norm
+    if batch_norm == "auto":
+        batch_norm = "fixed" if _is_pretrained(config) and config.weights != "none" else "batch"
     if config.table is not None:
-        plan = parse_table(config.table, name=config.strategy, default_lr=lr, default_epochs=config.epochs)
+        plan = parse_table(
+            config.table,
+            name=config.strategy,
+            default_lr=lr,
+            default_epochs=config.epochs,
+            default_batch_norm=batch_norm,
+        )
     else:
-        batch_norm = config.batch_norm
-        if batch_norm == "auto":
-            batch_norm = "batch" if config.strategy == "scratch" or config.weights == "none" else "fixed"
         options = StrategyOptions(
             stages=_with_parameters(model),
             has_known_stages=has_known_stages(model.network),

@@ -14,6 +14,7 @@ import torch
 from headstart.data.transforms import Pixels, why_unreadable
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
 from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views, default_threads, expand_inputs
+from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier
 from headstart.runs import open_run
 from headstart.types import InputSpec
@@ -165,7 +166,10 @@ def load(path: str | Path, *, device: str = "auto") -> Classifier:
         if not run.labels:  # reading them is what finds a run that is missing or has no model yet
             raise ModelError(f"{run.model_folder} names no label; train again with --overwrite")
         folder = run.model_folder
-    return Classifier(load_classifier(folder), device)
+    classifier = Classifier(load_classifier(folder), device)
+    if classifier.device == "cpu":
+        keep_freed_memory()
+    return classifier
 
 
 def predict_stream(

@@ -16,7 +16,7 @@ from headstart.errors import RunError
 
 
 class Checkpoints:
-    """The files `last` and `best` in one folder."""
+    """The files `last` and `best-N` (of phase N) in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from headstart.data.loading import Batch
 from headstart.errors import PlanError, TrainingError
+from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.checkpoint import (
     Checkpoints,
@@ -163,6 +164,8 @@ def fit(
         TrainingError: The loss is not finite, or a frozen tensor changed.
         PlanError: The plan does not fit the network.
     """
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     loop = _Loop(model, plan, train, held_out, settings, fabric, checkpoints, log, observer)
     loop.names = {"fit": log_name, "val_split": held_out_name if held_out is not None else None}
     return loop.run()
@@ -283,6 +286,11 @@ class _Phase:
         self._choose_weights()
         # The position is now the start of the next phase; what it needs is noted when that phase begins.
 
+    @property
+    def _best_name(self) -> str:
+        # One file per phase: a kill between two files of the next phase must not lose what this one chose.
+        return f"best-{self.loop.progress.phase + 1}"
+
     def _is_out_of_patience(self) -> bool:
         patience, progress = self.loop.settings.patience, self.loop.progress
         return patience is not None and progress.epoch - progress.best_epoch >= patience
@@ -382,7 +390,7 @@ class _Phase:
 
     def _save_best(self) -> None:
         tensors = with_prefix("network", self.loop.network.state_dict())
-        self.loop.checkpoints.save("best", tensors, {"phase": self.loop.progress.phase})
+        self.loop.checkpoints.save(self._best_name, tensors, {})
 
     def _save(self) -> None:
         loop = self.loop
@@ -409,9 +417,9 @@ class _Phase:
         following = loop.plan.phases[progress.phase + 1 :]
         wants_best = not following or following[0].start == "best"
         if loop.settings.selects and wants_best and progress.best_epoch:
-            best = loop.checkpoints.load("best")
+            best = loop.checkpoints.load(self._best_name)
             if best is None:
-                raise TrainingError(f"{loop.checkpoints.folder}/best.safetensors is gone; start the run again")
+                raise TrainingError(f"{loop.checkpoints.folder}/{self._best_name}.safetensors is gone; start again")
             loop.network.load_state_dict(without_prefix("network", best[0]))
         elif self.average is not None and progress.epoch:
             self.average.copy_to_network()

@@ -255,7 +255,14 @@ def _stage_row(stage: Stage, counts: Mapping[str, int], resolved: ResolvedPhase)
     )
 
 
-def parse_table(table: Mapping[str, Any], *, name: str, default_lr: float, default_epochs: int) -> Plan:
+def parse_table(
+    table: Mapping[str, Any],
+    *,
+    name: str,
+    default_lr: float,
+    default_epochs: int,
+    default_batch_norm: BatchNormPolicy = "fixed",
+) -> Plan:
     """Read a user's own strategy.
 
     Args:
@@ -264,6 +271,7 @@ def parse_table(table: Mapping[str, Any], *, name: str, default_lr: float, defau
         name: What the strategy is called.
         default_lr: Rate of a phase that names none.
         default_epochs: Length of a phase that names none.
+        default_batch_norm: Policy of a phase that names none.
 
     Raises:
         PlanError: A key is unknown, missing or has a wrong value.
@@ -272,29 +280,31 @@ def parse_table(table: Mapping[str, Any], *, name: str, default_lr: float, defau
     phases = table.get("phases")
     if not isinstance(phases, list) or not phases:
         raise PlanError(f"strategy table {name!r} needs a list 'phases' with at least one phase; got {phases!r}")
+    defaults = {"lr": default_lr, "epochs": default_epochs, "batch_norm": default_batch_norm, "start": "best"}
     return Plan(
         str(table.get("name", name)),
-        tuple(_parse_phase(phase, i, default_lr, default_epochs) for i, phase in enumerate(phases)),
+        tuple(_parse_phase(phase, i, defaults) for i, phase in enumerate(phases)),
         bool(table.get("pretrained", True)),
     )
 
 
-def _parse_phase(phase: object, index: int, default_lr: float, default_epochs: int) -> Phase:
+def _parse_phase(phase: object, index: int, defaults: Mapping[str, Any]) -> Phase:
     where = f"phase {index + 1} of the strategy's table"
     if not isinstance(phase, Mapping):
         raise PlanError(f"{where} must be a mapping with 'rules'; got {phase!r}")
     _check_keys(phase, {"name", "epochs", "lr", "batch_norm", "start", "rules"}, where)
+    phase = {**defaults, **phase}
     rules = phase.get("rules")
     if not isinstance(rules, Mapping) or not rules:
         raise PlanError(f"{where} needs 'rules', a mapping such as {{classifier: 10, '*': 1}}; got {rules!r}")
     try:
-        lr, epochs = float(phase.get("lr", default_lr)), int(phase.get("epochs", default_epochs))
+        lr, epochs = float(phase["lr"]), int(phase["epochs"])
         parsed = tuple(
             Rule(str(pattern), None if value in (None, "frozen") else float(value)) for pattern, value in rules.items()
         )
     except (TypeError, ValueError) as error:
         raise PlanError(f"{where}: lr, epochs and multipliers must be numbers (null for frozen): {error}") from error
-    batch_norm, start = phase.get("batch_norm", "fixed"), phase.get("start", "best")
+    batch_norm, start = phase["batch_norm"], phase["start"]
     if batch_norm not in ("batch", "fixed") or start not in ("last", "best"):
         raise PlanError(f"{where}: batch_norm is 'batch' or 'fixed', start is 'last' or 'best'")
     if lr <= 0 or epochs < 0 or any(rule.multiplier is not None and rule.multiplier <= 0 for rule in parsed):

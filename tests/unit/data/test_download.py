@@ -4,13 +4,15 @@ import hashlib
 import http.server
 import io
 import os
+import subprocess
+import sys
 import threading
 import zipfile
 
 import pytest
 
 from headstart.data import download as module
-from headstart.data.download import download, extract_zip
+from headstart.data.download import download, extract_zip, terminal_progress
 from headstart.errors import DownloadError
 
 CONTENT = os.urandom(1_500_000)
@@ -20,7 +22,7 @@ SHA1 = hashlib.sha1(CONTENT).hexdigest()
 class Server(http.server.ThreadingHTTPServer):
     """Serves CONTENT; what it does wrong can be set."""
 
-    understands_range, breaks_after, etag = True, None, '"one"'
+    understands_range, breaks_after, etag, chunked, skips = True, None, '"one"', False, 0
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -40,16 +42,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         if wanted and server.understands_range and self.headers.get("If-Range") == server.etag:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) + server.skips
             self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
         else:
             self.send_response(200)
         body = CONTENT[start:]
-        self.send_header("Content-Length", str(len(body)))
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", server.etag)
         self.end_headers()
         if server.breaks_after is not None:
             body, server.breaks_after = body[: server.breaks_after], None
+        if server.chunked:  # the end of a chunk that never comes: the connection breaks within it
+            self.wfile.write(b"%x\r\n" % len(CONTENT))
         self.wfile.write(body)
 
     def log_message(self, *_):
@@ -59,7 +67,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield running
         running.shutdown()
@@ -105,6 +113,39 @@ def test_a_rest_that_does_not_fit_is_not_appended(server, tmp_path, monkeypatch,
     assert (tmp_path / "set.zip").read_bytes() == CONTENT
 
 
+def test_a_rest_from_the_wrong_place_is_thrown_away(server, tmp_path):
+    server.breaks_after, server.skips = 500_000, 10
+    download(server.url, tmp_path / "set.zip", sha1=SHA1)
+    assert server.ranges == [None, "bytes=500000-", None]
+
+
+def test_a_stream_that_breaks_is_an_error_in_words(server, tmp_path):
+    server.chunked, server.breaks_after = True, 400_000
+    with pytest.raises(DownloadError, match="cannot download"):
+        download(server.url, tmp_path / "set.zip", sha1=SHA1)
+    assert not (tmp_path / "set.zip").exists()
+
+
+def test_what_a_killed_process_left_is_taken_over(server, tmp_path):
+    part, lock, tag = (tmp_path / f".set.zip.0.{end}" for end in ("part", "lock", "etag"))
+    script = f"""
+from pathlib import Path
+from headstart.data.download import _claimed_part
+import os, signal
+with _claimed_part(Path({str(tmp_path / "set.zip")!r})) as part:
+    part.write_bytes(b"")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert part.exists()
+    assert lock.exists()
+    part.write_bytes(CONTENT[:300_000])
+    tag.write_text(server.etag)
+    download(server.url, tmp_path / "set.zip", sha1=SHA1)
+    assert server.ranges == ["bytes=300000-"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+
+
 def test_a_wrong_file_is_deleted_and_said(server, tmp_path):
     with pytest.raises(DownloadError, match=f"SHA-1 {SHA1}; expected 0000"):
         download(server.url, tmp_path / "set.zip", sha1="0" * 40)
@@ -117,6 +158,7 @@ def test_a_file_brought_by_hand_is_checked_too(server, tmp_path):
     (tmp_path / "set.zip").write_bytes(b"other")
     with pytest.raises(DownloadError, match="expected"):
         download("http://127.0.0.1:1/set.zip", tmp_path / "set.zip", sha1=SHA1)
+    assert (tmp_path / "set.zip").exists()  # the user's own file
 
 
 @pytest.mark.parametrize("path", ["missing.zip", None])
@@ -185,15 +227,25 @@ def test_bombs_are_refused_by_what_they_unpack_to(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_archive_is_an_error_in_words(tmp_path):
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_archive_is_an_error_in_words(tmp_path, compression):
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as file:
+    with zipfile.ZipFile(content, "w", compression) as file:
         file.writestr("a.bin", bytes(range(256)) * 50)
     damaged = bytearray(content.getvalue())
-    damaged[1000] ^= 0xFF  # one bit pattern within the data: only the CRC can tell
+    damaged[100] ^= 0xFF  # within the data: only the CRC, or the decompressor, can tell
     (tmp_path / "a.zip").write_bytes(damaged)
     for broken in (tmp_path / "a.zip", tmp_path / "b.zip"):
         broken.write_bytes(broken.read_bytes() if broken.exists() else b"not a zip")
         with pytest.raises(DownloadError, match="damaged"):
             extract_zip(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_terminal_progress_is_a_few_lines(capsys):
+    with terminal_progress() as progress:
+        for done in range(1, 441):
+            progress("rendering", done, 440)
+        progress("of unknown length", 10, 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"rendering: {percent} %" for percent in range(10, 101, 10)]

@@ -264,3 +264,34 @@ def test_no_epochs_change_nothing(batches, tmp_path):
     result, rows = run(model, [replace(HEAD, epochs=0)], batches, tmp_path)
     assert_equal(before, state(model))
     assert (result.epochs_run, rows) == ((0,), [])
+
+
+def test_a_kill_between_two_files_of_the_next_phase_loses_nothing(batches, held_out, tmp_path):
+    """The best weights of a phase are still there when the next one has saved its own but not yet its position."""
+    phases = [replace(ALL, epochs=3, lr=0.3), replace(HEAD, epochs=2)]
+    options = {"selects": True, "optimizer": "sgd", "schedule": "constant"}
+    whole = make_model()
+    run(whole, phases, batches, tmp_path / "whole", held_out, **options)
+
+    class Disk(Checkpoints):
+        def save(self, name, tensors, state):
+            super().save(name, tensors, state)
+            if name == "best-2":
+                raise Killed
+
+    killed, rows = make_model(), Rows()
+    with pytest.raises(Killed):
+        fit(
+            killed,
+            Plan("test", tuple(phases)),
+            batches,
+            held_out,
+            FitSettings(**options),
+            fabric=Fabric(accelerator="cpu", devices=1),
+            checkpoints=Disk(tmp_path / "a"),
+            log=rows,
+            observer=SilentProgress(),
+        )
+    resumed = make_model(seed=5)
+    run(resumed, phases, batches, tmp_path / "a", held_out, rows=rows, **options)
+    assert_equal(state(whole), state(resumed))
