@@ -145,7 +145,7 @@ def train(
     from headstart.training.observers import terminal_progress
 
     if resume is not None:
-        if data is not None or config.model_fields_set:
+        if data is not None or config.model_fields_set or overwrite:
             raise ConfigError("--resume takes its settings from the run folder; leave out DATA and other settings")
         run = experiment.resume(resume, say=_say, make_observer=terminal_progress)
     else:
@@ -200,9 +200,13 @@ def lr_find(
 
     if not 0 < low < high:
         raise ConfigError(f"--low {low} must be above 0 and below --high {high}")
-    result = experiment.find_learning_rate(config, low=low, high=high, num_steps=steps, progress=_data_progress)
+    result = experiment.find_learning_rate(
+        config, plot, low=low, high=high, num_steps=steps, say=_say, progress=_data_progress
+    )
     plot_range_test(result, plot)
-    _echo(f"suggested: --lr {result.suggestion:.1e}   (lowest loss {min(result.losses):.4f}; plot: {plot})")
+    # These begin with a phase for the head alone, whose rate has a flag of its own.
+    flag = "--head-lr" if config.strategy in ("gradual", "lp-ft") else "--lr"
+    _echo(f"suggested: {flag} {result.suggestion:.1e}   (lowest loss {min(result.losses):.4f}; plot: {plot})")
 
 
 @app.command()

@@ -45,10 +45,14 @@ def _duration(value: object) -> object:
 
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_pairs_or_int)]
-Ints = Annotated[list[int] | None, BeforeValidator(_list)]
-Floats = Annotated[list[float] | None, BeforeValidator(_list)]
+Ints = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_list)]
+Floats = Annotated[list[Annotated[float, Field(gt=0)]] | None, BeforeValidator(_list)]
 Seconds = Annotated[float | None, BeforeValidator(_duration)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+# Settings that change nothing about what was decided by timing or selection.
+_HARMLESS = {"out", "threads", "monitor"}
 
 
 class Config(BaseModel):
@@ -58,7 +62,7 @@ class Config(BaseModel):
     run folder holds the filled-in values, so that the run can be repeated from it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     # Data
     data: str = Field("", description="folder of class folders, CSV or parquet manifest, or catalogue name")
@@ -95,7 +99,11 @@ class Config(BaseModel):
     )
 
     # Optimisation
-    lr: float | None = Field(None, gt=0, description="learning rate of the lowest part that trains")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="learning rate of the lowest part that trains (gradual: last phase; layerwise: top stage)",
+    )
     head_lr: float | None = Field(None, gt=0, description="learning rate of a new head beside pretrained parts")
     head_lr_mult: float = Field(10.0, gt=0, description="the same as a multiple of lr")
     batch_size: int = Field(32, ge=1, description="images per step")
@@ -161,11 +169,21 @@ def make_config(values: Mapping[str, Any]) -> Config:
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a YAML file of settings and put `overrides` on top.
 
+    What a run decided and wrote into its `config.yaml` holds for its own settings only: with another strategy or
+    optimizer its learning rate is left out, and with any other setting its choices by timing and selection.
+
     Raises:
         ConfigError: The file cannot be read, or a setting is not valid.
     """
-    values = read_yaml(path) if path is not None else {}
-    return make_config({**values, **(overrides or {})})
+    values, overrides = read_yaml(path) if path is not None else {}, dict(overrides or {})
+    changed = {key for key, value in overrides.items() if str(value) != str(values.get(key))}
+    if changed - _HARMLESS:
+        values.pop("choices", None)
+    if changed & {"strategy", "optimizer"}:
+        values.pop("lr", None)
+    if "strategy" in changed:
+        values.pop("table", None)
+    return make_config({**values, **overrides})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -198,7 +216,10 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"--set takes key=value; got {word!r}")
-        values[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        try:
+            values[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {word!r}: the value is not valid YAML; quote it") from error
     return values
 
 
@@ -215,12 +236,16 @@ def ineffective_settings(config: Config) -> list[str]:
     """Return one sentence for each setting that was given and changes nothing."""
     given = config.model_fields_set
     strategy, selects = config.strategy, config.best_epoch or config.patience is not None
+    is_own_table = config.table is not None
+    has_two_rates = strategy not in ("head", "scratch") and not is_own_table
     rules: dict[str, tuple[bool, str]] = {
         "stages": (strategy == "partial", "strategy partial"),
         "phases": (strategy == "gradual", "strategy gradual"),
         "layer_decay": (strategy == "layerwise", "strategy layerwise"),
-        "head_lr": (strategy not in ("head", "scratch"), "a strategy that trains more than the head"),
-        "head_lr_mult": (strategy not in ("head", "scratch"), "a strategy that trains more than the head"),
+        "head_lr": (has_two_rates, "a strategy that trains a new head beside pretrained parts"),
+        "head_lr_mult": (has_two_rates, "a strategy that trains a new head beside pretrained parts"),
+        "phase_epochs": (not is_own_table, "a named strategy; a table has its own lengths"),
+        "phase_lrs": (not is_own_table, "a named strategy; a table has its own rates"),
         "momentum": (config.optimizer == "sgd", "optimizer sgd"),
         "warmup": (config.schedule == "cosine", "schedule cosine"),
         "refit": (selects, "best_epoch or patience"),
@@ -239,8 +264,8 @@ def ineffective_settings(config: Config) -> list[str]:
 
 def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    field = str(first["loc"][0]) if first["loc"] else ""
+    # What follows the field is pydantic's own: a position in a list, a member of a union.
+    key = field = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         return f"unknown setting {key!r}.{did_you_mean(key, Config.model_fields)} See: headstart train --help"
     if not key:

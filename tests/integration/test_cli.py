@@ -196,3 +196,51 @@ def test_help_is_quick_and_import_loads_no_torch():
     assert min(times) < 0.5
     code = "import sys, headstart; headstart.Config; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": ""})
+
+
+def test_nothing_is_written_among_the_images(headstart, make_folder, monkeypatch):
+    folder = make_folder({"apple": 5, "sky": 5})
+    monkeypatch.chdir(folder)
+    for words in (
+        ("train", ".", *TINY),
+        ("train", folder, *TINY, "--out", folder / "run"),
+        ("data", "show", "."),
+        ("lr-find", ".", *TINY),
+    ):
+        outcome = headstart(*words)
+        assert outcome.code == 2
+        assert "lies among the images" in outcome.err
+    assert sorted(path.name for path in folder.iterdir()) == ["apple", "sky"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--device", "cuda", "--precision", "32"), "no CUDA device"),
+        (("--batch-size", "1"), "a batch of one image has none"),
+    ],
+)
+def test_what_cannot_train_leaves_no_folder(headstart, image_folder, tmp_path, words, message):
+    small = ("--backbone", "lite0", "--image-size", 32, "--strategy", "scratch")
+    outcome = headstart("train", image_folder, *small, *words, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_random_weights_below_a_frozen_boundary_are_noted(headstart, image_folder):
+    outcome = headstart("plan", image_folder, "--backbone", "simple-cnn", "--image-size", 32)
+    assert "simple-cnn has random weights here, and head freezes 4 of its stages" in outcome.err
+
+
+def test_resume_takes_no_other_settings(headstart, tmp_path):
+    assert "leave out" in headstart("train", "--resume", tmp_path, "--overwrite").err
+
+
+def test_evaluate_says_what_the_model_has_seen(headstart, make_folder, tmp_path):
+    folder = make_folder({"train/apple": 4, "train/sky": 4, "val/apple": 2, "val/sky": 2})
+    assert headstart("train", folder, *TINY, "--epochs", 1, "--out", tmp_path / "run").code == 0
+    on_train = headstart("evaluate", tmp_path / "run", folder / "train")
+    assert on_train.code == 0, on_train.err
+    assert "was trained on 8 of these 8 images" in on_train.err
+    assert "trained on" not in headstart("evaluate", tmp_path / "run", folder / "val").err

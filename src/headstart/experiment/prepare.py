@@ -1,5 +1,6 @@
 """What is decided before training: settings with nothing left open, checked data, the network and the plan."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,12 @@ from headstart.data.checks import DataReport
 from headstart.data.dataset import load_dataset
 from headstart.data.loading import ImageBatches
 from headstart.data.manifest import ImageRecord, Manifest
-from headstart.errors import ConfigError, did_you_mean
+from headstart.errors import ConfigError, PlanError, did_you_mean
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.stages import has_known_stages
 from headstart.training.engine import FitSettings
-from headstart.training.plan import Plan, describe, parse_table
+from headstart.training.plan import Plan, parse_table, resolve
 from headstart.training.strategies import STRATEGIES, StrategyOptions, default_lr, make_plan
 from headstart.types import InputSpec, Stage
 
@@ -57,8 +58,19 @@ def prepare(config: Config, *, progress: DataProgress | None = None) -> Prepared
     manifest, report = read_data(config, progress=progress)
     model = build_model(config, manifest.labels)
     plan = build_plan(config, model)
-    describe(plan, model.network, model.stages)  # the table must fit the network before anything is written
-    return Prepared(config, manifest, report, model, plan, tuple(_warnings(config, model)))
+    _check_plan(plan, model, config, num_images=len(manifest.of_split("train")))
+    return Prepared(config, manifest, report, model, plan, tuple(_warnings(config, model, plan)))
+
+
+def _check_plan(plan: Plan, model: ClassifierNetwork, config: Config, *, num_images: int) -> None:
+    """Refuse, before anything is written, a table that does not fit the network, and batches of one image."""
+    for phase in plan.phases:
+        resolved = resolve(phase, model.network, model.stages)
+        if resolved.trains_batch_statistics and min(config.batch_size, num_images) == 1:
+            raise PlanError(
+                f"phase {phase.name!r} normalises by the statistics of a batch, and a batch of one image has none; "
+                "use a larger --batch-size, or --batch-norm fixed"
+            )
 
 
 def read_data(config: Config, *, progress: DataProgress | None = None) -> tuple[Manifest, DataReport]:
@@ -102,10 +114,9 @@ def resolve_strategy(config: Config) -> Config:
     strategy = changes.get("strategy", config.strategy)
     lr = config.lr or default_lr(strategy, config.optimizer)
     changes["lr"] = lr
-    if strategy not in ("head", "scratch") and changes.get("table", config.table) is None:
-        changes["head_lr"] = config.head_lr or lr * config.head_lr_mult
+    accelerator, _ = _accelerator(config)
     if config.precision == "auto":
-        changes["precision"] = "bf16" if _accelerator(config)[0] == "cuda" else "32"
+        changes["precision"] = "bf16" if accelerator == "cuda" else "32"
     return config.model_copy(update=changes)
 
 
@@ -149,7 +160,7 @@ def build_plan(config: Config, model: ClassifierNetwork) -> Plan:
     lr = config.lr or default_lr(config.strategy, config.optimizer)
     batch_norm = config.batch_norm
     if batch_norm == "auto":
-        batch_norm = "fixed" if _is_pretrained(config) and config.weights != "none" else "batch"
+        batch_norm = "batch" if model.weights == "none" else "fixed"
     if config.table is not None:
         plan = parse_table(
             config.table,
@@ -188,6 +199,10 @@ def _with_parameters(model: ClassifierNetwork) -> tuple[Stage, ...]:
 
 def _with_lengths(plan: Plan, epochs: Sequence[int] | None, stop_after: Sequence[int] | None) -> Plan:
     phases = plan.phases
+    if any(choice is not None and len(choice) != len(phases) for choice in (epochs, stop_after)):
+        raise ConfigError(
+            f"choices do not fit the {len(phases)} phases of {plan.strategy}; leave choices out of the file"
+        )
     if epochs is not None:
         phases = tuple(replace(phase, epochs=n) for phase, n in zip(phases, epochs, strict=True))
     if stop_after is not None:
@@ -195,10 +210,14 @@ def _with_lengths(plan: Plan, epochs: Sequence[int] | None, stop_after: Sequence
     return replace(plan, phases=phases)
 
 
-def _warnings(config: Config, model: ClassifierNetwork) -> list[str]:
+def _warnings(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]:
     lines = ineffective_settings(config)
-    if config.weights == "none" and config.strategy not in ("scratch", "full"):
-        lines.append(f"weights=none: {config.strategy} freezes random features")
+    first = resolve(plan.phases[0], model.network, model.stages)
+    if model.weights == "none" and first.boundary:
+        lines.append(
+            f"{config.backbone} has random weights here, and {config.strategy} freezes {first.boundary} of its stages: "
+            "nothing useful can be learnt on top of them; try --strategy scratch, or another --backbone"
+        )
     if config.select_on == "reported" and selects(config):
         lines.append("select_on=reported: the reported images also select, so the figure is too good; it is marked")
     return lines
@@ -224,12 +243,17 @@ def _accelerator(config: Config) -> tuple[str, list[int] | int]:
         raise ConfigError(
             f"device={config.device!r}: no CUDA device is visible to PyTorch here; use device=auto or cpu"
         )
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device={config.device!r}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0")
     return kind, [int(index)] if index else 1
 
 
 def make_fabric(config: Config) -> Fabric:
     """Make the Fabric of a resolved config: device and precision."""
     accelerator, devices = _accelerator(config)
+    # Fabric announces its precision in a line of its own.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     precision = "bf16-mixed" if config.precision == "bf16" else "32-true"
     return Fabric(accelerator=accelerator, devices=devices, precision=precision)
 
@@ -243,6 +267,17 @@ def fit_settings(config: Config) -> FitSettings:
 def selects(config: Config) -> bool:
     """Tell whether held-out images choose the epoch."""
     return config.best_epoch or config.patience is not None
+
+
+def refuse_inside(target: Path, data: str, flag: str) -> None:
+    """Refuse to write into the folder of the user's images.
+
+    Raises:
+        ConfigError: `target` lies in the folder that `data` names.
+    """
+    source = Path(data).expanduser()
+    if source.is_dir() and target.expanduser().resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"{target} lies among the images of {data}, where nothing is written; name another {flag}")
 
 
 def train_batches(config: Config, records: Sequence[ImageRecord], spec: InputSpec) -> ImageBatches:

@@ -25,6 +25,7 @@ from headstart.experiment.prepare import (
     make_fabric,
     num_threads,
     prepare,
+    refuse_inside,
     selects,
     train_batches,
 )
@@ -73,10 +74,12 @@ def run(
     """
     started = time.monotonic()
     if config.out:
+        refuse_inside(Path(config.out), config.data, "--out")
         runs.check_out_folder(Path(config.out), overwrite)
     prepared = prepare(config, progress=progress)
     config = prepared.config
     out = Path(config.out) if config.out else _default_path(prepared)
+    refuse_inside(out, config.data, "--out")
     runs.check_out_folder(out, overwrite)
     for line in (*prepared.warnings, *prepared.report.warnings):
         say(f"note: {line}")
@@ -146,7 +149,8 @@ def _fit_to_time(prepared: Prepared, say: Say) -> Prepared:
         model, plan, train, held_out if config.monitor else None, fit_settings(config), make_fabric(config)
     )
     # A fit that selects on a part of train is followed by a second one on all of it.
-    num_fits = 2 if selects(config) and config.refit and prepared.manifest.selection is None else 1
+    inner = config.select_on == "auto" and prepared.manifest.selection is None
+    num_fits = 2 if selects(config) and config.refit and inner else 1
     left_s = (config.time_limit - (time.monotonic() - started)) / num_fits
     epochs, expected_s = fit_to_time(plan, seconds, left_s)
     say(f"time limit {config.time_limit:.0f} s: epochs per phase {list(epochs)}, about {expected_s * num_fits:.0f} s")
@@ -172,13 +176,15 @@ class _Session:
         prepared, path = self.prepared, self.folder.path
         trained_at = time.monotonic()
         model, result, selected_on_reported = self._train()
+        # A resumed run counts what was trained before; the table of epochs knows.
         train_s = time.monotonic() - trained_at
+        earlier_s = max(0.0, sum(row["time_s"] for row in self.folder.history()) - train_s)
         save_classifier(model, path / "model")
         evaluated_at = time.monotonic()
         manifest, config = prepared.manifest, prepared.config
         # The figures come from the files that will be used, by the path that `predict` takes.
         evaluation = evaluate(
-            load(path),
+            load(path, device=config.device),
             manifest.of_split(manifest.reported),
             manifest.labels,
             threads=num_threads(config),
@@ -198,10 +204,10 @@ class _Session:
             "best_epochs": list(result.best_epochs),
             "unchanged_trainable_tensors": list(result.unchanged),
             "time_s": {
-                "total": round(ended - self.started, 2),
+                "total": round(ended - self.started + earlier_s, 2),
                 "data": round(self.data_s, 2),
                 "cache": 0.0,
-                "train": round(train_s, 2),
+                "train": round(train_s + earlier_s, 2),
                 "evaluate": round(ended - evaluated_at, 2),
             },
         }

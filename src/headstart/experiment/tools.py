@@ -1,5 +1,6 @@
 """What people do around a run: measure a model on a folder, test the range of learning rates, look at the data."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ from PIL import Image
 
 from headstart import runs
 from headstart.config import Config
+from headstart.data.checks import file_sha256
 from headstart.data.contact_sheet import contact_sheet
 from headstart.data.dataset import load_dataset
-from headstart.data.manifest import ImageRecord, Manifest
+from headstart.data.manifest import ImageRecord, Manifest, read_manifest
 from headstart.data.transforms import decode, eval_view, train_view
 from headstart.errors import ConfigError, DataError, RunError
 from headstart.experiment.prepare import (
@@ -20,6 +22,7 @@ from headstart.experiment.prepare import (
     num_threads,
     prepare,
     read_data,
+    refuse_inside,
     train_batches,
 )
 from headstart.experiment.session import Say
@@ -57,6 +60,8 @@ def evaluate_folder(
     Raises:
         HeadstartError: The model, the data or the split is not usable.
     """
+    if predictions is not None:
+        refuse_inside(predictions, data, "--predictions")
     classifier = load(model, device=device)
     manifest, report = load_dataset(
         data, label_map=label_map, leaks="keep", skip_bad=skip_bad, single_split_ok=True, threads=num_threads(Config())
@@ -67,16 +72,59 @@ def evaluate_folder(
     records = manifest.of_split(chosen)
     if not records:
         raise DataError(f"{data} has no split {chosen!r}; it has {', '.join(manifest.splits)}")
+    seen = _seen_by(model, records)
+    for line in seen:
+        say(f"note: {line}")
     evaluation = evaluate(classifier, records, manifest.labels, threads=num_threads(Config()))
     if predictions is not None:
         runs.write_parquet(predictions, evaluation.predictions)
-    return {"split": chosen, **evaluation.metrics}
+    return {**evaluation.metrics, "split": chosen, "seen_by_the_model": seen}
+
+
+def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
+    """Say how many of the images a run has learnt from or selected on; a model folder alone does not know."""
+    path = next((folder for folder in (model, model.parent) if (folder / "manifest.parquet").exists()), None)
+    if path is None:
+        return []
+    known = read_manifest(path / "manifest.parquet")
+    selected = runs.open_run(path).metrics().get("selected_on_reported", False)
+    uses = {"was trained on": {"train"}, "selected its epoch on": {known.reported} if selected else set()}
+    hashes = [file_sha256(record.path) for record in records]
+    lines = []
+    for use, splits in uses.items():
+        used = {record.sha256 for record in known.records if record.split in splits}
+        if count := sum(value in used for value in hashes):
+            lines.append(f"the model {use} {count} of these {len(records)} images, so the figure is too good")
+    return lines
 
 
 def find_learning_rate(
-    config: Config, *, low: float, high: float, num_steps: int, progress: DataProgress | None = None
+    config: Config,
+    plot: Path,
+    *,
+    low: float,
+    high: float,
+    num_steps: int,
+    say: Say,
+    progress: DataProgress | None = None,
 ) -> RangeTest:
-    """Run a range test for the first phase of a config's plan; nothing is kept of the model."""
+    """Run a range test for the first phase of a config's plan; nothing is kept of the model.
+
+    Args:
+        config: Settings; what acts on the whole of training (mixing, averaging, clipping, accumulation) is left out.
+        plot: Where the caller will draw the result; refused among the user's images.
+        low: First learning rate.
+        high: Last learning rate.
+        num_steps: Steps between them.
+        say: Receives notes.
+        progress: Told how far the checks of the data are.
+    """
+    refuse_inside(plot, config.data, "--plot")
+    left_out = [name for name in ("mixup", "cutmix", "ema", "clip_norm") if getattr(config, name)]
+    if config.accumulate > 1:
+        left_out.append("accumulate")
+    if left_out:
+        say(f"note: the range test leaves out {', '.join(left_out)}")
     prepared = prepare(config, progress=progress)
     config = prepared.config
     train = train_batches(config, prepared.manifest.of_split("train"), prepared.model.spec)
@@ -102,6 +150,7 @@ def show_data(
     Raises:
         HeadstartError: The data is not usable, or the sheet cannot be written.
     """
+    refuse_inside(sheet, config.data, "--sheet")
     # The plain sheet needs no network; the augmented one shows what this backbone's input looks like.
     prepared = prepare(config, progress=progress) if augmented else None
     manifest = prepared.manifest if prepared else read_data(config, progress=progress)[0]

@@ -79,7 +79,7 @@ def create_backbone(name: str, *, weights: str | None = None, image_size: int | 
     elif weights is None:
         network, text = _published_network(source, spec.size)
     else:
-        network, text = _network_from_file(source, spec.size, Path(weights)), f"file {weights}"
+        network, text = _network_from_file(source, spec.size, Path(weights)), f"file {Path(weights).name}"
     if image_size is not None:
         _check_runs(network, name, image_size)
     stages = derive_stages(network, source.library)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headstart.data.loading import Batch
-from headstart.errors import PlanError, TrainingError
+from headstart.errors import TrainingError
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.checkpoint import (
@@ -166,9 +166,8 @@ def fit(
     """
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    loop = _Loop(model, plan, train, held_out, settings, fabric, checkpoints, log, observer)
-    loop.names = {"fit": log_name, "val_split": held_out_name if held_out is not None else None}
-    return loop.run()
+    names = {"fit": log_name, "val_split": held_out_name if held_out is not None else None}
+    return _Loop(model, plan, train, held_out, settings, fabric, checkpoints, log, observer, names).run()
 
 
 def step_seed(*position: int) -> int:
@@ -188,16 +187,18 @@ class _Loop:
         checkpoints: Checkpoints,
         log: RowLog,
         observer: Observer,
+        names: dict[str, str | None],
     ) -> None:
         self.model, self.plan, self.train, self.held_out = model, plan, train, held_out
         self.settings, self.fabric, self.checkpoints = settings, fabric, checkpoints
-        self.log, self.observer = log, observer
+        self.log, self.observer, self.names = log, observer, names
         self.network = fabric.to_device(model.network)
         self.parameters = dict(self.network.named_parameters())
         self.parameter_names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
-        self.names: dict[str, str | None] = {}
         self.progress = _Progress()
-        self.steps_per_epoch = math.ceil(len(train) / settings.accumulate)
+        # A last batch of one image would normalise by itself alone, so it joins the batch before.
+        self.joins_last = len(train) > 1 and train.batch_size > 1 and train.num_images % train.batch_size == 1
+        self.steps_per_epoch = math.ceil((len(train) - self.joins_last) / settings.accumulate)
         self.saved_at = time.monotonic()
 
     def run(self) -> FitResult:
@@ -221,10 +222,6 @@ class _Loop:
     def _run_phase(self, index: int, saved: dict[str, Tensor] | None) -> None:
         phase, settings = self.plan.phases[index], self.settings
         resolved = resolve(phase, self.network, self.model.stages)
-        if resolved.trains_batch_statistics and self.train.batch_size == 1:
-            raise PlanError(
-                "batch_size=1 leaves BatchNorm nothing to normalise by; use batch_norm=fixed or more images"
-            )
         apply_modes(self.network, resolved)
         optimizer = build_optimizer(
             settings.optimizer,
@@ -280,10 +277,13 @@ class _Phase:
         while progress.epoch < self.phase.epochs_to_run and not self._is_out_of_patience():
             self._train_epoch()
             self._end_epoch()
-        self._check_tensors()
+        self._note_unchanged()
         progress.epochs_run.append(progress.epoch)
         progress.best_epochs.append(progress.best_epoch if loop.settings.selects else progress.epoch)
         self._choose_weights()
+        # After the weights are chosen, so that averaged and restored ones are proven too.
+        if loop.frozen_digest(self.resolved) != progress.frozen_digest:
+            raise TrainingError(f"a frozen tensor changed in phase {self.phase.name!r}; please report this as a bug")
         # The position is now the start of the next phase; what it needs is noted when that phase begins.
 
     @property
@@ -302,6 +302,7 @@ class _Phase:
         num_steps = loop.steps_per_epoch * self.phase.epochs
         key = progress.phase * 1_000_003 + progress.epoch
         batches = loop.train.epoch(key, start=progress.step * settings.accumulate)
+        batches = _joined(batches) if loop.joins_last else batches
         for group in _groups(batches, settings.accumulate):
             done = progress.epoch * loop.steps_per_epoch + progress.step
             set_learning_rate(self.optimizer, lr_factor(settings.schedule, done, num_steps, settings.warmup))
@@ -320,7 +321,8 @@ class _Phase:
         num_images = sum(len(batch.targets) for batch in group)
         self.fabric_optimizer.zero_grad()
         for batch in group:
-            pixels, targets = (tensor.to(loop.fabric.device, non_blocking=True) for tensor in batch_tensors(batch))
+            pixels = batch.pixels.to(loop.fabric.device, non_blocking=True)
+            targets = batch.targets.to(loop.fabric.device, non_blocking=True)
             inputs, wanted = mix_batch(
                 loop.model.normalize(pixels),
                 targets,
@@ -345,6 +347,8 @@ class _Phase:
         loop, progress = self.loop, self.loop.progress
         started = time.monotonic()
         loss, accuracy = self._evaluate()
+        if loss is not None:
+            _finite(loss, self.phase, progress, self.optimizer)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         row = {
             **loop.names,
@@ -353,7 +357,7 @@ class _Phase:
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "lr": min(rates),
-            "head_lr": max(rates),
+            "head_lr": self._head_rate(),
             "train_loss": progress.loss_sum / max(progress.num_seen, 1),
             "train_accuracy": progress.num_correct / max(progress.num_seen, 1),
             "val_loss": loss,
@@ -366,6 +370,11 @@ class _Phase:
         progress.num_rows += 1
         self._save()
         loop.observer.on_epoch(row)
+
+    def _head_rate(self) -> float | None:
+        """Return the rate of the head at this step, None where it is frozen."""
+        head = {id(p) for name, p in self.loop.parameters.items() if self.loop.model.stages[-1].owns(name)}
+        return next((g["lr"] for g in self.optimizer.param_groups if any(id(p) in head for p in g["params"])), None)
 
     def _evaluate(self) -> tuple[float | None, float | None]:
         loop = self.loop
@@ -401,11 +410,9 @@ class _Phase:
         loop.checkpoints.save("last", tensors, asdict(loop.progress))
         loop.saved_at = time.monotonic()
 
-    def _check_tensors(self) -> None:
-        """Prove that the frozen stayed bit-identical, and note what should have changed and did not."""
+    def _note_unchanged(self) -> None:
+        """Note what should have changed and did not."""
         loop, progress = self.loop, self.loop.progress
-        if loop.frozen_digest(self.resolved) != progress.frozen_digest:
-            raise TrainingError(f"a frozen tensor changed in phase {self.phase.name!r}; please report this as a bug")
         if progress.epoch:
             current = {name: digest([(name, loop.parameters[name])]) for name in self.resolved.learning_rates}
             same = (name for name, value in current.items() if value == progress.start_digests[name])
@@ -425,6 +432,21 @@ class _Phase:
             self.average.copy_to_network()
 
 
+def _joined(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Join a batch of one image to the batch before."""
+    before: Batch | None = None
+    for batch in batches:
+        if before is not None and len(batch.targets) == 1:
+            parts = ((before.pixels, batch.pixels), (before.targets, batch.targets), (before.indices, batch.indices))
+            before = Batch(*(torch.cat(pair) for pair in parts))
+            continue
+        if before is not None:
+            yield before
+        before = batch
+    if before is not None:
+        yield before
+
+
 def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
     group: list[Batch] = []
     for batch in batches:
@@ -434,11 +456,6 @@ def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
             group = []
     if group:
         yield group
-
-
-def batch_tensors(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return what moves to the device: uint8 pixels `(N, 3, H, W)` and targets `(N,)`."""
-    return batch.pixels, batch.targets
 
 
 def _finite(loss: float, phase: Phase, progress: _Progress, optimizer: torch.optim.Optimizer) -> float:
@@ -459,7 +476,7 @@ def evaluate_loss(
     model.network.eval()
     loss_sum, num_correct = 0.0, 0.0
     for batch in batches.epoch(0):
-        pixels, targets = (tensor.to(fabric.device) for tensor in batch_tensors(batch))
+        pixels, targets = batch.pixels.to(fabric.device), batch.targets.to(fabric.device)
         logits = module(model.normalize(pixels)).float()
         loss_sum += functional.cross_entropy(logits, targets, reduction="sum").item()
         num_correct += (logits.argmax(1) == targets).sum().item()

@@ -18,6 +18,8 @@ from headstart.training.engine import BatchSource, FitSettings, step_seed
 from headstart.training.optim import build_optimizer, set_learning_rate
 from headstart.training.plan import Phase, apply_modes, resolve
 
+_WARM_UP = 10
+
 
 @dataclass(frozen=True)
 class RangeTest:
@@ -105,7 +107,9 @@ def suggest(rates: list[float], losses: list[float]) -> float:
             "Begin lower (--low 1e-8), or look at the data with: headstart data show"
         )
     slope = np.gradient(np.asarray(losses[:bottom]), np.log10(rates[:bottom]))
-    return float(rates[int(np.argmin(slope))])
+    # The average of the first few losses is not smooth yet; their slope is noise.
+    first = min(_WARM_UP, bottom - 2)
+    return float(rates[first + int(np.argmin(slope[first:]))])
 
 
 def _endless(source: BatchSource) -> Iterator[Batch]:

@@ -295,3 +295,28 @@ def test_a_kill_between_two_files_of_the_next_phase_loses_nothing(batches, held_
     resumed = make_model(seed=5)
     run(resumed, phases, batches, tmp_path / "a", held_out, rows=rows, **options)
     assert_equal(state(whole), state(resumed))
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before(data, tmp_path):
+    pixels, targets = data[0][:33], data[1][:33]
+    batches, joined = TensorBatches(pixels, targets, 8), []
+
+    class Watch(SilentProgress):
+        def on_step(self):
+            joined.append(1)
+
+    _, rows = run(make_model(), [ALL], batches, tmp_path, observer=Watch())
+    assert len(joined) == 2 * 4
+    assert [row["step"] for row in rows] == [4, 4]
+
+
+def test_a_held_out_loss_that_is_not_finite_stops(data, batches, tmp_path):
+    class Vandal(SilentProgress):
+        def on_step(self):
+            with torch.no_grad():
+                model.network.fc.bias.fill_(float("nan"))
+
+    model, single = make_model(), TensorBatches(*data, batch_size=36)
+    with pytest.raises(TrainingError, match="the loss became nan"):
+        run(model, [replace(HEAD, epochs=1)], single, tmp_path, batches, observer=Vandal())
+    assert not (tmp_path / "last.safetensors").exists()

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+
+from headstart.config import dump_config, ineffective_settings, load_config, make_config, parse_assignments
+from headstart.errors import ConfigError
+
+
+def test_a_written_config_reads_back_equal(tmp_path):
+    config = make_config(
+        {"data": "x", "map": "a=b,c=b", "resize": "256", "head_lr": 0.1, "time_limit": "2m", "lr": 1e-4}
+    )
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "c.yaml") == config
+    assert config.map == {"a": "b", "c": "b"}
+    assert config.time_limit == 120
+    assert config.resize == [256]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epohcs": 3}, "unknown setting 'epohcs'. Did you mean 'epochs'"),
+        ({"optimizer": "sdg"}, "optimizer='sdg' is not one of adamw, adam, sgd. Did you mean 'sgd'"),
+        ({"lr": float("nan")}, "lr=nan is not valid"),
+        ({"lr": "inf"}, "lr='inf' is not valid"),
+        ({"phase_epochs": "1,-1"}, "phase_epochs="),
+        ({"phase_lrs": "0"}, "phase_lrs="),
+        ({"map": "a"}, "name=value pairs"),
+        ({"max_per_class": "train=x"}, "max_per_class="),
+        ({"resize": "1,2,3"}, "one number"),
+        ({"strategy": "scratch", "weights": "a.pth"}, "starts from random weights"),
+        ({"head_lr": 0.1, "head_lr_mult": 3.0}, "give one of them"),
+    ],
+)
+def test_wrong_settings_are_one_line_with_a_way_out(values, message):
+    with pytest.raises(ConfigError) as caught:
+        make_config(values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_assignments_are_yaml():
+    assert parse_assignments(["epochs=3", "head-lr=0.1", "best_epoch=true"]) == {
+        "epochs": 3, "head_lr": 0.1, "best_epoch": True,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        parse_assignments(["epochs=[1"])
+
+
+def write(path: Path) -> Path:
+    choices = {"stop_after": [2]}
+    config = make_config({"data": "x", "strategy": "mine", "table": {"phases": []}, "lr": 0.5, "choices": choices})
+    path.write_text(dump_config(config))
+    return path
+
+
+def test_what_a_run_decided_holds_for_its_own_settings_only(tmp_path):
+    path = write(tmp_path / "c.yaml")
+    same = load_config(path, {"out": "elsewhere", "data": "x"})
+    assert same.choices == {"stop_after": [2]}
+    assert same.lr == 0.5
+    longer = load_config(path, {"epochs": 10})
+    assert longer.choices == {}
+    assert longer.table is not None
+    other = load_config(path, {"strategy": "full"})
+    assert (other.strategy, other.table, other.lr, other.choices) == ("full", None, None, {})
+    assert load_config(path, {"strategy": "full", "lr": 0.1}).lr == 0.1
+
+
+def test_settings_without_effect_are_named():
+    lines = ineffective_settings(make_config({"strategy": "head", "head_lr_mult": 5.0, "stages": 2, "momentum": 0.5}))
+    assert [line.split()[0] for line in lines] == ["stages", "head_lr_mult", "momentum"]
+    assert ineffective_settings(make_config({"strategy": "full", "head_lr_mult": 5.0})) == []
