@@ -175,30 +175,30 @@ def step_seed(*position: int) -> int:
     return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0])
 
 
+@dataclass
 class _Loop:
-    def __init__(
-        self,
-        model: ClassifierNetwork,
-        plan: Plan,
-        train: BatchSource,
-        held_out: BatchSource | None,
-        settings: FitSettings,
-        fabric: Fabric,
-        checkpoints: Checkpoints,
-        log: RowLog,
-        observer: Observer,
-        names: dict[str, str | None],
-    ) -> None:
-        self.model, self.plan, self.train, self.held_out = model, plan, train, held_out
-        self.settings, self.fabric, self.checkpoints = settings, fabric, checkpoints
-        self.log, self.observer, self.names = log, observer, names
-        self.network = fabric.to_device(model.network)
+    """A running fit; the fields are the arguments of `fit`."""
+
+    model: ClassifierNetwork
+    plan: Plan
+    train: BatchSource
+    held_out: BatchSource | None
+    settings: FitSettings
+    fabric: Fabric
+    checkpoints: Checkpoints
+    log: RowLog
+    observer: Observer
+    names: dict[str, str | None]
+    progress: _Progress = field(default_factory=_Progress)
+
+    def __post_init__(self) -> None:
+        self.network = self.fabric.to_device(self.model.network)
         self.parameters = dict(self.network.named_parameters())
         self.parameter_names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
-        self.progress = _Progress()
         # A last batch of one image would normalise by itself alone, so it joins the batch before.
-        self.joins_last = len(train) > 1 and train.batch_size > 1 and train.num_images % train.batch_size == 1
-        self.steps_per_epoch = math.ceil((len(train) - self.joins_last) / settings.accumulate)
+        size, num_images = self.train.batch_size, self.train.num_images
+        self.joins_last = num_images > size > 1 and num_images % size == 1
+        self.steps_per_epoch = math.ceil((len(self.train) - self.joins_last) / self.settings.accumulate)
         self.saved_at = time.monotonic()
 
     def run(self) -> FitResult:
