@@ -30,9 +30,9 @@ check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/.installed  ## the benchmarks on real sets: make bench DATA=folder of hymenoptera, hotdog and cifar10
+bench: $(VENV)/.installed  ## write docs/benchmarks.md and docs/results.md: make bench DATA=folder of hymenoptera, hotdog and cifar10
 	@test -n "$(DATA)" || { echo "name the folder of the real sets: make bench DATA=DIR"; exit 2; }
-	$(BIN)/python -m benchmarks --data "$(DATA)"
+	$(BIN)/python -m benchmarks --data "$(DATA)" $(if $(FASTAI_PYTHON),--fastai-python "$(FASTAI_PYTHON)")
 
 soak: $(VENV)/.installed  ## what is too long for CI
 	$(BIN)/python -m pytest -m soak

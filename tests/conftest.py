@@ -46,10 +46,11 @@ def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Point the caches and the catalogue's data to temporary folders."""
+    """Point the caches and the catalogue's data to temporary folders, for subprocesses too."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HEADSTART_CACHE", "HEADSTART_DATA"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        patch.delenv("HEADSTART_CACHE_LIMIT", raising=False)
         yield
 
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -120,14 +121,22 @@ def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
+_said: dict[str, float] = {}
+
+
 def _data_progress(title: str, done: int, total: int) -> None:
-    """Say how far a long pass over the images is, on one line of the terminal."""
-    if sys.stderr.isatty() and total > 200 and (done % 50 == 0 or done == total):
-        end = "\n" if done == total else ""
-        print(f"\r{title}: {done} of {total}", end=end, file=sys.stderr, flush=True)
+    """Say how far a long pass over the images is: on one line of the terminal, or a line every 15 seconds in a log."""
+    now = time.monotonic()
+    every_s = 0.1 if sys.stderr.isatty() else 15.0
+    if now - _said.setdefault(title, now) >= every_s:
+        _said[title] = now
+        start, end = ("\r", "\r") if sys.stderr.isatty() else ("", "\n")
+        print(f"{start}{title}: {done} of {total}", end=end, file=sys.stderr, flush=True)
 
 
 DataArgument = Annotated[str | None, typer.Argument(help="folder of class folders, manifest or catalogue name")]
+EngineOption = Annotated[str, typer.Option(help="auto, openvino or torch")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, 32 or bf16, of the engine")]
 RunArgument = Annotated[Path, typer.Argument(help="run folder or model folder")]
 
 
@@ -147,7 +156,7 @@ def train(
     if resume is not None:
         if data is not None or config.model_fields_set or overwrite:
             raise ConfigError("--resume takes its settings from the run folder; leave out DATA and other settings")
-        run = experiment.resume(resume, say=_say, make_observer=terminal_progress)
+        run = experiment.resume(resume, say=_say, make_observer=terminal_progress, progress=_data_progress)
     else:
         run = experiment.run(
             config, overwrite=overwrite, say=_say, make_observer=terminal_progress, progress=_data_progress
@@ -219,6 +228,8 @@ def evaluate(
     predictions: Annotated[Path | None, typer.Option(help="write a row per image to this parquet file")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out unreadable images")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
 ) -> None:
     """Measure a trained model on labelled images."""
     from headstart import experiment
@@ -234,6 +245,8 @@ def evaluate(
         predictions=predictions,
         skip_bad=skip_bad,
         device=device,
+        engine=engine,
+        precision=precision,
         say=_say,
     )
     if output_format == "json":
@@ -260,16 +273,20 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="file to write instead of the terminal")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images per batch")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
 ) -> None:
     """Classify images; an unreadable file is a row with its error, and then the exit code is 1."""
     from headstart.inference.output import write_predictions
     from headstart.inference.predict import expand_inputs, load, predict_stream
 
     _check_format(output_format, ("table", "json", "csv", "parquet"))
-    classifier = load(run, device=device)
+    classifier = load(run, device=device, engine=engine, precision=precision)
     files = expand_inputs(paths, sys.stdin)
     rows = predict_stream(classifier, files, top_k=top_k, batch_size=batch_size)
     num_failed = write_predictions(rows, output_format, out)
+    for line in classifier.notes:
+        _say(f"note: {line}")
     if num_failed:
         _say(f"{num_failed} files could not be read; their rows say why")
         raise typer.Exit(1)

@@ -52,7 +52,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 # Settings that change nothing about what was decided by timing or selection.
-_HARMLESS = {"out", "threads", "monitor"}
+_HARMLESS = {"out", "threads", "monitor", "cache"}
 
 
 class Config(BaseModel):
@@ -85,6 +85,10 @@ class Config(BaseModel):
         None, description="resize filter"
     )
 
+    decoder: Literal["pillow", "pillow-scaled"] = Field(
+        "pillow", description="pillow-scaled: large JPEGs faster, other pixels"
+    )
+
     # Strategy
     strategy: str = Field("head", description="scratch, head, partial, full, layerwise, gradual, lp-ft or a YAML table")
     table: dict[str, Any] | None = Field(None, description="the phases of a strategy of one's own (YAML only)")
@@ -94,6 +98,9 @@ class Config(BaseModel):
     epochs: int = Field(5, ge=0, description="epochs of every phase")
     phase_epochs: Ints = Field(None, description="epochs per phase: 5,5,5")
     phase_lrs: Floats = Field(None, description="learning rate per phase: 1e-3,1e-4,1e-5")
+    solver: Literal["auto", "lbfgs", "loop"] = Field(
+        "auto", description="how a head alone is found: trained, or solved to its optimum; auto: solved in lp-ft"
+    )
     batch_norm: Literal["auto", "batch", "fixed"] = Field(
         "auto", description="statistics of the BatchNorm that trains; auto: fixed for pretrained, batch for scratch"
     )
@@ -122,6 +129,8 @@ class Config(BaseModel):
     ema: Fraction = Field(0.0, description="decay of the weights' moving average; 0: off")
     augment: Literal["none", "flip", "crop", "strong"] = Field("crop", description="none, flip, crop or strong")
 
+    views: int = Field(4, ge=1, description="different views of each image that a frozen part sees; 0 is unaugmented")
+
     # Selection
     best_epoch: bool = Field(False, description="keep the epoch with the lowest selection loss")
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a lower selection loss")
@@ -133,7 +142,12 @@ class Config(BaseModel):
     # Run
     time_limit: Seconds = Field(None, gt=0, description="seconds of training, or 10m, 1h: fewer epochs, still annealed")
     monitor: bool = Field(True, description="loss and accuracy on the held-out split after every epoch")
-    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, 32 on a CPU")
+    precision: Literal["auto", "32", "bf16"] = Field(
+        "auto", description="of steps and engine; auto: timed and compared"
+    )
+    engine: Literal["auto", "openvino", "torch"] = Field("auto", description="what runs the frozen part")
+    cache: bool = Field(True, description="keep what the frozen part computes, also for later runs")
+    tune: Literal["auto", "off"] = Field("auto", description="time the first batches to choose how steps run")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     channels_last: bool = Field(True, description="memory format of convolutions")
     threads: int | None = Field(None, ge=1, description="decoding threads; default: one per core, 8 at most")
@@ -247,6 +261,7 @@ def ineffective_settings(config: Config) -> list[str]:
         "phase_epochs": (not is_own_table, "a named strategy; a table has its own lengths"),
         "phase_lrs": (not is_own_table, "a named strategy; a table has its own rates"),
         "momentum": (config.optimizer == "sgd", "optimizer sgd"),
+        "solver": (strategy in ("head", "gradual", "lp-ft") or is_own_table, "a strategy with a phase for the head"),
         "warmup": (config.schedule == "cosine", "schedule cosine"),
         "refit": (selects, "best_epoch or patience"),
         "select_on": (selects, "best_epoch or patience"),

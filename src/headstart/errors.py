@@ -9,6 +9,8 @@
       PlanError                   a strategy's table does not fit the network
       RunError                    a run folder is missing, incomplete, occupied or not writable
       TrainingError               training cannot go on (a loss that is not finite, a frozen tensor that changed)
+      EngineError                 an inference engine cannot run a network; another one is taken
+      CacheFullError              computed features fit neither on disk nor in memory; they are streamed instead
       MissingExtraError           an optional package is not installed
 
 Every message says what is wrong, where, what was expected, and what to do next.
@@ -56,6 +58,14 @@ class TrainingError(HeadstartError):
     """Training cannot go on."""
 
     exit_code = 1
+
+
+class EngineError(HeadstartError):
+    """An inference engine cannot run a network."""
+
+
+class CacheFullError(HeadstartError):
+    """Rows fit neither on disk nor in memory; they are forgotten, and those held before stay usable."""
 
 
 class MissingExtraError(HeadstartError):

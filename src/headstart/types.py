@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Decoder = Literal["pillow", "pillow-scaled"]
 Triple = tuple[float, float, float]
 
 
@@ -21,7 +22,8 @@ class InputSpec:
         interpolation: Filter of the resize; always antialiased.
         mean: Per channel, on the 0..1 scale.
         std: Per channel, on the 0..1 scale.
-        decoder: Which decoder makes the pixels; part of the spec because decoders may differ in the last bit.
+        decoder: What makes the pixels; part of the spec because other decoders give other pixels. `pillow`: at full
+            size; `pillow-scaled`: JPEGs at 1/2, 1/4 or 1/8 where that is still as large as `resize`.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -29,7 +31,14 @@ class InputSpec:
     interpolation: Interpolation = "bicubic"
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.5, 0.5, 0.5)
-    decoder: Literal["pillow"] = "pillow"
+    decoder: Decoder = "pillow"
+
+    @property
+    def smallest_side(self) -> int | None:
+        """The shortest side that a decoder may reduce a picture to, or None for its full size."""
+        if self.decoder == "pillow":
+            return None
+        return self.resize if isinstance(self.resize, int) else max(self.resize)
 
     def with_size(self, side: int) -> Self:
         """Return the spec for a square input of `side` pixels, keeping the ratio of resize to crop."""

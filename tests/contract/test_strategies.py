@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from headstart.config import make_config
 from headstart.errors import PlanError
 from headstart.experiment.prepare import build_plan, fit_settings, resolve_strategy
+from headstart.features.supply import PixelSupply
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import build_classifier
 from headstart.models.stages import derive_stages
@@ -66,6 +67,14 @@ def test_rates_follow_the_rule_of_the_design(strategy, model):
             assert len(head | body) == 1
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_only_a_phase_of_the_head_alone_is_solved(strategy, model):
+    for solver, expected in (("auto", {"lp-ft"}), ("lbfgs", {"head", "gradual", "lp-ft"}), ("loop", set())):
+        phases = plan_for(strategy, model, solver=solver).phases
+        solved = [phase.solver == "lbfgs" for phase in phases]
+        assert solved == [strategy in expected] + [False] * (len(phases) - 1)
+
+
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name, tmp_path):
@@ -85,8 +94,7 @@ def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name, tmp_pat
         fit(
             model,
             type(one)(one.strategy, (phase,), one.is_pretrained),
-            batches,
-            None,
+            PixelSupply(model.network, batches),
             fit_settings(config),
             fabric=Fabric(accelerator="cpu", devices=1),
             checkpoints=Checkpoints(tmp_path / phase.name),

@@ -12,12 +12,12 @@ import pytest
 from tests.integration.conftest import TINY
 
 WORDS = [*TINY, "--epochs", "8", "--ema", "0.9", "--best-epoch", "--mixup", "0.2", "--threads", "1"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def start(*words: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "headstart", *map(str, words)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # read now: by then the caches are the tests' own
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def finish(*words: object) -> None:

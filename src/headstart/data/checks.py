@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
+
+from PIL import Image
 
 from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.transforms import open_image, read_rgb, shown, why_unreadable
@@ -115,10 +118,22 @@ def unreadable_headers(
 
 
 def fingerprint(
-    records: Sequence[ImageRecord], *, threads: int, progress: Progress | None = None
+    records: Sequence[ImageRecord],
+    *,
+    threads: int,
+    progress: Progress | None = None,
+    keep: Callable[[Path, Image.Image], None] | None = None,
 ) -> list[Fingerprint | BadImage]:
-    """Read and decode every image once, and return its hashes, or why it cannot be decoded; in order."""
-    return _map("checking pixels", _fingerprint, [record.path for record in records], threads, progress)
+    """Read and decode every image once, and return its hashes, or why it cannot be decoded; in order.
+
+    Args:
+        records: The images.
+        threads: Decoding threads.
+        progress: Told how far it is.
+        keep: Given every decoded picture, from any thread.
+    """
+    check = partial(_fingerprint, keep=keep)
+    return _map("checking pixels", check, [record.path for record in records], threads, progress)
 
 
 def raise_unreadable(bad: Sequence[BadImage]) -> None:
@@ -221,10 +236,12 @@ def _header_problem(path: Path) -> str:
         return why_unreadable(error)
 
 
-def _fingerprint(path: Path) -> Fingerprint | BadImage:
+def _fingerprint(path: Path, keep: Callable[[Path, Image.Image], None] | None) -> Fingerprint | BadImage:
     try:
         data = path.read_bytes()
         image = read_rgb(data)
+        if keep is not None:
+            keep(path, image)
         size = f"{image.width}x{image.height} ".encode()
         pixels = hashlib.blake2b(size, digest_size=16)
         pixels.update(image.tobytes())

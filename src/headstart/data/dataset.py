@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
+
 from headstart.data.checks import (
     BadImage,
     DataReport,
@@ -29,6 +31,7 @@ from headstart.data.transforms import shown
 from headstart.errors import DataError, did_you_mean
 
 LeaksPolicy = Literal["drop", "error", "keep"]
+Keep = Callable[[Path, Image.Image], None]
 
 
 def load_dataset(
@@ -43,6 +46,7 @@ def load_dataset(
     threads: int = 2,
     progress: Progress | None = None,
     single_split_ok: bool = False,
+    keep: Keep | None = None,
 ) -> tuple[Manifest, DataReport]:
     """Read, check and split a data set; nothing is written, each image that is used is decoded once.
 
@@ -57,6 +61,7 @@ def load_dataset(
         threads: Decoding threads.
         progress: Called with (what is done, images done, images in all).
         single_split_ok: For evaluation: make no split, call the only split `test`, accept one or missing classes.
+        keep: Given every decoded picture, so that it need not be decoded again.
 
     Returns:
         The manifest, with a SHA-256 for each image, and what the checks found.
@@ -76,7 +81,7 @@ def load_dataset(
     manifest, splits_made = _with_splits(manifest, str(source), test_fraction, split_seed, single_split_ok)
     if max_per_class is not None:
         manifest = subset(manifest, max_per_class, split_seed)
-    manifest, pixels, bad_bodies = _with_hashes(manifest, skip_bad, threads, progress)
+    manifest, pixels, bad_bodies = _with_hashes(manifest, skip_bad, threads, progress, keep)
     bad = (*bad_headers, *bad_bodies)
     check(manifest, str(source), hint=f" ({_images(len(bad), 'unreadable ')} left out)" if bad else "")
     leaked = find_leaks(manifest.records, pixels)
@@ -166,10 +171,10 @@ def _with_splits(
 
 
 def _with_hashes(
-    manifest: Manifest, skip_bad: bool, threads: int, progress: Progress | None
+    manifest: Manifest, skip_bad: bool, threads: int, progress: Progress | None, keep: Keep | None
 ) -> tuple[Manifest, list[str], list[BadImage]]:
     """Return the manifest with SHA-256s, the pixel hash of each record, and what could not be decoded."""
-    found = fingerprint(manifest.records, threads=threads, progress=progress)
+    found = fingerprint(manifest.records, threads=threads, progress=progress, keep=keep)
     bad = [result for result in found if isinstance(result, BadImage)]
     if not skip_bad:
         raise_unreadable(bad)

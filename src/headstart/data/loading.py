@@ -1,31 +1,38 @@
 """Batches of decoded images, in a repeatable order, decoded by threads ahead of their use."""
 
+import copy
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import final
+from itertools import islice
+from typing import Protocol, Self, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
+from headstart.data.checks import file_sha256
 from headstart.data.manifest import ImageRecord
-from headstart.data.transforms import Augment, Pixels, decode, eval_view, train_view
+from headstart.data.pictures import Pictures
+from headstart.data.transforms import Augment, Pixels, eval_view, mirrored, train_view
 from headstart.types import InputSpec
 
-_MIN_PREFETCH = 2  # batches decoded ahead: one is being used, one is ready when that is done
-_ORDER, _VIEW = 0, 1
+_ORDER, _FRESH, _NUMBERED = 0, 1, 2
+
+Task = tuple[int, tuple[int, ...]]  # position of an image in the records, and the numbers of the views to make of it
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images on their way into a network.
+    """Images, or what a frozen part of the network makes of them, on their way to what trains.
 
     Attributes:
-        pixels: `uint8` (N, 3, H, W), channels-last in memory, not normalised.
+        pixels: `uint8` (N, 3, H, W), channels-last in memory, not normalised; or activations (N, ...), float.
         targets: `int64` (N,), labels.
         indices: `int64` (N,), positions in the records that the batches were made from.
     """
@@ -35,23 +42,38 @@ class Batch:
     indices: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class _Pending:
-    indices: npt.NDArray[np.int64]
-    buffer: Pixels
-    views: list[Future[None]]
+class BatchSource(Protocol):
+    """Batches whose content is a pure function of the epoch."""
+
+    @property
+    def num_images(self) -> int:
+        """Images per epoch."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch; the last batch of an epoch may be smaller."""
+
+    def __len__(self) -> int:
+        """Return the number of batches per epoch."""
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from the one numbered `start`."""
 
 
 @final
 class ImageBatches:
     """The images of a split in batches.
 
-    An epoch is a pure function of (records, spec, augment, seed, epoch): the same bits whatever the number of threads
-    and wherever it starts. Memory is bounded by the batches decoded ahead.
+    An epoch is a pure function of (records, spec, augment, views, seed, epoch): the same bits whatever the number of
+    threads and wherever it starts. Memory is bounded by the batches decoded ahead.
 
     Attributes:
         num_images: Images in an epoch.
         batch_size: Images in a batch; the last one may be smaller.
+        spec: Geometry of the views.
+        augment: Preset of `train_view`, or None for the evaluation view.
+        digests: SHA-256 of each file, 32 bytes.
+        num_views: How many different views there are of each image, or None: a fresh one in every epoch.
     """
 
     def __init__(
@@ -64,6 +86,8 @@ class ImageBatches:
         shuffle: bool,
         seed: int,
         threads: int,
+        views: int | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
         """Remember what to read; nothing is read yet.
 
@@ -75,20 +99,33 @@ class ImageBatches:
             shuffle: Whether every epoch has its own order; otherwise that of `records`.
             seed: Of order and augmentation, 0 or more.
             threads: Decoding threads.
+            views: Use so many views of each image in turn, the same for every seed (fewer where `augment` has fewer):
+                view 0 is the evaluation view. None: a fresh view in every epoch.
+            pictures: Where decoded pictures are kept.
         """
         self._records = tuple(records)
         self.num_images = len(self._records)
-        self._spec = spec
+        self.spec = spec
         self.batch_size = batch_size
-        self._augment = augment
+        self.augment = augment
+        self.num_views = num_views(augment, views)
         self._shuffle = shuffle
         self._seed = seed
         self._threads = threads
-        self._targets = np.array([record.label for record in self._records], dtype=np.int64)
+        self._pictures = pictures or Pictures(0)
+        self.targets = np.array([record.label for record in self._records], dtype=np.int64)
+        self.digests = [bytes.fromhex(record.sha256 or file_sha256(record.path)) for record in self._records]
+        self.groups = [record.group or str(position) for position, record in enumerate(self._records)]
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return math.ceil(self.num_images / self.batch_size)
+
+    def numbered(self, views: int) -> Self:
+        """Return the same images with so many views each, instead of a fresh one in every epoch."""
+        other = copy.copy(self)
+        other.num_views = num_views(self.augment, views)
+        return other
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch.
@@ -100,46 +137,91 @@ class ImageBatches:
         Raises:
             UnreadableImageError: An image cannot be decoded (any more); names the file.
         """
-        order = self._order(epoch)
-        ahead = max(_MIN_PREFETCH, math.ceil(2 * self._threads / self.batch_size))
+        order = self.order(epoch)[start * self.batch_size :]
+        for position, pixels in enumerate(self.pixels(order, epoch, self.batch_size)):
+            rows = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield self.batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), rows)
+
+    def batch(self, inputs: Tensor, indices: npt.NDArray[np.int64]) -> Batch:
+        """Put labels to the inputs of some images."""
+        return Batch(inputs, torch.from_numpy(self.targets[indices]), torch.from_numpy(indices.copy()))
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the positions of all images in the order of an epoch."""
+        if not self._shuffle:
+            return np.arange(self.num_images)
+        rng = np.random.Generator(np.random.Philox(key=[self._seed, epoch], counter=[0, 0, 0, _ORDER]))
+        return rng.permutation(self.num_images)
+
+    def view_numbers(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the number of each image's view in an epoch (N,): every image goes through its views in turn."""
+        if self.num_views is None:
+            raise ValueError("a fresh view in every epoch has no number")
+        rng = np.random.Generator(np.random.Philox(key=[self._seed, _NUMBERED]))
+        return (rng.integers(self.num_views, size=self.num_images) + epoch) % self.num_views
+
+    def pixels(self, order: npt.NDArray[np.int64], epoch: int, batch_size: int) -> Iterator[Pixels]:
+        """Yield the views of an epoch as `uint8` (N, H, W, 3), in the order given."""
+        numbers = None if self.num_views is None else self.view_numbers(epoch)
+        tasks = ((int(i), (epoch if numbers is None else int(numbers[i]),)) for i in order)
+        return self.views(tasks, batch_size)
+
+    def views(self, tasks: Iterable[Task], batch_size: int) -> Iterator[Pixels]:
+        """Yield views as `uint8` (N, H, W, 3), in the order of the tasks; each image of a task is decoded once."""
+        views = self._decoded(tasks, ahead=2 * (batch_size + self._threads))
+        with closing(views):
+            while rows := list(islice(views, batch_size)):
+                yield np.stack(rows)
+
+    def _decoded(self, tasks: Iterable[Task], ahead: int) -> Generator[Pixels]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="headstart-decode")
-        pending: deque[_Pending] = deque()
+        pending: deque[Future[list[Pixels]]] = deque()
+        waiting = 0  # views
         try:
-            for position in range(start * self.batch_size, self.num_images, self.batch_size):
-                pending.append(self._submit(pool, epoch, order[position : position + self.batch_size]))
-                if len(pending) > ahead:
-                    yield self._finish(pending.popleft())
+            for task in tasks:
+                pending.append(pool.submit(self._make_views, *task))
+                waiting += len(task[1])
+                while waiting > ahead:
+                    ready = pending.popleft().result()
+                    waiting -= len(ready)
+                    yield from ready
             while pending:
-                yield self._finish(pending.popleft())
+                yield from pending.popleft().result()
         finally:  # also where the reader stops early: no thread outlives the epoch
             pool.shutdown(cancel_futures=True)
 
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        if not self._shuffle:
-            return np.arange(self.num_images)
-        return self._rng(epoch, _ORDER, 0).permutation(self.num_images)
+    def _make_views(self, index: int, numbers: tuple[int, ...]) -> list[Pixels]:
+        image = self._pictures.decode(self._records[index].path, self.spec.smallest_side)
+        return [self._make_view(image, self.digests[index], number) for number in numbers]
 
-    def _rng(self, epoch: int, purpose: int, index: int) -> np.random.Generator:
-        """Return the random stream of one purpose: Philox gives one to every (key, counter) at no cost."""
-        return np.random.Generator(np.random.Philox(key=[self._seed, epoch], counter=[0, 0, index, purpose]))
+    def _make_view(self, image: Image.Image, digest: bytes, number: int) -> Pixels:
+        if self.augment is None:
+            return eval_view(image, self.spec)
+        if self.num_views is None:
+            return train_view(image, self.spec, self.augment, view_rng(digest, self._seed, number, _FRESH))
+        return numbered_view(image, self.spec, self.augment, digest, number)
 
-    def _submit(self, pool: ThreadPoolExecutor, epoch: int, indices: npt.NDArray[np.int64]) -> _Pending:
-        buffer = np.empty((len(indices), *self._spec.size, 3), dtype=np.uint8)
-        views = [
-            pool.submit(self._read_view, int(index), epoch, buffer[row : row + 1]) for row, index in enumerate(indices)
-        ]
-        return _Pending(indices, buffer, views)
 
-    def _read_view(self, index: int, epoch: int, into: Pixels) -> None:
-        image = decode(self._records[index].path)
-        if self._augment is None:
-            into[0] = eval_view(image, self._spec)
-        else:
-            into[0] = train_view(image, self._spec, self._augment, self._rng(epoch, _VIEW, index))
+def num_views(augment: Augment | None, views: int | None) -> int | None:
+    """Return how many different views there are: the evaluation view alone, it and its mirror image, or as asked."""
+    if augment in (None, "none"):
+        return 1
+    return views if views is None or augment != "flip" else min(views, 2)
 
-    def _finish(self, batch: _Pending) -> Batch:
-        for view in batch.views:
-            view.result()
-        pixels = torch.from_numpy(batch.buffer).permute(0, 3, 1, 2)
-        targets = torch.from_numpy(self._targets[batch.indices])
-        return Batch(pixels, targets, torch.from_numpy(batch.indices.copy()))
+
+def numbered_view(image: Image.Image, spec: InputSpec, augment: Augment, digest: bytes, number: int) -> Pixels:
+    """Make view `number` of a picture, which depends on the content of its file and nothing else.
+
+    View 0 is the evaluation view; with `flip` view 1 is its mirror image.
+    """
+    if number == 0 or augment == "none":
+        return eval_view(image, spec)
+    if augment == "flip":
+        return mirrored(eval_view(image, spec))
+    return train_view(image, spec, augment, view_rng(digest, 0, number, _NUMBERED))
+
+
+def view_rng(digest: bytes, *position: int) -> np.random.Generator:
+    """Return the random stream of an image's view: Philox gives one to every (key, counter) at no cost."""
+    key = np.frombuffer(digest[:16], dtype="<u8")
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, *position]))

@@ -48,7 +48,7 @@ _CROP_RATIO = (3 / 4, 4 / 3)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
-def decode(source: Path | bytes | Image.Image) -> Image.Image:
+def decode(source: Path | bytes | Image.Image, *, smallest: int | None = None) -> Image.Image:
     """Return a picture as RGB, upright.
 
     EXIF orientation is applied, junk values are ignored. Grey, 1-bit, palette and CMYK are converted; what is
@@ -57,22 +57,26 @@ def decode(source: Path | bytes | Image.Image) -> Image.Image:
 
     Args:
         source: Path of a file, the bytes of one, or a picture (never changed; returned as it is if already RGB).
+        smallest: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides stay this long (pixels).
+            Faster, but other pixels; None: at its full size. From `InputSpec.smallest_side`.
 
     Raises:
         UnreadableImageError: With the path and the reason.
     """
     try:
-        return read_rgb(source)
+        return read_rgb(source, smallest)
     except Exception as error:
         name = shown(source) if isinstance(source, Path) else "the picture given"
         raise UnreadableImageError(f"cannot read image {name}: {why_unreadable(error)}") from error
 
 
-def read_rgb(source: Path | bytes | Image.Image) -> Image.Image:
+def read_rgb(source: Path | bytes | Image.Image, smallest: int | None = None) -> Image.Image:
     """Do what `decode` does, letting Pillow's own exceptions through (of any type: decoders raise them all)."""
     if isinstance(source, Image.Image):
         return _to_rgb(_upright(source))
     with open_image(source) as image:
+        if smallest is not None:
+            image.draft(None, (smallest, smallest))
         return _to_rgb(_upright(image))
 
 
@@ -141,6 +145,11 @@ def train_view(image: Image.Image, spec: InputSpec, augment: Augment, rng: np.ra
     return _trivial_augment(_flipped(np.array(crop), rng), rng)
 
 
+def mirrored(pixels: Pixels) -> Pixels:
+    """Return a view (H, W, 3) with left and right exchanged."""
+    return np.ascontiguousarray(pixels[:, ::-1])
+
+
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # first: Pillow's TIFF reader turns the picture while loading and then forgets the tag
     if not image.width or not image.height:
@@ -207,7 +216,7 @@ def _resized_size(image: Image.Image, spec: InputSpec) -> tuple[int, int]:
 
 
 def _flipped(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
+    return mirrored(pixels) if rng.random() < 0.5 else pixels
 
 
 def _random_box(image: Image.Image, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -1,15 +1,37 @@
-"""From settings to a finished run: the only place where data, model, plan and engine meet."""
+"""From settings to a finished run: the only place where data, model, plan and engine meet.
 
+Importing this package loads no torch; what needs it is imported while the data is being read.
+"""
+
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headstart.config import make_config
-from headstart.experiment.prepare import Prepared, prepare
-from headstart.experiment.session import resume, run
-from headstart.experiment.tools import evaluate_folder, find_learning_rate, show_data
+from headstart.config import Config, make_config
+from headstart.experiment.reading import DataProgress, Reading
 from headstart.runs import Run
 
+if TYPE_CHECKING:
+    from headstart.experiment.prepare import Prepared, prepare
+    from headstart.experiment.session import MakeObserver, Say, resume
+    from headstart.experiment.tools import evaluate_folder, find_learning_rate, show_data
+
 __all__ = ["Prepared", "evaluate_folder", "find_learning_rate", "fit", "prepare", "resume", "run", "show_data"]
+
+_HOMES = {
+    "Prepared": "prepare",
+    "evaluate_folder": "tools",
+    "find_learning_rate": "tools",
+    "prepare": "prepare",
+    "resume": "session",
+    "show_data": "tools",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def fit(data: str | Path, *, overwrite: bool = False, **settings: Any) -> Run:
@@ -27,3 +49,36 @@ def fit(data: str | Path, *, overwrite: bool = False, **settings: Any) -> Run:
         HeadstartError: An input or a setting is not usable; the message says what to do.
     """
     return run(make_config({**settings, "data": str(data)}), overwrite=overwrite)
+
+
+def run(
+    config: Config,
+    *,
+    overwrite: bool = False,
+    say: "Say | None" = None,
+    make_observer: "MakeObserver | None" = None,
+    progress: DataProgress | None = None,
+) -> Run:
+    """Do one run from settings to a finished run folder.
+
+    Args:
+        config: Settings.
+        overwrite: Whether an existing run folder may be replaced.
+        say: Receives lines for people.
+        make_observer: Makes what watches a fit, from its title.
+        progress: Told how far the checks of the data are.
+
+    Raises:
+        HeadstartError: An input is not usable (no folder is left behind), or training cannot go on.
+    """
+    with Reading(config, progress) as reading:
+        from headstart.experiment import session
+
+        return session.run(
+            config,
+            reading,
+            overwrite=overwrite,
+            say=say or session.say_nothing,
+            make_observer=make_observer or session.watch_nothing,
+            progress=progress,
+        )

@@ -1,7 +1,6 @@
 """What is decided before training: settings with nothing left open, checked data, the network and the plan."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +11,21 @@ from lightning_fabric import Fabric
 
 from headstart.config import Config, ineffective_settings, read_yaml
 from headstart.data.checks import DataReport
-from headstart.data.dataset import load_dataset
 from headstart.data.loading import ImageBatches
 from headstart.data.manifest import ImageRecord, Manifest
+from headstart.data.pictures import Pictures
 from headstart.errors import ConfigError, PlanError, did_you_mean
+from headstart.experiment.reading import DataProgress, Reading, num_threads
+from headstart.features.cache import FeatureCache
+from headstart.features.supply import FeatureSupply
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.stages import has_known_stages
 from headstart.training.engine import FitSettings
 from headstart.training.plan import Plan, parse_table, resolve
 from headstart.training.strategies import STRATEGIES, StrategyOptions, default_lr, make_plan
+from headstart.training.tuning import StepChoice, candidates
 from headstart.types import InputSpec, Stage
-
-DataProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Prepared:
         report: What the checks of the data found.
         model: The network with its new head, untrained.
         plan: What trains when.
+        pictures: The images decoded so far.
         warnings: Settings that change nothing, and the like.
     """
 
@@ -45,21 +47,28 @@ class Prepared:
     report: DataReport
     model: ClassifierNetwork
     plan: Plan
+    pictures: Pictures
     warnings: tuple[str, ...]
 
 
-def prepare(config: Config, *, progress: DataProgress | None = None) -> Prepared:
+def prepare(config: Config, reading: Reading | None = None, *, progress: DataProgress | None = None) -> Prepared:
     """Check the data, build the network and lay the plan; nothing is written.
+
+    Args:
+        config: Settings.
+        reading: The data, if it is being read already.
+        progress: Told how far the checks of the data are, if not.
 
     Raises:
         HeadstartError: Any input or setting is not usable.
     """
     config = resolve_strategy(config)
-    manifest, report = read_data(config, progress=progress)
+    reading = reading or Reading(config, progress)
+    manifest, report = reading.result()
     model = build_model(config, manifest.labels)
     plan = build_plan(config, model)
     _check_plan(plan, model, config, num_images=len(manifest.of_split("train")))
-    return Prepared(config, manifest, report, model, plan, tuple(_warnings(config, model, plan)))
+    return Prepared(config, manifest, report, model, plan, reading.pictures, tuple(_warnings(config, model, plan)))
 
 
 def _check_plan(plan: Plan, model: ClassifierNetwork, config: Config, *, num_images: int) -> None:
@@ -73,31 +82,8 @@ def _check_plan(plan: Plan, model: ClassifierNetwork, config: Config, *, num_ima
             )
 
 
-def read_data(config: Config, *, progress: DataProgress | None = None) -> tuple[Manifest, DataReport]:
-    """Read and check the data that a config names.
-
-    Raises:
-        DataError: The data is not usable.
-    """
-    if not config.data:
-        raise ConfigError(
-            "no data given; name a folder of class folders, a manifest or a catalogue name such as snacks"
-        )
-    return load_dataset(
-        config.data,
-        label_map=config.map or None,
-        max_per_class=config.max_per_class,
-        leaks=config.leaks,
-        skip_bad=config.skip_bad,
-        test_fraction=config.test_fraction,
-        split_seed=config.split_seed,
-        threads=num_threads(config),
-        progress=progress,
-    )
-
-
 def resolve_strategy(config: Config) -> Config:
-    """Fill in what follows from the strategy and the machine: the table of a YAML file, rates and precision.
+    """Fill in what follows from the strategy and the machine: the table of a YAML file and the rate.
 
     Raises:
         ConfigError: The strategy is not known.
@@ -114,9 +100,7 @@ def resolve_strategy(config: Config) -> Config:
     strategy = changes.get("strategy", config.strategy)
     lr = config.lr or default_lr(strategy, config.optimizer)
     changes["lr"] = lr
-    accelerator, _ = _accelerator(config)
-    if config.precision == "auto":
-        changes["precision"] = "bf16" if accelerator == "cuda" else "32"
+    accelerator(config)  # before anything is read
     return config.model_copy(update=changes)
 
 
@@ -131,10 +115,7 @@ def build_model(config: Config, labels: Sequence[str]) -> ClassifierNetwork:
         config.backbone, weights=config.weights if _is_pretrained(config) else "none", image_size=config.image_size
     )
     backbone = replace(backbone, spec=_spec(backbone.spec, config))
-    model = build_classifier(backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout)
-    if config.channels_last:
-        model.network.to(memory_format=torch.channels_last)
-    return model
+    return build_classifier(backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout)
 
 
 def _is_pretrained(config: Config) -> bool:
@@ -147,6 +128,7 @@ def _spec(spec: InputSpec, config: Config) -> InputSpec:
         spec = replace(spec, resize=size[0] if len(size) == 1 else (size[0], size[1]))
         if min(size) < min(spec.size):
             raise ConfigError(f"resize={size} is smaller than the input of {spec.size} that is cut from it")
+    spec = replace(spec, decoder=config.decoder)
     return replace(spec, interpolation=config.interpolation) if config.interpolation else spec
 
 
@@ -180,6 +162,7 @@ def build_plan(config: Config, model: ClassifierNetwork) -> Plan:
             num_phases=config.phases,
             layer_decay=config.layer_decay,
             batch_norm=batch_norm,
+            solver=None if config.solver == "auto" else config.solver,
             phase_epochs=tuple(config.phase_epochs) if config.phase_epochs else None,
             phase_lrs=tuple(config.phase_lrs) if config.phase_lrs else None,
         )
@@ -223,12 +206,7 @@ def _warnings(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]
     return lines
 
 
-def num_threads(config: Config) -> int:
-    """Return how many threads decode: as set, else one per core and 8 at most."""
-    return config.threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
-
-
-def _accelerator(config: Config) -> tuple[str, list[int] | int]:
+def accelerator(config: Config) -> tuple[str, list[int] | int]:
     """Return Fabric's accelerator and devices.
 
     Raises:
@@ -249,19 +227,64 @@ def _accelerator(config: Config) -> tuple[str, list[int] | int]:
 
 
 def make_fabric(config: Config) -> Fabric:
-    """Make the Fabric of a resolved config: device and precision."""
-    accelerator, devices = _accelerator(config)
+    """Make the Fabric of a config: the device. How steps run is chosen per phase; see `training.tuning`."""
+    kind, devices = accelerator(config)
     # Fabric announces its precision in a line of its own.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    precision = "bf16-mixed" if config.precision == "bf16" else "32-true"
-    return Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    return Fabric(accelerator=kind, devices=devices)
 
 
 def fit_settings(config: Config) -> FitSettings:
     """Take from a config what the engine wants."""
     shared = {name: getattr(config, name) for name in FitSettings.__dataclass_fields__ if name in Config.model_fields}
-    return FitSettings(**shared, selects=selects(config))
+    return FitSettings(**shared, step=step_options(config)[0], selects=selects(config))
+
+
+def step_options(config: Config) -> tuple[StepChoice, ...]:
+    """Return how steps may run; the first is what is used where nothing is timed."""
+    device = torch.device(accelerator(config)[0])
+    return candidates(device, config.precision, channels_last=config.channels_last)
+
+
+def make_supply(
+    config: Config,
+    model: ClassifierNetwork,
+    train: Sequence[ImageRecord],
+    held_out: Sequence[ImageRecord] | None,
+    *,
+    device: torch.device,
+    pictures: Pictures,
+    say: Callable[[str], None] = lambda line: None,
+    progress: DataProgress = lambda title, done, total: None,
+) -> FeatureSupply:
+    """Make what feeds training: augmented, shuffled batches and ordered held-out ones, or features of them."""
+    sources = [
+        ImageBatches(
+            records,
+            model.spec,
+            batch_size=config.batch_size if is_train else max(config.batch_size, 32),
+            augment=config.augment if is_train else None,
+            shuffle=is_train,
+            seed=config.seed,
+            threads=num_threads(config),
+            pictures=pictures,
+        )
+        for is_train, records in ((True, train), (False, held_out))
+        if records is not None
+    ]
+    return FeatureSupply(
+        model,
+        sources[0],
+        sources[1] if held_out is not None else None,
+        device=device,
+        views=config.views,
+        cache=FeatureCache() if config.cache else None,
+        engine=config.engine,
+        precision=config.precision,
+        say=say,
+        progress=progress,
+    )
 
 
 def selects(config: Config) -> bool:
@@ -278,24 +301,3 @@ def refuse_inside(target: Path, data: str, flag: str) -> None:
     source = Path(data).expanduser()
     if source.is_dir() and target.expanduser().resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"{target} lies among the images of {data}, where nothing is written; name another {flag}")
-
-
-def train_batches(config: Config, records: Sequence[ImageRecord], spec: InputSpec) -> ImageBatches:
-    """Make augmented, shuffled batches."""
-    return ImageBatches(
-        records,
-        spec,
-        batch_size=config.batch_size,
-        augment=config.augment,
-        shuffle=True,
-        seed=config.seed,
-        threads=num_threads(config),
-    )
-
-
-def eval_batches(config: Config, records: Sequence[ImageRecord], spec: InputSpec) -> ImageBatches:
-    """Make batches of the evaluation view, in order."""
-    size = max(config.batch_size, 32)
-    return ImageBatches(
-        records, spec, batch_size=size, augment=None, shuffle=False, seed=config.seed, threads=num_threads(config)
-    )

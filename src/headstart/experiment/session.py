@@ -5,30 +5,36 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from headstart import runs
 from headstart.config import Config, dump_config
 from headstart.data.catalog import licence_of
 from headstart.data.checks import DataReport, file_sha256
+from headstart.data.loading import Batch
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest, write_manifest
+from headstart.data.pictures import Pictures
 from headstart.data.splits import inner_split
 from headstart.errors import RunError
 from headstart.experiment.prepare import (
-    DataProgress,
     Prepared,
     build_model,
     build_plan,
-    eval_batches,
     fit_settings,
     make_fabric,
-    num_threads,
+    make_supply,
     prepare,
     refuse_inside,
     selects,
-    train_batches,
+    step_options,
 )
+from headstart.experiment.reading import DataProgress, Reading, num_threads
+from headstart.features.supply import network_input
 from headstart.inference.evaluate import evaluate
 from headstart.inference.model_card import write_model_card
 from headstart.inference.predict import load
@@ -39,35 +45,39 @@ from headstart.training.checkpoint import Checkpoints
 from headstart.training.engine import FitResult, fit
 from headstart.training.observers import Observer, SilentProgress
 from headstart.training.plan import describe
+from headstart.training.tuning import StepChoice, choose_step
 
 Say = Callable[[str], None]
 MakeObserver = Callable[[str], Observer]
 
 
-def _say_nothing(line: str) -> None:
+def say_nothing(line: str) -> None:
     """Show nothing."""
 
 
-def _watch_nothing(title: str) -> Observer:
+def watch_nothing(title: str) -> Observer:
+    """Watch without a word."""
     return SilentProgress()
 
 
 def run(
     config: Config,
+    reading: Reading,
     *,
     overwrite: bool = False,
-    say: Say = _say_nothing,
-    make_observer: MakeObserver = _watch_nothing,
+    say: Say = say_nothing,
+    make_observer: MakeObserver = watch_nothing,
     progress: DataProgress | None = None,
 ) -> Run:
-    """Do one run from settings to a finished run folder.
+    """Do one run from settings to a finished run folder; see `headstart.experiment.run`.
 
     Args:
         config: Settings.
+        reading: The data, on its way.
         overwrite: Whether an existing run folder may be replaced.
         say: Receives lines for people.
         make_observer: Makes what watches a fit, from its title.
-        progress: Told how far the checks of the data are.
+        progress: Told how far the computation of features is.
 
     Raises:
         HeadstartError: An input is not usable (no folder is left behind), or training cannot go on.
@@ -76,7 +86,7 @@ def run(
     if config.out:
         refuse_inside(Path(config.out), config.data, "--out")
         runs.check_out_folder(Path(config.out), overwrite)
-    prepared = prepare(config, progress=progress)
+    prepared = prepare(config, reading)
     config = prepared.config
     out = Path(config.out) if config.out else _default_path(prepared)
     refuse_inside(out, config.data, "--out")
@@ -86,10 +96,16 @@ def run(
     data_s = time.monotonic() - started
     prepared = _fit_to_time(prepared, say)
     folder = runs.create_run_folder(out, _first_files(prepared), overwrite=overwrite)
-    return _Session(prepared, folder, say, make_observer, started, data_s).finish()
+    return _Session(prepared, folder, say, make_observer, progress, started, data_s).finish()
 
 
-def resume(path: Path, *, say: Say = _say_nothing, make_observer: MakeObserver = _watch_nothing) -> Run:
+def resume(
+    path: Path,
+    *,
+    say: Say = say_nothing,
+    make_observer: MakeObserver = watch_nothing,
+    progress: DataProgress | None = None,
+) -> Run:
     """Finish a run that was interrupted; its weights come out as if it had not been.
 
     Raises:
@@ -105,10 +121,10 @@ def resume(path: Path, *, say: Say = _say_nothing, make_observer: MakeObserver =
     _check_unchanged(manifest)
     model = build_model(config, manifest.labels)
     prepared = Prepared(
-        config, manifest, DataReport.from_dict(folder.data_report()), model, build_plan(config, model), ()
+        config, manifest, DataReport.from_dict(folder.data_report()), model, build_plan(config, model), Pictures(), ()
     )
     say(f"resuming {folder.path}")
-    return _Session(prepared, folder, say, make_observer, started, time.monotonic() - started).finish()
+    return _Session(prepared, folder, say, make_observer, progress, started, time.monotonic() - started).finish()
 
 
 def _default_path(prepared: Prepared) -> Path:
@@ -143,11 +159,17 @@ def _fit_to_time(prepared: Prepared, say: Say) -> Prepared:
     if config.time_limit is None or "epochs" in config.choices:
         return prepared
     started = time.monotonic()
-    train = train_batches(config, prepared.manifest.of_split("train"), model.spec)
-    held_out = eval_batches(config, prepared.manifest.of_split(prepared.manifest.reported), model.spec)
-    seconds = epoch_seconds(
-        model, plan, train, held_out if config.monitor else None, fit_settings(config), make_fabric(config)
+    fabric = make_fabric(config)
+    supply = partial(
+        make_supply,
+        config,
+        train=prepared.manifest.of_split("train"),
+        held_out=prepared.manifest.of_split(prepared.manifest.reported) if config.monitor else None,
+        device=fabric.device,
+        pictures=prepared.pictures,
+        say=say,
     )
+    seconds = epoch_seconds(model, plan, supply, fit_settings(config), fabric)
     # A fit that selects on a part of train is followed by a second one on all of it.
     inner = config.select_on == "auto" and prepared.manifest.selection is None
     num_fits = 2 if selects(config) and config.refit and inner else 1
@@ -168,8 +190,10 @@ class _Session:
     folder: Run
     say: Say
     make_observer: MakeObserver
+    progress: DataProgress | None
     started: float
     data_s: float
+    cache_s: float = 0.0
 
     def finish(self) -> Run:
         """Train, save, evaluate what was saved, and write the figures."""
@@ -183,12 +207,15 @@ class _Session:
         evaluated_at = time.monotonic()
         manifest, config = prepared.manifest, prepared.config
         # The figures come from the files that will be used, by the path that `predict` takes.
+        classifier = load(path, device=config.device, engine=config.engine, precision=config.precision)
         evaluation = evaluate(
-            load(path, device=config.device),
+            classifier,
             manifest.of_split(manifest.reported),
             manifest.labels,
             threads=num_threads(config),
         )
+        for line in classifier.notes:
+            self.say(f"note: {line}")
         runs.write_parquet(path / "predictions.parquet", evaluation.predictions)
         ended = time.monotonic()
         trainable = max(table.trainable for table in describe(prepared.plan, model.network, model.stages))
@@ -206,8 +233,8 @@ class _Session:
             "time_s": {
                 "total": round(ended - self.started + earlier_s, 2),
                 "data": round(self.data_s, 2),
-                "cache": 0.0,
-                "train": round(train_s + earlier_s, 2),
+                "cache": round(self.cache_s, 2),
+                "train": round(train_s - self.cache_s + earlier_s, 2),
                 "evaluate": round(ended - evaluated_at, 2),
             },
         }
@@ -243,13 +270,42 @@ class _Session:
         held_out = reported if config.monitor else None
         return *self._fit("final", train, held_out, manifest.reported, selects=False), False
 
-    def _record_choice(self, key: str, value: Any) -> None:
+    def _choose_step(
+        self, device: torch.device, phase: int, module: nn.Module, first_batch: Callable[[], Batch], num_images: int
+    ) -> StepChoice:
+        """Time how the steps of a phase run fastest, or replay what was chosen before."""
+        config, key = self.prepared.config, f"step_of_phase_{phase + 1}"
+        options = step_options(config)
+        if key in config.choices:
+            return StepChoice(**config.choices[key])
+        if len(options) == 1 or not num_images:
+            return options[0]
+        batch = first_batch()
+        choice = choose_step(
+            module,
+            network_input(self.prepared.model, batch.pixels.to(device)),
+            batch.targets.to(device),
+            options,
+            num_images=num_images,
+            sync=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
+        )
+        self._write_choice(key, choice.to_dict())
+        if choice != options[0]:
+            self.say(f"steps of phase {phase + 1} run fastest as: {choice}")
+        return choice
+
+    def _write_choice(self, key: str, value: Any) -> None:
         config = self.prepared.config
         config = config.model_copy(update={"choices": {**config.choices, key: value}})
         runs.write_atomic(self.folder.path / "config.yaml", dump_config(config))
+        self.prepared = replace(self.prepared, config=config)
+
+    def _record_choice(self, key: str, value: Any) -> None:
+        self._write_choice(key, value)
+        config = self.prepared.config
         # A fit changes the network in place, so the next one starts from a new one.
         model = build_model(config, self.prepared.manifest.labels)
-        self.prepared = replace(self.prepared, config=config, model=model, plan=build_plan(config, model))
+        self.prepared = replace(self.prepared, model=model, plan=build_plan(config, model))
 
     def _fit(
         self,
@@ -261,18 +317,31 @@ class _Session:
         selects: bool,
     ) -> tuple[ClassifierNetwork, FitResult]:
         config, model, path = self.prepared.config, self.prepared.model, self.folder.path
+        fabric = make_fabric(config)
+        fabric.to_device(model.network)
+        supply = make_supply(
+            config,
+            model,
+            train,
+            held_out,
+            device=fabric.device,
+            pictures=self.prepared.pictures,
+            say=lambda line: self.say(f"note: {line}"),
+            progress=self.progress or (lambda title, done, total: None),
+        )
         settings = replace(fit_settings(config), selects=selects, patience=config.patience if selects else None)
         result = fit(
             model,
             self.prepared.plan,
-            train_batches(config, train, model.spec),
-            eval_batches(config, held_out, model.spec) if held_out is not None else None,
+            supply,
             settings,
-            fabric=make_fabric(config),
+            fabric=fabric,
             checkpoints=Checkpoints(path / "checkpoints" / name),
             log=MetricsLog(path / "metrics.csv", fit=name),
             observer=self.make_observer(f"{self.prepared.plan.strategy} {name}" if name != "final" else "training"),
-            held_out_name=split,
+            held_out_name=split if held_out is not None else None,
             log_name=name,
+            choose_step=partial(self._choose_step, fabric.device) if config.tune == "auto" else None,
         )
+        self.cache_s += supply.seconds
         return model, result

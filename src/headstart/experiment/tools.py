@@ -1,6 +1,7 @@
 """What people do around a run: measure a model on a folder, test the range of learning rates, look at the data."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,13 @@ from headstart.data.manifest import ImageRecord, Manifest, read_manifest
 from headstart.data.transforms import decode, eval_view, train_view
 from headstart.errors import ConfigError, DataError, RunError
 from headstart.experiment.prepare import (
-    DataProgress,
     fit_settings,
     make_fabric,
-    num_threads,
+    make_supply,
     prepare,
-    read_data,
     refuse_inside,
-    train_batches,
 )
+from headstart.experiment.reading import DataProgress, num_threads, read_data
 from headstart.experiment.session import Say
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
@@ -41,6 +40,8 @@ def evaluate_folder(
     predictions: Path | None = None,
     skip_bad: bool = False,
     device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
 ) -> dict[str, Any]:
     """Measure a saved model on labelled images, matching labels by name.
 
@@ -53,6 +54,8 @@ def evaluate_folder(
         predictions: Where to write a row per image.
         skip_bad: Whether unreadable images are left out.
         device: `auto`, `cpu` or `cuda`.
+        engine: `auto`, `openvino` or `torch`.
+        precision: `auto`, `32` or `bf16`.
 
     Returns:
         The figures of metrics.json.
@@ -62,7 +65,7 @@ def evaluate_folder(
     """
     if predictions is not None:
         refuse_inside(predictions, data, "--predictions")
-    classifier = load(model, device=device)
+    classifier = load(model, device=device, engine=engine, precision=precision)
     manifest, report = load_dataset(
         data, label_map=label_map, leaks="keep", skip_bad=skip_bad, single_split_ok=True, threads=num_threads(Config())
     )
@@ -76,6 +79,8 @@ def evaluate_folder(
     for line in seen:
         say(f"note: {line}")
     evaluation = evaluate(classifier, records, manifest.labels, threads=num_threads(Config()))
+    for line in classifier.notes:
+        say(f"note: {line}")
     if predictions is not None:
         runs.write_parquet(predictions, evaluation.predictions)
     return {**evaluation.metrics, "split": chosen, "seen_by_the_model": seen}
@@ -127,10 +132,18 @@ def find_learning_rate(
         say(f"note: the range test leaves out {', '.join(left_out)}")
     prepared = prepare(config, progress=progress)
     config = prepared.config
-    train = train_batches(config, prepared.manifest.of_split("train"), prepared.model.spec)
-    phase = prepared.plan.phases[0]
     settings, fabric = fit_settings(config), make_fabric(config)
-    return find_lr(prepared.model, phase, train, settings, fabric, low=low, high=high, num_steps=num_steps)
+    supply = partial(
+        make_supply,
+        config,
+        train=prepared.manifest.of_split("train"),
+        held_out=None,
+        device=fabric.device,
+        pictures=prepared.pictures,
+        say=say,
+    )
+    phase = prepared.plan.phases[0]
+    return find_lr(prepared.model, phase, supply, settings, fabric, low=low, high=high, num_steps=num_steps)
 
 
 def show_data(

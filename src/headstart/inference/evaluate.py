@@ -17,7 +17,6 @@ from headstart.stats.metrics import classification_metrics
 if TYPE_CHECKING:
     import pyarrow
 
-ENGINE, PRECISION = "torch", "32"
 _MAX_CONFUSION = 12  # classes whose confusion matrix still fits a terminal
 
 
@@ -74,8 +73,8 @@ def evaluate(
         "split": "+".join(sorted({record.split for record in records})),
         **classification_metrics(probabilities, targets, classifier.labels),
         "selected_on_reported": False,
-        "engine": ENGINE,
-        "precision": PRECISION,
+        "engine": classifier.engine[0],
+        "precision": classifier.engine[1],
         "device": classifier.device,
         "time_s": {"evaluate": round(time.monotonic() - started, 3)},
     }

@@ -99,7 +99,7 @@ def default_threads() -> int:
 
 def _view(source: Source, spec: InputSpec) -> View:
     try:
-        return eval_view(decode(source), spec)
+        return eval_view(decode(source, smallest=spec.smallest_side), spec)
     except UnreadableImageError as error:
         return error
 

@@ -1,9 +1,10 @@
 """Classify pictures with a trained model, from the files of a run or model folder."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import final
 
@@ -13,6 +14,8 @@ import torch
 
 from headstart.data.transforms import Pixels, why_unreadable
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
+from headstart.features.engines import NUM_SAMPLES, Engine, choices, open_engine
+from headstart.features.engines.torch_engine import TorchEngine
 from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views, default_threads, expand_inputs
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier
@@ -47,23 +50,35 @@ class Prediction:
 class Classifier:
     """A trained classifier: pictures in, labels and probabilities out.
 
-    It preprocesses as in training's evaluation and runs in eval mode, in 32-bit floating point, so that what it says
-    of a picture does not depend on the others in the batch (to about 1e-5 of a probability). Made by `headstart.load`.
+    It preprocesses as in training's evaluation. What it says of a picture does not depend on the others in the batch
+    (to about 1e-5 of a probability). A few pictures are classified by PyTorch in 32 bits; for many the fastest engine
+    is opened that agrees with that on the first of them. Made by `headstart.load`.
+
+    Attributes:
+        notes: Which engines were refused, and why, for people.
     """
 
-    def __init__(self, model: ClassifierNetwork, device: str = "auto") -> None:
+    def __init__(
+        self, model: ClassifierNetwork, device: str = "auto", *, engine: str = "auto", precision: str = "auto"
+    ) -> None:
         """Take over a network: it is moved to the device and put into eval mode.
 
         Args:
             model: Network, labels and input spec.
             device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
+            engine: `auto`, `openvino` or `torch`.
+            precision: Of the engine: `auto`, `32` or `bf16`.
 
         Raises:
-            ConfigError: The device is not known or not there.
+            ConfigError: The device, engine or precision is not known or not there.
         """
         self._model = model
         self._device = _device(device)
         model.network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._candidates = choices(self._device, engine=engine, precision=precision)
+        self._plain: Engine = TorchEngine(model.network, model.spec, "32", self._device, fold=False)
+        self._engine: Engine | None = None
+        self.notes: list[str] = []
 
     def __repr__(self) -> str:
         return f"Classifier({self.backbone}, {len(self.labels)} labels, on {self._device})"
@@ -87,6 +102,12 @@ class Classifier:
     def device(self) -> str:
         """Where it runs, such as `cpu` or `cuda:0`."""
         return str(self._device)
+
+    @property
+    def engine(self) -> tuple[str, str]:
+        """The engine in use and its precision: `("openvino", "32")`."""
+        used = self._engine or self._plain
+        return used.name, used.precision
 
     def predict(self, inputs: Inputs, *, top_k: int = 1, batch_size: int = 32) -> list[Prediction]:
         """Classify pictures.
@@ -135,11 +156,37 @@ class Classifier:
         Returns:
             `float32` (N, C).
         """
-        # A permuted NHWC buffer is what channels-last means, so nothing is copied.
-        pixels = torch.from_numpy(views).permute(0, 3, 1, 2).to(self._device)
-        with torch.inference_mode(), _exact_arithmetic(self._device):
-            probabilities = self._model.logits(pixels).float().softmax(dim=1)
-        return probabilities.cpu().numpy()
+        return next(iter(self.classify_batches([views])))
+
+    def classify_batches(self, batches: Iterable[Pixels]) -> Iterator[Probabilities]:
+        """Classify any number of batches of preprocessed pictures, ahead of their use; see `classify_views`.
+
+        Args:
+            batches: `uint8` (N, H, W, 3), each of any N.
+
+        Yields:
+            `float32` (N, C), in order.
+        """
+        coming = iter(batches)
+        first: list[Pixels] = []
+        while self._engine is None and sum(map(len, first)) < NUM_SAMPLES and (views := next(coming, None)) is not None:
+            first.append(views)
+        if self._engine is None and sum(map(len, first)) >= NUM_SAMPLES:
+            self._engine = self._open(np.concatenate(first)[:NUM_SAMPLES])
+        for logits in (self._engine or self._plain).run(chain(first, coming)):
+            yield _softmax(logits)
+
+    def _open(self, samples: Pixels) -> Engine:
+        engine, _, _ = open_engine(
+            self._model.network,
+            self._model.spec,
+            samples,
+            self._candidates,
+            device=self._device,
+            has_head=True,
+            say=self.notes.append,
+        )
+        return engine
 
     def _probabilities(self, sources: Sequence[Source], batch_size: int) -> Probabilities:
         stream = probabilities_stream(self, sources, batch_size=batch_size)
@@ -147,12 +194,14 @@ class Classifier:
         return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
 
 
-def load(path: str | Path, *, device: str = "auto") -> Classifier:
+def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precision: str = "auto") -> Classifier:
     """Load a trained classifier.
 
     Args:
         path: A run folder, or its `model` folder, wherever that was copied to.
         device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
+        engine: `openvino` (on a CPU), `torch`, or `auto`: the fastest that agrees with PyTorch in 32 bits.
+        precision: `32`, `bf16`, or `auto`: what the processor has, if the results agree.
 
     Raises:
         RunError: There is no such folder, or the run is not finished.
@@ -166,7 +215,7 @@ def load(path: str | Path, *, device: str = "auto") -> Classifier:
         if not run.labels:  # reading them is what finds a run that is missing or has no model yet
             raise ModelError(f"{run.model_folder} names no label; train again with --overwrite")
         folder = run.model_folder
-    classifier = Classifier(load_classifier(folder), device)
+    classifier = Classifier(load_classifier(folder), device, engine=engine, precision=precision)
     if classifier.device == "cpu":
         keep_freed_memory()
     return classifier
@@ -217,12 +266,38 @@ def probabilities_stream(
 def _classified(
     classifier: Classifier, views: Generator[tuple[Source, View]], batch_size: int
 ) -> Iterator[tuple[Source, Probabilities | UnreadableImageError]]:
-    with closing(views):
+    pending: deque[list[tuple[Source, View]]] = deque()
+
+    def readable_batches() -> Iterator[Pixels]:
         while batch := list(islice(views, batch_size)):
-            readable = [view for _, view in batch if not isinstance(view, UnreadableImageError)]
-            rows = iter(classifier.classify_views(np.stack(readable)) if readable else ())
-            for source, view in batch:
-                yield source, view if isinstance(view, UnreadableImageError) else next(rows)
+            pending.append(batch)
+            if readable := [view for _, view in batch if not isinstance(view, UnreadableImageError)]:
+                yield np.stack(readable)
+
+    with closing(views):
+        # None at the end: nothing more is computed, and what still waits cannot be read.
+        for result in chain(classifier.classify_batches(readable_batches()), [None]):
+            rows = None if result is None else iter(result)
+            while pending and (rows is not None or not _has_readable(pending[0])):
+                batch = pending.popleft()
+                uses_rows = _has_readable(batch)
+                for source, view in batch:
+                    if isinstance(view, UnreadableImageError):
+                        yield source, view
+                    elif rows is not None:
+                        yield source, next(rows)
+                rows = None if uses_rows else rows
+
+
+def _has_readable(batch: list[tuple[Source, View]]) -> bool:
+    return any(not isinstance(view, UnreadableImageError) for _, view in batch)
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> Probabilities:
+    shifted = logits.astype(np.float64)
+    powers = np.exp(shifted - shifted.max(axis=1, keepdims=True))
+    probabilities: Probabilities = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
 
 
 def _prediction(
@@ -265,18 +340,3 @@ def _device(name: str) -> torch.device:
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
-
-
-def _exact_arithmetic(device: torch.device) -> AbstractContextManager[None]:
-    return _no_tf32() if device.type == "cuda" else nullcontext()
-
-
-@contextmanager
-def _no_tf32() -> Iterator[None]:
-    # cuDNN may round the inputs of 32-bit convolutions to 10 bits; then 32 would not mean 32.
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
 
 from headstart.errors import DataError
 from headstart.stats.metrics import wilson_interval
@@ -67,6 +66,8 @@ def compare_paired(correct_a: ArrayLike, correct_b: ArrayLike, *, level: float =
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if a.ndim != 1 or a.shape != b.shape or not len(a):
         raise ValueError(f"expected two sequences of one length, at least 1; got shapes {a.shape} and {b.shape}")
+    from scipy.stats import binomtest  # takes a second to import, and most runs compare nothing
+
     both, neither = int((a & b).sum()), int((~a & ~b).sum())
     only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
     num_discordant = only_a + only_b

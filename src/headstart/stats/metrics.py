@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
 
 from headstart.types import Interval
 
@@ -31,7 +31,7 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"expected 0 <= successes <= n and n >= 1; got successes={successes}, n={n}")
-    z = float(norm.ppf((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     p, shrink = successes / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
     half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / shrink

@@ -6,7 +6,7 @@ of random generators, and a run that was killed and resumed ends in the same wei
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -16,10 +16,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headstart.data.loading import Batch
+from headstart.data.loading import Batch, BatchSource
 from headstart.errors import TrainingError
+from headstart.features.supply import Supply, network_input
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork
+from headstart.models.heads import head_of
 from headstart.training.checkpoint import (
     Checkpoints,
     digest,
@@ -32,24 +34,10 @@ from headstart.training.mixing import mix_batch
 from headstart.training.observers import Observer, Row
 from headstart.training.optim import WeightAverage, build_optimizer, lr_factor, set_learning_rate
 from headstart.training.plan import Phase, Plan, ResolvedPhase, apply_modes, resolve
+from headstart.training.solve import solve_head
+from headstart.training.tuning import StepChoice
 
-
-class BatchSource(Protocol):
-    """Batches whose content is a pure function of the epoch."""
-
-    @property
-    def num_images(self) -> int:
-        """Images per epoch."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images per batch; the last batch of an epoch may be smaller."""
-
-    def __len__(self) -> int:
-        """Return the number of batches per epoch."""
-
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from the one numbered `start`."""
+ChooseStep = Callable[[int, nn.Module, Callable[[], Batch], int], StepChoice]
 
 
 class RowLog(Protocol):
@@ -68,6 +56,7 @@ class FitSettings:
 
     Attributes:
         selects: Whether the held-out images choose the epoch of each phase (lowest loss, ties to the earlier).
+        step: How steps run where `fit` is given no `choose_step`.
         checkpoint_every_s: Seconds after which a long epoch is saved in its middle.
     """
 
@@ -87,6 +76,7 @@ class FitSettings:
     seed: int = 0
     selects: bool = False
     patience: int | None = None
+    step: StepChoice = field(default_factory=StepChoice)
     checkpoint_every_s: float = 120.0
 
 
@@ -134,31 +124,32 @@ class _Progress:
 def fit(
     model: ClassifierNetwork,
     plan: Plan,
-    train: BatchSource,
-    held_out: BatchSource | None,
+    supply: Supply,
     settings: FitSettings,
     *,
     fabric: Fabric,
     checkpoints: Checkpoints,
     log: RowLog,
     observer: Observer,
-    held_out_name: str = "validation",
+    held_out_name: str | None = "validation",
     log_name: str = "final",
+    choose_step: ChooseStep | None = None,
 ) -> FitResult:
     """Train `model.network` in place by a plan, going on from the checkpoint where there is one.
 
     Args:
         model: Network, stages and labels.
         plan: Phases to run.
-        train: Training batches.
-        held_out: Batches evaluated after every epoch; they select only where `settings.selects`.
+        supply: Gives each phase its batches; held-out ones select only where `settings.selects`.
         settings: How to train.
         fabric: Device and precision.
         checkpoints: Where to save, and to resume from.
         log: Receives a row per epoch.
         observer: Watches.
-        held_out_name: Split of `held_out`, for the rows.
+        held_out_name: Split of the held-out batches, for the rows.
         log_name: What the rows call this fit (`selection` or `final`).
+        choose_step: Given the number of a phase, the module that it trains, a function that returns its first batch,
+            and how many images it will train on, returns how its steps run.
 
     Raises:
         TrainingError: The loss is not finite, or a frozen tensor changed.
@@ -166,8 +157,8 @@ def fit(
     """
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    names = {"fit": log_name, "val_split": held_out_name if held_out is not None else None}
-    return _Loop(model, plan, train, held_out, settings, fabric, checkpoints, log, observer, names).run()
+    names = {"fit": log_name, "val_split": held_out_name}
+    return _Loop(model, plan, supply, settings, fabric, checkpoints, log, observer, names, choose_step).run()
 
 
 def step_seed(*position: int) -> int:
@@ -181,33 +172,37 @@ class _Loop:
 
     model: ClassifierNetwork
     plan: Plan
-    train: BatchSource
-    held_out: BatchSource | None
+    supply: Supply
     settings: FitSettings
     fabric: Fabric
     checkpoints: Checkpoints
     log: RowLog
     observer: Observer
     names: dict[str, str | None]
+    choose_step: ChooseStep | None
     progress: _Progress = field(default_factory=_Progress)
 
     def __post_init__(self) -> None:
         self.network = self.fabric.to_device(self.model.network)
+        # What no phase up to now has trained is as it was built, so no checkpoint holds it.
+        self.resolved = [resolve(phase, self.network, self.model.stages) for phase in self.plan.phases]
         self.parameters = dict(self.network.named_parameters())
         self.parameter_names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         # A last batch of one image would normalise by itself alone, so it joins the batch before.
-        size, num_images = self.train.batch_size, self.train.num_images
-        self.joins_last = num_images > size > 1 and num_images % size == 1
-        self.steps_per_epoch = math.ceil((len(self.train) - self.joins_last) / self.settings.accumulate)
+        train = self.supply.train
+        self.joins_last = train.num_images > train.batch_size > 1 and train.num_images % train.batch_size == 1
+        self.steps_per_epoch = math.ceil((len(train) - self.joins_last) / self.settings.accumulate)
         self.saved_at = time.monotonic()
 
     def run(self) -> FitResult:
         saved = self.checkpoints.load("last")
         if saved is not None:
             self.progress = _Progress(**saved[1])
-            self.network.load_state_dict(without_prefix("network", saved[0]))
+            self.load(saved[0])
+            if self.frozen_digest(self.resolved[self.progress.phase]) != self.progress.frozen_digest:
+                raise TrainingError("the untrained weights are not those that the run began with; start a new run")
         self.log.truncate_to(self.progress.num_rows)
-        lengths = [phase.epochs_to_run for phase in self.plan.phases]
+        lengths = [phase.epochs_to_run if phase.solver == "loop" else 0 for phase in self.plan.phases]
         done = sum(lengths[: self.progress.phase]) + self.progress.epoch
         self.observer.on_start(sum(lengths) * self.steps_per_epoch, done * self.steps_per_epoch + self.progress.step)
         try:
@@ -220,9 +215,12 @@ class _Loop:
         return FitResult(tuple(progress.epochs_run), tuple(progress.best_epochs), tuple(progress.unchanged))
 
     def _run_phase(self, index: int, saved: dict[str, Tensor] | None) -> None:
-        phase, settings = self.plan.phases[index], self.settings
-        resolved = resolve(phase, self.network, self.model.stages)
+        phase, settings, resolved = self.plan.phases[index], self.settings, self.resolved[index]
         apply_modes(self.network, resolved)
+        if saved is None:
+            self._note_start(index, resolved)
+        if phase.solver == "lbfgs" and self._solve(phase, resolved):
+            return
         optimizer = build_optimizer(
             settings.optimizer,
             self.parameters,
@@ -232,15 +230,53 @@ class _Loop:
             decay_all=settings.decay_all,
         )
         average = WeightAverage(self.network, resolved.frozen, settings.ema) if settings.ema else None
-        if saved is None:
-            self._note_start(index, resolved)
-        else:
-            restore_optimizer(optimizer, self.parameters, without_prefix("optimizer", saved))
-            if average is not None:
-                average.num_updates = self.progress.epoch * self.steps_per_epoch + self.progress.step
-                for name, tensor in without_prefix("average", saved).items():
-                    average.shadow[name].copy_(tensor)
-        _Phase(self, phase, resolved, optimizer, average).run()
+        running = _Phase(self, phase, resolved, optimizer, average)
+        if saved is not None:
+            running.restore(saved)
+        running.run()
+
+    def _solve(self, phase: Phase, resolved: ResolvedPhase) -> bool:
+        """Solve the head to its optimum; False where that cannot be done and the phase must be trained."""
+        head, started = head_of(self.network, self.model.stages), time.monotonic()
+        if resolved.boundary != len(self.model.stages) - 1 or not isinstance(head, nn.Linear):
+            return False
+        inputs = self.supply.phase(resolved.boundary, [], all_views=True)
+        features, progress = inputs.features, self.progress
+        if features is None:
+            return False
+        solved = solve_head(
+            features, features.targets, len(self.model.labels), groups=features.groups, seed=self.settings.seed
+        )
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(solved.weight))
+            head.bias.copy_(torch.from_numpy(solved.bias))
+        loss, accuracy = None, None
+        if inputs.held_out is not None:
+            loss, accuracy = evaluate_loss(self.model, inputs.module, inputs.held_out, self.fabric)
+        row = {
+            **self.names,
+            "phase": progress.phase + 1,
+            "phase_name": phase.name,
+            "epoch": 0,
+            "step": 0,
+            "train_loss": solved.train_loss,
+            "train_accuracy": solved.train_accuracy,
+            "val_loss": loss,
+            "val_accuracy": accuracy,
+            "time_s": round(time.monotonic() - started, 3),
+        }
+        self.log.append(row)
+        self.observer.on_epoch(row)
+        progress.num_rows += 1
+        progress.epochs_run.append(0)
+        progress.best_epochs.append(0)
+        self.check_frozen(phase, resolved)
+        return True
+
+    def check_frozen(self, phase: Phase, resolved: ResolvedPhase) -> None:
+        """Raise a `TrainingError` where a frozen tensor is not what it was when the phase began."""
+        if self.frozen_digest(resolved) != self.progress.frozen_digest:
+            raise TrainingError(f"a frozen tensor changed in phase {phase.name!r}; please report this as a bug")
 
     def _note_start(self, index: int, resolved: ResolvedPhase) -> None:
         progress = self.progress
@@ -249,6 +285,16 @@ class _Loop:
         progress.best_loss, progress.best_epoch = None, 0
         progress.frozen_digest = self.frozen_digest(resolved)
         progress.start_digests = {name: digest([(name, self.parameters[name])]) for name in resolved.learning_rates}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what training may have changed so far, under the network's names."""
+        constant = frozenset.intersection(*(resolved.frozen for resolved in self.resolved[: self.progress.phase + 1]))
+        state = self.network.state_dict()
+        return with_prefix("network", {name: tensor for name, tensor in state.items() if name not in constant})
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        self.network.load_state_dict(self.network.state_dict() | without_prefix("network", tensors))
 
     def frozen_digest(self, resolved: ResolvedPhase) -> str:
         named = (*self.network.named_parameters(), *self.network.named_buffers())
@@ -268,9 +314,30 @@ class _Phase:
     ) -> None:
         self.loop, self.phase, self.resolved, self.average = loop, phase, resolved, average
         self.optimizer = optimizer
-        self.module, self.fabric_optimizer = loop.fabric.setup(loop.network, optimizer)
+        progress = loop.progress
+        epochs = range(progress.epoch, phase.epochs_to_run)
+        self.inputs = loop.supply.phase(resolved.boundary, [_epoch_key(progress.phase, epoch) for epoch in epochs])
+        self.step = loop.settings.step
+        if loop.choose_step is not None:
+            num_images = len(epochs) * loop.supply.train.num_images
+            self.step = loop.choose_step(progress.phase, self.inputs.module, self._first_batch, num_images)
+        module = self.step.prepare(self.inputs.module)
+        self.module, self.fabric_optimizer = loop.fabric.setup(module, optimizer)
         # Fabric's wrapper starts in training mode and hands that down.
         apply_modes(loop.network, resolved)
+
+    def _first_batch(self) -> Batch:
+        key = _epoch_key(self.loop.progress.phase, self.loop.progress.epoch)
+        return next(iter(self.inputs.train.epoch(key)))
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint's optimizer and average; the parameters have their memory format by now."""
+        loop, progress = self.loop, self.loop.progress
+        restore_optimizer(self.optimizer, loop.parameters, without_prefix("optimizer", saved))
+        if self.average is not None:
+            self.average.num_updates = progress.epoch * loop.steps_per_epoch + progress.step
+            for name, tensor in without_prefix("average", saved).items():
+                self.average.shadow[name].copy_(tensor)
 
     def run(self) -> None:
         loop, progress = self.loop, self.loop.progress
@@ -282,8 +349,7 @@ class _Phase:
         progress.best_epochs.append(progress.best_epoch if loop.settings.selects else progress.epoch)
         self._choose_weights()
         # After the weights are chosen, so that averaged and restored ones are proven too.
-        if loop.frozen_digest(self.resolved) != progress.frozen_digest:
-            raise TrainingError(f"a frozen tensor changed in phase {self.phase.name!r}; please report this as a bug")
+        loop.check_frozen(self.phase, self.resolved)
         # The position is now the start of the next phase; what it needs is noted when that phase begins.
 
     @property
@@ -300,8 +366,8 @@ class _Phase:
         apply_modes(loop.network, self.resolved)
         started = time.monotonic() - progress.epoch_s
         num_steps = loop.steps_per_epoch * self.phase.epochs
-        key = progress.phase * 1_000_003 + progress.epoch
-        batches = loop.train.epoch(key, start=progress.step * settings.accumulate)
+        key = _epoch_key(progress.phase, progress.epoch)
+        batches = self.inputs.train.epoch(key, start=progress.step * settings.accumulate)
         batches = _joined(batches) if loop.joins_last else batches
         for group in _groups(batches, settings.accumulate):
             done = progress.epoch * loop.steps_per_epoch + progress.step
@@ -324,14 +390,15 @@ class _Phase:
             pixels = batch.pixels.to(loop.fabric.device, non_blocking=True)
             targets = batch.targets.to(loop.fabric.device, non_blocking=True)
             inputs, wanted = mix_batch(
-                loop.model.normalize(pixels),
+                network_input(loop.model, pixels),
                 targets,
                 len(loop.model.labels),
                 mixup=settings.mixup,
                 cutmix=settings.cutmix,
                 rng=rng,
             )
-            logits = self.module(inputs)
+            with self.step.autocast(loop.fabric.device):
+                logits = self.module(inputs).float()
             loss = functional.cross_entropy(logits, wanted, reduction="sum", label_smoothing=settings.label_smoothing)
             loop.fabric.backward(loss if settings.loss_reduction == "sum" else loss / num_images)
             progress.loss_sum += _finite(loss.item(), self.phase, progress, self.optimizer)
@@ -378,12 +445,12 @@ class _Phase:
 
     def _evaluate(self) -> tuple[float | None, float | None]:
         loop = self.loop
-        if loop.held_out is None:
+        if self.inputs.held_out is None:
             return None, None
         if self.average is None:
-            return evaluate_loss(loop.model, self.module, loop.held_out, loop.fabric)
+            return evaluate_loss(loop.model, self.module, self.inputs.held_out, loop.fabric)
         with self.average.applied():
-            return evaluate_loss(loop.model, self.module, loop.held_out, loop.fabric)
+            return evaluate_loss(loop.model, self.module, self.inputs.held_out, loop.fabric)
 
     def _note_best(self, loss: float | None) -> None:
         progress = self.loop.progress
@@ -398,12 +465,11 @@ class _Phase:
                     self._save_best()
 
     def _save_best(self) -> None:
-        tensors = with_prefix("network", self.loop.network.state_dict())
-        self.loop.checkpoints.save(self._best_name, tensors, {})
+        self.loop.checkpoints.save(self._best_name, self.loop.tensors(), {})
 
     def _save(self) -> None:
         loop = self.loop
-        tensors = with_prefix("network", loop.network.state_dict())
+        tensors = loop.tensors()
         tensors |= with_prefix("optimizer", optimizer_tensors(self.optimizer, loop.parameter_names))
         if self.average is not None:
             tensors |= with_prefix("average", self.average.shadow)
@@ -427,9 +493,14 @@ class _Phase:
             best = loop.checkpoints.load(self._best_name)
             if best is None:
                 raise TrainingError(f"{loop.checkpoints.folder}/{self._best_name}.safetensors is gone; start again")
-            loop.network.load_state_dict(without_prefix("network", best[0]))
+            loop.load(best[0])
         elif self.average is not None and progress.epoch:
             self.average.copy_to_network()
+
+
+def _epoch_key(phase: int, epoch: int) -> int:
+    """Number an epoch within the whole plan; order and augmentation follow from it."""
+    return phase * 1_000_003 + epoch
 
 
 def _joined(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -477,7 +548,7 @@ def evaluate_loss(
     loss_sum, num_correct = 0.0, 0.0
     for batch in batches.epoch(0):
         pixels, targets = batch.pixels.to(fabric.device), batch.targets.to(fabric.device)
-        logits = module(model.normalize(pixels)).float()
+        logits = module(network_input(model, pixels)).float()
         loss_sum += functional.cross_entropy(logits, targets, reduction="sum").item()
         num_correct += (logits.argmax(1) == targets).sum().item()
     return loss_sum / batches.num_images, num_correct / batches.num_images

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -11,10 +11,11 @@ import torch
 from lightning_fabric import Fabric
 from torch.nn import functional
 
-from headstart.data.loading import Batch
+from headstart.data.loading import Batch, BatchSource
 from headstart.errors import TrainingError
+from headstart.features.supply import Supply, network_input
 from headstart.models.classifier import ClassifierNetwork
-from headstart.training.engine import BatchSource, FitSettings, step_seed
+from headstart.training.engine import FitSettings, step_seed
 from headstart.training.optim import build_optimizer, set_learning_rate
 from headstart.training.plan import Phase, apply_modes, resolve
 
@@ -39,7 +40,7 @@ class RangeTest:
 def find_lr(
     model: ClassifierNetwork,
     phase: Phase,
-    train: BatchSource,
+    make_supply: Callable[[ClassifierNetwork], Supply],
     settings: FitSettings,
     fabric: Fabric,
     *,
@@ -66,16 +67,21 @@ def find_lr(
         weight_decay=settings.weight_decay,
         decay_all=settings.decay_all,
     )
-    module, fabric_optimizer = fabric.setup(network, optimizer)
+    apply_modes(network, resolved)
+    supply = make_supply(trial)
+    inputs = supply.phase(resolved.boundary, range(-(-num_steps // len(supply.train))))
+    module, fabric_optimizer = fabric.setup(settings.step.prepare(inputs.module), optimizer)
     apply_modes(network, resolved)
     rates, losses, average = [], [], 0.0
-    for step, batch in zip(range(num_steps), _endless(train), strict=False):
+    for step, batch in zip(range(num_steps), _endless(inputs.train), strict=False):
         rate = low * (high / low) ** (step / (num_steps - 1))
         set_learning_rate(optimizer, rate)
         torch.manual_seed(step_seed(settings.seed, 0, 0, step))
         pixels, targets = batch.pixels.to(fabric.device), batch.targets.to(fabric.device)
+        with settings.step.autocast(fabric.device):
+            logits = module(network_input(trial, pixels))
         loss = functional.cross_entropy(
-            module(trial.normalize(pixels)),
+            logits.float(),
             targets,
             label_smoothing=settings.label_smoothing,
             reduction=settings.loss_reduction,

@@ -29,11 +29,13 @@ class Observer(Protocol):
 
 def epoch_line(row: Row) -> str:
     """Format one epoch for people."""
-    line = f"{row['phase_name']}, epoch {row['epoch']}: loss {row['train_loss']:.4f}"
+    what = f"epoch {row['epoch']}" if row["epoch"] else "solved"
+    line = f"{row['phase_name']}, {what}: loss {row['train_loss']:.4f}"
     line += f", accuracy {row['train_accuracy']:.3f}"
     if row["val_loss"] is not None:
         line += f" | {row['val_split']} loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.3f}"
-    return f"{line} | lr {row['lr']:.2e}, {row['time_s']:.1f} s"
+    rate = f"lr {row['lr']:.2e}, " if row.get("lr") is not None else ""
+    return f"{line} | {rate}{row['time_s']:.1f} s"
 
 
 class SilentProgress:
@@ -99,8 +101,10 @@ class PlainProgress:
         """Say how far it is, now and then."""
         self._done += 1
         now = time.monotonic()
-        if now - self._said >= self._every_s:
-            rate = (now - self._started) / max(self._done - self._first, 1)
+        if self._done == self._first + 1:
+            self._started = now  # the first step waited for what comes before training
+        elif now - self._said >= self._every_s:
+            rate = (now - self._started) / (self._done - self._first - 1)
             left = rate * (self._num_steps - self._done)
             self._say(f"step {self._done} of {self._num_steps}, about {left:.0f} s left")
 

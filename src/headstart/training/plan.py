@@ -15,6 +15,7 @@ from headstart.errors import PlanError, did_you_mean
 from headstart.types import Stage
 
 BatchNormPolicy = Literal["batch", "fixed"]
+Solver = Literal["loop", "lbfgs"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Phase:
         batch_norm: `fixed`: all BatchNorm statistics stay as they are; `batch`: where a BatchNorm's parameters train,
             it normalises by the batch and updates its running statistics.
         start: Which weights the phase starts from: the `last` of the phase before, or its `best` by selection loss.
+        solver: `loop`: train; `lbfgs`: solve the head to its optimum, where it alone trains and its features fit.
         stop_after: Epochs after which to stop within the schedule (a refit for a chosen length), or None for all.
     """
 
@@ -56,6 +58,7 @@ class Phase:
     batch_norm: BatchNormPolicy = "fixed"
     start: Literal["last", "best"] = "best"
     stop_after: int | None = None
+    solver: Solver = "loop"
 
     @property
     def epochs_to_run(self) -> int:
@@ -211,6 +214,7 @@ class PhaseTable:
     parameters: int
     trainable: int
     stages: tuple[StageRow, ...] = field(default=())
+    solver: Solver = "loop"
 
     @property
     def share(self) -> str:
@@ -239,7 +243,16 @@ def describe(plan: Plan, network: nn.Module, stages: tuple[Stage, ...]) -> tuple
         trainable = sum(counts[name] for name in resolved.learning_rates)
         norm = "batch" if trains_norm else "fixed"
         tables.append(
-            PhaseTable(phase.name, phase.epochs_to_run, norm, boundary, sum(counts.values()), trainable, rows)
+            PhaseTable(
+                phase.name,
+                phase.epochs_to_run,
+                norm,
+                boundary,
+                sum(counts.values()),
+                trainable,
+                rows,
+                phase.solver,
+            )
         )
     return tuple(tables)
 
@@ -266,7 +279,8 @@ def parse_table(
     """Read a user's own strategy.
 
     Args:
-        table: `{pretrained: true, phases: [{name, epochs, lr, batch_norm, start, rules: {pattern: multiplier}}]}`,
+        table: `{pretrained: true, phases: [{name, epochs, lr, batch_norm, start, solver,
+            rules: {pattern: multiplier}}]}`,
             where a multiplier of null or `frozen` freezes, and only `rules` is required.
         name: What the strategy is called.
         default_lr: Rate of a phase that names none.
@@ -280,7 +294,13 @@ def parse_table(
     phases = table.get("phases")
     if not isinstance(phases, list) or not phases:
         raise PlanError(f"strategy table {name!r} needs a list 'phases' with at least one phase; got {phases!r}")
-    defaults = {"lr": default_lr, "epochs": default_epochs, "batch_norm": default_batch_norm, "start": "best"}
+    defaults = {
+        "lr": default_lr,
+        "epochs": default_epochs,
+        "batch_norm": default_batch_norm,
+        "start": "best",
+        "solver": "loop",
+    }
     return Plan(
         str(table.get("name", name)),
         tuple(_parse_phase(phase, i, defaults) for i, phase in enumerate(phases)),
@@ -292,7 +312,7 @@ def _parse_phase(phase: object, index: int, defaults: Mapping[str, Any]) -> Phas
     where = f"phase {index + 1} of the strategy's table"
     if not isinstance(phase, Mapping):
         raise PlanError(f"{where} must be a mapping with 'rules'; got {phase!r}")
-    _check_keys(phase, {"name", "epochs", "lr", "batch_norm", "start", "rules"}, where)
+    _check_keys(phase, {"name", "epochs", "lr", "batch_norm", "start", "solver", "rules"}, where)
     phase = {**defaults, **phase}
     rules = phase.get("rules")
     if not isinstance(rules, Mapping) or not rules:
@@ -304,12 +324,15 @@ def _parse_phase(phase: object, index: int, defaults: Mapping[str, Any]) -> Phas
         )
     except (TypeError, ValueError) as error:
         raise PlanError(f"{where}: lr, epochs and multipliers must be numbers (null for frozen): {error}") from error
-    batch_norm, start = phase["batch_norm"], phase["start"]
-    if batch_norm not in ("batch", "fixed") or start not in ("last", "best"):
-        raise PlanError(f"{where}: batch_norm is 'batch' or 'fixed', start is 'last' or 'best'")
+    batch_norm, start, solver = phase["batch_norm"], phase["start"], phase["solver"]
+    if batch_norm not in ("batch", "fixed") or start not in ("last", "best") or solver not in ("loop", "lbfgs"):
+        raise PlanError(
+            f"{where}: batch_norm is 'batch' or 'fixed', start is 'last' or 'best', solver is 'loop' or 'lbfgs'"
+        )
     if lr <= 0 or epochs < 0 or any(rule.multiplier is not None and rule.multiplier <= 0 for rule in parsed):
         raise PlanError(f"{where}: lr and multipliers must be above 0 (null for frozen) and epochs at least 0")
-    return Phase(str(phase.get("name", f"phase {index + 1}")), parsed, lr, epochs, batch_norm, start)
+    name = str(phase.get("name", f"phase {index + 1}"))
+    return Phase(name, parsed, lr, epochs, batch_norm, start, solver=solver)
 
 
 def _check_keys(values: Mapping[Any, Any], known: set[str], where: str) -> None:

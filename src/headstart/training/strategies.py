@@ -1,13 +1,13 @@
 """The strategies by name: each a function of a few lines from the network's stages to a plan, and a row in a dict."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from headstart.errors import ConfigError, PlanError
-from headstart.training.plan import BatchNormPolicy, Phase, Plan, Rule
+from headstart.training.plan import BatchNormPolicy, Phase, Plan, Rule, Solver
 from headstart.types import Stage
 
 
@@ -25,6 +25,7 @@ class StrategyOptions:
         num_phases: `gradual`: how many phases.
         layer_decay: `layerwise`: factor from a stage to the one below.
         batch_norm: Policy of the BatchNorm that trains.
+        solver: How a phase of the head alone finds it; None: as the strategy would.
         phase_epochs: One length per phase, instead of `epochs`.
         phase_lrs: One rate per phase, instead of what the strategy would choose.
     """
@@ -38,6 +39,7 @@ class StrategyOptions:
     num_phases: int = 3
     layer_decay: float = 0.75
     batch_norm: BatchNormPolicy = "fixed"
+    solver: Solver | None = None
     phase_epochs: tuple[int, ...] | None = None
     phase_lrs: tuple[float, ...] | None = None
 
@@ -108,13 +110,14 @@ def gradual(options: StrategyOptions) -> Plan:
 
 
 def lp_ft(options: StrategyOptions) -> Plan:
-    """Train the head first, then everything at one rate (Kumar et al. 2022, arXiv:2202.10054)."""
+    """Solve the head to its optimum, then train everything at one rate (Kumar et al. 2022, arXiv:2202.10054)."""
     everything = _phase(options, "all", options.rules(rest=1.0), options.lr)
-    return Plan("lp-ft", (_head_phase(options, options.head_lr), everything))
+    return Plan("lp-ft", (_head_phase(options, options.head_lr, solver="lbfgs"), everything))
 
 
-def _head_phase(options: StrategyOptions, lr: float) -> Phase:
-    return _phase(options, "head", options.rules((options.stages[-1], 1.0), rest=None), lr)
+def _head_phase(options: StrategyOptions, lr: float, *, solver: Solver = "loop") -> Phase:
+    phase = _phase(options, "head", options.rules((options.stages[-1], 1.0), rest=None), lr)
+    return replace(phase, solver=options.solver or solver)
 
 
 def _last_stages(options: StrategyOptions, count: int, lr: float) -> tuple[Rule, ...]:
@@ -181,7 +184,6 @@ def make_plan(strategy: str, options: StrategyOptions, *, backbone: str) -> Plan
     epochs = options.phase_epochs or tuple(phase.epochs for phase in plan.phases)
     rates = options.phase_lrs or tuple(phase.lr for phase in plan.phases)
     phases = (
-        Phase(phase.name, phase.rules, lr, length, phase.batch_norm, phase.start)
-        for phase, length, lr in zip(plan.phases, epochs, rates, strict=True)
+        replace(phase, lr=lr, epochs=length) for phase, length, lr in zip(plan.phases, epochs, rates, strict=True)
     )
     return Plan(plan.strategy, tuple(phases), plan.is_pretrained)

@@ -3,11 +3,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from headstart.data.checks import DataReport
 from headstart.data.dataset import load_dataset
+from headstart.data.transforms import decode
 from headstart.errors import DataError, UnreadableImageError
 
 MakeFolder = Callable[..., Path]
@@ -31,6 +33,13 @@ def test_a_clean_folder_is_read_and_nothing_is_written_beside_it(image_folder: P
     assert all(len(record.sha256) == 64 for record in manifest.records)
     assert stages == {"reading headers": 54, "checking pixels": 54}
     assert {path: path.stat().st_mtime_ns for path in image_folder.rglob("*")} == before
+
+
+def test_every_picture_decoded_is_handed_on(make_folder: MakeFolder) -> None:
+    kept: dict[Path, Image.Image] = {}
+    manifest, _ = load_dataset(make_folder(SPLITS), keep=kept.__setitem__)
+    assert kept.keys() == {record.path for record in manifest.records}
+    assert all(np.array_equal(np.asarray(image), np.asarray(decode(path))) for path, image in kept.items())
 
 
 def test_the_report_survives_json(make_folder: MakeFolder) -> None:

@@ -89,6 +89,21 @@ def test_a_view_depends_on_the_image_and_the_epoch_and_not_on_the_batch(records:
     assert views(5, 0) != views(5, 1)
 
 
+@pytest.mark.parametrize("views", [None, 3])
+def test_a_view_depends_on_the_content_of_the_file_and_not_on_its_name_or_place(
+    records: tuple[ImageRecord, ...], tmp_path: Path, views: int | None
+) -> None:
+    def view(chosen: list[ImageRecord]) -> bytes:
+        source = batches(tuple(chosen), augment="crop", shuffle=False, views=views, batch_size=len(chosen))
+        return next(iter(source.epoch(1))).pixels[-1].contiguous().numpy().tobytes()
+
+    copied = tmp_path / "copy.jpg"
+    copied.write_bytes(records[0].path.read_bytes())
+    assert view([records[0]]) == view([ImageRecord(copied, 0, "train")])
+    if views is None:  # which of its views an image starts with depends on its place
+        assert view([records[0]]) == view([records[1], ImageRecord(copied, 2, "train")])
+
+
 def test_stopping_early_leaves_no_thread(records: tuple[ImageRecord, ...]) -> None:
     epoch = batches(records, threads=4).epoch(0)
     next(epoch)
@@ -108,7 +123,7 @@ def test_only_a_few_batches_are_decoded_ahead(
         decoded.append(path)
         return decode(path)
 
-    monkeypatch.setattr("headstart.data.loading.decode", counting)
+    monkeypatch.setattr("headstart.data.pictures.decode", counting)
     epoch = batches(records * 10, batch_size=4, threads=2).epoch(0)
     next(epoch)
     time.sleep(0.3)

@@ -1,5 +1,6 @@
 import io
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,28 @@ def test_a_truncated_image_is_unreadable(picture: Image.Image, kind: str) -> Non
     data = saved(picture, kind)
     with pytest.raises(UnreadableImageError):
         decode(data[: len(data) * 2 // 3])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("smallest", "shorter"), [(None, 450), (451, 450), (450, 450), (200, 225), (80, 113), (1, 57)])
+def test_a_jpeg_may_be_decoded_smaller_and_nothing_else(
+    picture: Image.Image, smallest: int | None, shorter: int, orientation: int
+) -> None:
+    large, exif = picture.resize((600, 450)), Image.Exif()
+    exif[0x0112] = orientation
+    found = decode(saved(large, "JPEG", quality=95, exif=exif.tobytes()), smallest=smallest)
+    assert min(found.size) == shorter
+    assert (found.width > found.height) == (orientation == 1)
+    upright = large if orientation == 1 else large.transpose(Image.Transpose.ROTATE_270)
+    expected = upright.resize(found.size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int)).mean() < 2
+    assert decode(saved(large, "PNG"), smallest=smallest).size == large.size
+
+
+def test_the_spec_says_how_small_a_picture_may_be_decoded() -> None:
+    assert SPEC.smallest_side is None
+    assert replace(SPEC, decoder="pillow-scaled").smallest_side == 40
+    assert replace(SPEC, decoder="pillow-scaled", resize=(30, 50)).smallest_side == 50
 
 
 def test_a_picture_given_is_not_changed(picture: Image.Image) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-import headstart.inference.predict as predict_module
 from headstart.data.transforms import decode, eval_view
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
+from headstart.features.engines import NUM_SAMPLES, torch_engine
 from headstart.inference.predict import Classifier, Prediction, load, predict_stream
 
 from .conftest import LABELS, make_picture
@@ -156,7 +156,7 @@ def test_devices_that_are_not_there(run_folder, device):
 
 def test_convolutions_on_a_gpu_are_not_rounded_to_tf32():
     before = torch.backends.cudnn.allow_tf32
-    with predict_module._exact_arithmetic(torch.device("cuda")):
+    with torch_engine._exact_arithmetic(torch.device("cuda")):
         assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.allow_tf32 == before
 
@@ -186,7 +186,8 @@ def test_a_stream_of_bad_files_only(classifier, tmp_path):
     assert all(row.label is None for row in rows)
 
 
-def test_a_stream_reads_no_further_than_it_must(classifier, pictures):
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_stream_reads_no_further_than_it_must(network, pictures, engine):
     taken = 0
 
     def endless():
@@ -195,10 +196,18 @@ def test_a_stream_reads_no_further_than_it_must(classifier, pictures):
             taken += 1
             yield pictures[0]
 
-    stream = predict_stream(classifier, endless(), batch_size=4, threads=2)
-    for _ in range(20):
+    stream = predict_stream(Classifier(network, "cpu", engine=engine), endless(), batch_size=4, threads=2)
+    decoded_ahead = 4 + 2 * 2
+    next(stream)  # the engine is chosen by the first pictures
+    assert taken <= NUM_SAMPLES + decoded_ahead + 1
+    ahead = []
+    for number in range(2, 301):
         next(stream)
-    assert taken <= 20 + 2 * 4 + 2 * 2 + 1
+        ahead.append(taken - number)
+    if engine == "torch":
+        assert max(ahead[NUM_SAMPLES:]) <= 4 + decoded_ahead + 1
+    else:  # some batches are on their way through the engine; how many depends on the machine, not on the stream
+        assert max(ahead[100:]) <= max(ahead[:100])
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("headstart-predict")]
 
@@ -212,7 +221,7 @@ def test_a_long_stream_needs_no_more_memory_than_a_short_one(classifier, picture
         tracemalloc.stop()
         return high
 
-    peak(20)
+    peak(40)  # opens the engine
     # Of what grows with the stream, a view is 3 kB: 400 of them would be seen.
     assert peak(440) < peak(40) + 400_000
 

@@ -107,4 +107,4 @@ def held_out(data: tuple[Tensor, Tensor]) -> TensorBatches:
 
 @pytest.fixture
 def fabric() -> Fabric:
-    return Fabric(accelerator="cpu", devices=1, precision="32-true")
+    return Fabric(accelerator="cpu", devices=1)

@@ -2,12 +2,17 @@ import pytest
 import torch
 
 from headstart.errors import TrainingError
+from headstart.features.supply import PixelSupply
 from headstart.training.budget import epoch_seconds, fit_to_time
 from headstart.training.engine import FitSettings
 from headstart.training.lr_find import find_lr, suggest
 from headstart.training.plan import Phase, Plan, Rule
 
 PHASES = (Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 4), Phase("all", (Rule("*", 1.0),), 0.05, 8, "batch"))
+
+
+def pixels(train, held_out=None):
+    return lambda trial: PixelSupply(trial.network, train, held_out)
 
 
 def test_phases_shrink_in_proportion():
@@ -20,7 +25,7 @@ def test_phases_shrink_in_proportion():
 def test_timing_leaves_the_model_alone(model, batches, held_out, fabric):
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     random_state = torch.get_rng_state()
-    seconds = epoch_seconds(model, Plan("x", PHASES), batches, held_out, FitSettings(), fabric)
+    seconds = epoch_seconds(model, Plan("x", PHASES), pixels(batches, held_out), FitSettings(), fabric)
     assert all(0 < each < 10 for each in seconds)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
     assert len(random_state) == len(torch.get_rng_state())
@@ -28,7 +33,7 @@ def test_timing_leaves_the_model_alone(model, batches, held_out, fabric):
 
 def test_the_range_test_suggests_where_the_loss_falls_and_throws_the_model_away(model, batches, fabric):
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    result = find_lr(model, PHASES[1], batches, FitSettings(), fabric, low=1e-5, high=10, num_steps=80)
+    result = find_lr(model, PHASES[1], pixels(batches), FitSettings(), fabric, low=1e-5, high=10, num_steps=80)
     assert 1e-4 < result.suggestion < 1
     assert min(result.losses) < result.losses[0]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())

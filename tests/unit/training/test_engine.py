@@ -7,11 +7,13 @@ from lightning_fabric import Fabric
 from torch.nn import functional
 
 from headstart.errors import TrainingError
+from headstart.features.supply import PhaseInputs, PixelSupply
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.engine import FitSettings, fit, step_seed
 from headstart.training.observers import SilentProgress
 from headstart.training.optim import lr_factor
 from headstart.training.plan import Phase, Plan, Rule, apply_modes, resolve
+from headstart.training.tuning import StepChoice
 from tests.unit.training.conftest import STAGES, TensorBatches, make_model
 
 HEAD = Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 2)
@@ -44,15 +46,14 @@ class Killer(SilentProgress):
             raise Killed
 
 
-def run(model, phases, train, folder, held_out=None, *, fabric=None, rows=None, observer=None, **settings):
+def run(model, phases, train, folder, held_out=None, *, rows=None, observer=None, supply=PixelSupply, **settings):
     rows = rows if rows is not None else Rows()
     result = fit(
         model,
         Plan("test", tuple(phases)),
-        train,
-        held_out,
+        supply(model.network, train, held_out),
         FitSettings(**settings),
-        fabric=fabric or Fabric(accelerator="cpu", devices=1, precision="32-true"),
+        fabric=Fabric(accelerator="cpu", devices=1),
         checkpoints=Checkpoints(folder),
         log=rows,
         observer=observer or SilentProgress(),
@@ -70,11 +71,14 @@ def assert_equal(left, right):
     assert not different
 
 
+@pytest.mark.parametrize("choice", [StepChoice(), StepChoice(channels_last=False)], ids=str)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("phase", [HEAD, ALL], ids=["head", "full"])
-def test_it_trains_as_raw_pytorch_does(batches, tmp_path, phase, optimizer):
+def test_it_trains_as_raw_pytorch_does(batches, tmp_path, phase, optimizer, choice):
     model, raw = make_model(), make_model().network
-    run(model, [phase], batches, tmp_path, optimizer=optimizer, weight_decay=0.1)
+    if choice.channels_last:  # dropout draws in the order of memory
+        raw.to(memory_format=torch.channels_last)
+    run(model, [phase], batches, tmp_path, optimizer=optimizer, weight_decay=0.1, step=choice)
     apply_modes(raw, resolve(phase, raw, STAGES))
     head = [p for n, p in raw.named_parameters() if n.startswith("fc")]
     body = [p for n, p in raw.named_parameters() if p.requires_grad and not n.startswith("fc")]
@@ -114,13 +118,12 @@ def test_it_trains_as_raw_pytorch_does(batches, tmp_path, phase, optimizer):
     ],
     ids=["sgd", "adamw-ema"],
 )
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_frozen_is_bit_identical_and_the_rest_changes(batches, tmp_path, phase, settings, precision):
     model = make_model()
     before = state(model)
     frozen = resolve(phase, model.network, STAGES).frozen
-    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    result, _ = run(model, [phase], batches, tmp_path, fabric=fabric, **settings)
+    result, _ = run(model, [phase], batches, tmp_path, step=StepChoice(precision=precision), **settings)
     after = state(model)
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == frozen
@@ -160,9 +163,12 @@ def test_killed_after_any_step_and_resumed_is_as_if_it_had_not_been(batches, hel
         folder, log = tmp_path / f"{after}", Rows()
         with pytest.raises(Killed):
             run(make_model(), phases, batches, folder, held_out, rows=log, observer=Killer(after), **settings)
-        resumed = make_model(seed=9)  # its own weights must not matter once there is a checkpoint
-        if not (folder / "last.safetensors").exists():
-            resumed = make_model()
+        resumed = make_model()
+        if saved := Checkpoints(folder).load("last"):
+            with torch.no_grad():  # what it has of its own must not matter where the checkpoint holds something
+                for name, tensor in resumed.network.state_dict().items():
+                    if f"network/{name}" in saved[0]:
+                        tensor.fill_(9)
         again, rows_again = run(resumed, phases, batches, folder, held_out, rows=log, **settings)
         assert_equal(state(whole), state(resumed))
         assert again == result
@@ -284,17 +290,91 @@ def test_a_kill_between_two_files_of_the_next_phase_loses_nothing(batches, held_
         fit(
             killed,
             Plan("test", tuple(phases)),
-            batches,
-            held_out,
+            PixelSupply(killed.network, batches, held_out),
             FitSettings(**options),
             fabric=Fabric(accelerator="cpu", devices=1),
             checkpoints=Disk(tmp_path / "a"),
             log=rows,
             observer=SilentProgress(),
         )
-    resumed = make_model(seed=5)
+    resumed = make_model(seed=5)  # all of it trains, so a checkpoint holds all of it
     run(resumed, phases, batches, tmp_path / "a", held_out, rows=rows, **options)
     assert_equal(state(whole), state(resumed))
+
+
+def test_a_resume_on_other_untrained_weights_is_refused_at_once(batches, tmp_path):
+    with pytest.raises(Killed):
+        run(make_model(), [HEAD], batches, tmp_path, observer=Killer(7))
+    with pytest.raises(TrainingError, match="not those that the run began with"):
+        run(make_model(seed=9), [HEAD], batches, tmp_path, observer=Killer(1))
+
+
+def test_a_checkpoint_holds_what_some_phase_so_far_trains(batches, tmp_path):
+    run(make_model(), [HEAD, replace(LAST, epochs=1)], batches, tmp_path / "a")
+    saved, _ = Checkpoints(tmp_path / "a").load("last")
+    names = {name.removeprefix("network/") for name in saved if name.startswith("network/")}
+    assert names == {name for name in make_model().network.state_dict() if name.startswith(("fc", "layer2"))}
+
+
+class Activations:
+    """What the head of `TinyNet` sees of all images, in one view."""
+
+    def __init__(self, model, pixels, targets):
+        seen = []
+        hook = model.network.fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        with torch.no_grad():
+            model.network(model.normalize(pixels))
+        hook.remove()
+        self.rows, self.targets = seen[0].numpy(), targets.numpy()
+        self.num_images, self.width = self.rows.shape
+        self.num_views, self.groups = 1, [str(i) for i in range(self.num_images)]
+
+    def view(self, view, images):
+        return self.rows[images]
+
+
+class SolvableSupply(PixelSupply):
+    """Has features where all of them are asked for."""
+
+    def phase(self, boundary, epochs, *, all_views=False):
+        inputs = super().phase(boundary, epochs)
+        if not all_views:
+            return inputs
+        assert not self.network.layer1[3].training  # the dropout below the head
+        model = replace(make_model(), network=self.network)
+        features = Activations(model, self.train.pixels, self.train.targets)
+        return PhaseInputs(inputs.module, inputs.train, inputs.held_out, features)
+
+
+SOLVED = replace(HEAD, solver="lbfgs")
+
+
+def test_a_head_is_solved_where_features_are_at_hand_and_else_trained(batches, held_out, tmp_path):
+    solved, trained = make_model(), make_model()
+    before = state(solved)
+    result, rows = run(solved, [SOLVED], batches, tmp_path / "a", held_out, supply=SolvableSupply)
+    assert (result.epochs_run, result.best_epochs, result.unchanged) == ((0,), (0,), ())
+    (row,) = rows
+    assert (row["epoch"], row["step"], row.get("lr")) == (0, 0, None)
+    assert row["val_loss"] == pytest.approx(row["train_loss"], abs=1e-4)  # the same images
+    assert {name for name in before if not torch.equal(before[name], state(solved)[name])} == {"fc.weight", "fc.bias"}
+    result, rows = run(trained, [SOLVED], batches, tmp_path / "b", held_out)
+    assert (result.epochs_run, len(rows)) == ((2,), 2)
+
+
+def test_killed_after_a_head_was_solved_and_resumed_is_as_if_it_had_not_been(batches, held_out, tmp_path):
+    phases, options = [SOLVED, ALL], {"checkpoint_every_s": 0.0, "supply": SolvableSupply}
+    whole = make_model()
+    result, rows = run(whole, phases, batches, tmp_path / "whole", held_out, **options)
+    for after in (1, 3, 7):
+        folder, log = tmp_path / f"{after}", Rows()
+        with pytest.raises(Killed):
+            run(make_model(), phases, batches, folder, held_out, rows=log, observer=Killer(after), **options)
+        resumed = make_model()
+        again, rows_again = run(resumed, phases, batches, folder, held_out, rows=log, **options)
+        assert_equal(state(whole), state(resumed))
+        assert again == result
+        assert [{**row, "time_s": 0} for row in rows_again] == [{**row, "time_s": 0} for row in rows]
 
 
 def test_a_last_batch_of_one_image_joins_the_one_before(data, tmp_path):

@@ -95,15 +95,15 @@ def test_a_table_of_ones_own():
     table = {
         "pretrained": False,
         "phases": [
-            {"rules": {"fc": 10, "*": None}, "epochs": 2},
+            {"rules": {"fc": 10, "*": None}, "epochs": 2, "solver": "lbfgs"},
             {"lr": "1e-4", "rules": {"*": 1}, "batch_norm": "batch"},
         ],
     }
     plan = parse_table(table, name="mine", default_lr=0.01, default_epochs=7)
     assert not plan.is_pretrained
-    assert [(p.name, p.lr, p.epochs, p.batch_norm) for p in plan.phases] == [
-        ("phase 1", 0.01, 2, "fixed"),
-        ("phase 2", 1e-4, 7, "batch"),
+    assert [(p.name, p.lr, p.epochs, p.batch_norm, p.solver) for p in plan.phases] == [
+        ("phase 1", 0.01, 2, "fixed", "lbfgs"),
+        ("phase 2", 1e-4, 7, "batch", "loop"),
     ]
     assert plan.phases[0].rules == (Rule("fc", 10.0), Rule("*", None))
 
@@ -116,6 +116,7 @@ def test_a_table_of_ones_own():
         ({"phases": [{}]}, "needs 'rules'"),
         ({"phases": [{"rules": {"*": "fast"}}]}, "must be numbers"),
         ({"phases": [{"rules": {"*": 1}, "batch_norm": "frozen"}]}, "'batch' or 'fixed'"),
+        ({"phases": [{"rules": {"*": 1}, "solver": "newton"}]}, "'loop' or 'lbfgs'"),
         ({"phases": [{"rules": {"*": -1}}]}, "above 0"),
     ],
 )

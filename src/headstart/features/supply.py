@@ -1,0 +1,438 @@
+"""What a phase trains on: pixels, or what the frozen part of the network makes of them, computed once."""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from headstart.data import loading, transforms
+from headstart.data.loading import Batch, BatchSource, ImageBatches
+from headstart.errors import CacheFullError, RunError
+from headstart.features import cut as cutting
+from headstart.features import engines
+from headstart.features.cache import FeatureCache, FeatureTable
+from headstart.features.cut import Cut, cut
+from headstart.features.engines import Choice, Engine, choices, open_engine, openvino_engine, torch_engine
+from headstart.files import dump_json, write_atomic
+from headstart.models.classifier import ClassifierNetwork
+
+Progress = Callable[[str, int, int], None]
+
+_PACKAGES = ("torch", "torchvision", "timm", "openvino", "numpy", "pillow")
+# Code that decides what a row holds: when it changes, rows are computed anew.
+_CODE = (transforms, loading, cutting, engines, openvino_engine, torch_engine)
+_CHUNK = 32
+_Wanted = list[tuple[ImageBatches, list[loading.Task]]]
+# Bytes per second that a disk of a small machine writes and reads, for the choice between keeping and recomputing.
+_WRITE_SPEED, _READ_SPEED = 300e6, 1e9
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseInputs:
+    """What a phase trains on.
+
+    Attributes:
+        module: Maps the batches' inputs to logits: the network, or its tail above the boundary.
+        train: Training batches.
+        held_out: Batches evaluated after every epoch, or None.
+        features: The training features, where they are at hand for all views.
+    """
+
+    module: nn.Module
+    train: BatchSource
+    held_out: BatchSource | None
+    features: "Features | None" = None
+
+
+class Supply(Protocol):
+    """Gives each phase its inputs."""
+
+    @property
+    def train(self) -> BatchSource:
+        """The training images, whatever becomes of them: their number and the size of a batch."""
+
+    def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
+        """Return the inputs of a phase.
+
+        Args:
+            boundary: Number of leading stages in which nothing trains.
+            epochs: Numbers of the epochs to come.
+            all_views: Whether every view of every training image is needed at once.
+        """
+
+
+@dataclass(frozen=True)
+class PixelSupply:
+    """Feeds every phase with pixels and the whole network.
+
+    Attributes:
+        network: Maps normalised images to logits.
+        train: Training batches.
+        held_out: Batches to evaluate, or None.
+    """
+
+    network: nn.Module
+    train: BatchSource
+    held_out: BatchSource | None = None
+
+    def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
+        """Return the same for every phase."""
+        return PhaseInputs(self.network, self.train, self.held_out)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How the rows of a table are computed; kept on disk, so that complete tables need no engine."""
+
+    engine: str
+    precision: str
+    shape: tuple[int, ...]
+    dtype: str
+    view_s: float
+
+
+@final
+class FeatureSupply:
+    """Feeds each phase with activations at its freeze boundary, and with pixels where everything trains.
+
+    Activations come from the cache or, where that would not pay, are computed as they are needed. They are the same
+    bits either way: which views an epoch uses does not depend on whether they are kept.
+
+    Attributes:
+        train: Training images.
+        seconds: Spent computing features so far.
+    """
+
+    def __init__(
+        self,
+        model: ClassifierNetwork,
+        train: ImageBatches,
+        held_out: ImageBatches | None,
+        *,
+        device: torch.device,
+        views: int,
+        cache: FeatureCache | None,
+        engine: str = "auto",
+        precision: str = "auto",
+        say: Callable[[str], None] = lambda line: None,
+        progress: Progress = lambda title, done, total: None,
+    ) -> None:
+        """Remember what to feed; nothing is computed yet.
+
+        Args:
+            model: The network, on its device.
+            train: Training images, with a fresh view in every epoch.
+            held_out: Images to evaluate, or None.
+            device: Where the network is.
+            views: Different views of each training image below a boundary; view 0 is the evaluation view.
+            cache: Where rows are kept, or None: they are always computed as they are needed.
+            engine: `auto`, `openvino` or `torch`.
+            precision: `auto`, `32` or `bf16`, of the engine.
+            say: Receives lines for people.
+            progress: Told how far the computation of features is.
+        """
+        self.train, self._held_out = train, held_out
+        self._numbered = train.numbered(views)
+        self._model, self._device, self._cache = model, device, cache
+        self._candidates = choices(device, engine=engine, precision=precision)
+        self._say, self._progress = say, progress
+        self.seconds = 0.0
+
+    def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
+        """Return the inputs of a phase; see `Supply.phase`. The network's modules are in the phase's modes."""
+        parts = cut(self._model.network, self._model.stages, boundary)
+        if parts.note:
+            self._say(parts.note)
+        if parts.trunk is None:
+            return PhaseInputs(self._model.network, self.train, self._held_out)
+        started = time.monotonic()
+        try:
+            return self._above(parts, epochs, all_views)
+        finally:
+            self.seconds += time.monotonic() - started
+
+    def _above(self, parts: Cut, epochs: Sequence[int], all_views: bool) -> PhaseInputs:
+        trunk = _Trunk(parts, self._model, self._numbered, self._candidates, self._device, self._cache, self._say)
+        wanted = self._wanted(epochs, all_views)
+        cache = self._cache
+        # A solver goes through all features many times: they are held in memory where nothing is kept on disk.
+        solves = all_views and not epochs
+        if cache is None and solves:
+            cache = FeatureCache(limit_bytes=0)
+        num_uses = None if solves else len(epochs)
+        table = self._fill(cache, trunk, wanted, num_uses) if cache is not None else None
+        sources = [self._numbered, *([self._held_out] if self._held_out is not None else [])]
+        if table is None:
+            streams = [_StreamedBatches(source, trunk.open(), trunk.recipe.dtype) for source in sources]
+            return PhaseInputs(parts.tail, streams[0], streams[1] if self._held_out is not None else None)
+        kept = [_KeptBatches(source, table) for source in sources]
+        features = Features(self._numbered, table) if all_views and len(table.shape) == 1 else None
+        return PhaseInputs(parts.tail, kept[0], kept[1] if self._held_out is not None else None, features)
+
+    def _wanted(self, epochs: Sequence[int], all_views: bool) -> _Wanted:
+        """List which views of which images a phase needs, once each."""
+        images, most = self._numbered, self._numbered.num_views or 1
+        needed = np.zeros((images.num_images, most), dtype=bool)
+        needed[:, :] = all_views
+        for epoch in epochs:
+            needed[np.arange(images.num_images), images.view_numbers(epoch)] = True
+        tasks = [(i, tuple(np.flatnonzero(row).tolist())) for i, row in enumerate(needed) if row.any()]
+        wanted = [(images, tasks)]
+        if self._held_out is not None:
+            wanted.append((self._held_out, [(i, (0,)) for i in range(self._held_out.num_images)]))
+        return wanted
+
+    def _fill(
+        self, cache: FeatureCache, trunk: "_Trunk", wanted: _Wanted, num_epochs: int | None
+    ) -> FeatureTable | None:
+        """Compute the rows that are not in the table yet; None where keeping them is impossible or does not pay.
+
+        Args:
+            cache: Where the table is.
+            trunk: What computes them.
+            wanted: The rows needed.
+            num_epochs: How often they are needed, or None: so often that keeping them pays.
+        """
+        try:
+            table, missing = _look_up(cache, trunk, wanted)
+            if any(tasks for _, tasks in missing):
+                trunk.open()  # here, because another engine may be found than before, with a table of its own
+                table, missing = _look_up(cache, trunk, wanted)
+            num_missing = sum(len(numbers) for _, tasks in missing for _, numbers in tasks)
+            num_images = sum(images.num_images for images, _ in wanted)
+            row_bytes = int(np.prod(table.shape)) * table.dtype.itemsize
+            reason = _why_not_kept(cache, num_missing * row_bytes)
+            if not reason and num_epochs is not None:
+                reason = _why_not_worth_it(num_missing, num_images * max(num_epochs, 1), row_bytes, trunk.recipe.view_s)
+            if num_missing and reason:
+                self._say(f"features are computed in every epoch instead of kept: {reason}")
+                return None
+            done = 0
+            for images, tasks in missing:
+                for count in _compute(trunk, images, tasks, table) if tasks else ():
+                    done += count
+                    self._progress("computing features", done, num_missing)
+            table.flush()
+        except CacheFullError as error:
+            self._say(f"features are computed in every epoch instead of kept: {error}")
+            return None
+        if table.note and self._cache is not None:
+            self._say(f"features are kept in memory only: {table.note}")
+        return table
+
+
+class _Trunk:
+    """The part of a network below a boundary, with the engine that runs it."""
+
+    def __init__(
+        self,
+        parts: Cut,
+        model: ClassifierNetwork,
+        images: ImageBatches,
+        candidates: tuple[Choice, ...],
+        device: torch.device,
+        cache: FeatureCache | None,
+        say: Callable[[str], None],
+    ) -> None:
+        assert parts.trunk is not None
+        self._module, self._spec, self._images = parts.trunk, model.spec, images
+        self._candidates, self._device, self._say = candidates, device, say
+        self._engine: Engine | None = None
+        self.key = _key(parts.trunk, model, images, candidates, device)
+        self._file = cache.folder.parent / "engines" / f"{self.key}.json" if cache is not None else None
+        self.recipe = self._read() or self._choose()
+
+    @property
+    def table_key(self) -> str:
+        """What names the rows of this trunk as its engine computes them."""
+        recipe = self.recipe
+        how = (recipe.engine, recipe.precision, recipe.dtype, recipe.shape)
+        return hashlib.sha256(f"{self.key} {how}".encode()).hexdigest()
+
+    def open(self) -> Engine:
+        """Return the engine, compared with PyTorch before its first use; `recipe` then says what it is."""
+        if self._engine is None:
+            self.recipe = self._choose()
+        assert self._engine is not None
+        return self._engine
+
+    def _read(self) -> _Recipe | None:
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            if self._file is not None:
+                values = json.loads(self._file.read_text())
+                recipe = _Recipe(**{**values, "shape": tuple(map(int, values["shape"]))})
+                if recipe.dtype in ("float16", "float32") and recipe.shape and min(recipe.shape) > 0:
+                    return replace(recipe, view_s=float(recipe.view_s))
+        return None
+
+    def _choose(self) -> _Recipe:
+        tasks = ((i, (0,)) for i in range(min(engines.NUM_SAMPLES, self._images.num_images)))
+        samples = next(iter(self._images.views(tasks, engines.NUM_SAMPLES)))
+        self._engine, expected, found = open_engine(
+            self._module, self._spec, samples, self._candidates, device=self._device, has_head=False, say=self._say
+        )
+        started = time.monotonic()
+        for _ in self._engine.run([samples]):
+            pass
+        view_s = (time.monotonic() - started) / len(samples)
+        with np.errstate(over="ignore"):
+            half = found.astype(np.float16)
+        # Sixteen bits where they are as near to the truth as the engine has to be.
+        reason = engines.disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
+        dtype = "float32" if reason else "float16"
+        recipe = _Recipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s)
+        if self._file is not None:
+            with suppress(OSError, RunError):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(self._file, dump_json(asdict(recipe)))
+        return recipe
+
+
+@final
+class _KeptBatches:
+    """Batches of features from a table; an epoch has the order and the views that `ImageBatches` has."""
+
+    def __init__(self, images: ImageBatches, table: FeatureTable) -> None:
+        self._images, self._table = images, table
+        self.num_images, self.batch_size = images.num_images, images.batch_size
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        images, numbers = self._images, self._images.view_numbers(epoch)
+        order = images.order(epoch)
+        rows = self._table.locate([(images.digests[i], int(numbers[i])) for i in order])
+        for at in range(start * self.batch_size, self.num_images, self.batch_size):
+            features = self._table.gather(rows[at : at + self.batch_size])
+            yield images.batch(torch.from_numpy(features), order[at : at + self.batch_size])
+
+
+@final
+class _StreamedBatches:
+    """The same batches, computed as they are needed."""
+
+    def __init__(self, images: ImageBatches, engine: Engine, dtype: str) -> None:
+        self._images, self._engine, self._dtype = images, engine, np.dtype(dtype)
+        self.num_images, self.batch_size = images.num_images, images.batch_size
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        order = self._images.order(epoch)[start * self.batch_size :]
+        pixels = self._images.pixels(order, epoch, self.batch_size)
+        for position, rows in enumerate(self._engine.run(pixels)):
+            indices = order[position * self.batch_size : (position + 1) * self.batch_size]
+            # Rounded as if they had been kept.
+            yield self._images.batch(torch.from_numpy(rows.astype(self._dtype)), indices)
+
+
+@final
+class Features:
+    """All training features of a phase, by view: what `training.solve` reads.
+
+    Attributes:
+        num_images: N.
+        num_views: Views of each image.
+        width: F.
+        targets: `int64` (N,).
+        groups: Images of one group belong together, (N,).
+    """
+
+    def __init__(self, images: ImageBatches, table: FeatureTable) -> None:
+        self._digests, self._table = images.digests, table
+        self.num_images, self.num_views, self.width = images.num_images, images.num_views or 1, table.shape[0]
+        self.targets, self.groups = images.targets, images.groups
+
+    def view(self, view: int, images: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return one view of some images, `float32` (n, F)."""
+        rows = self._table.gather(self._table.locate([(self._digests[i], view) for i in images]))
+        return rows.astype(np.float32, copy=False)
+
+
+def network_input(model: ClassifierNetwork, inputs: Tensor) -> Tensor:
+    """Turn a batch's inputs into what a phase's module takes: pixels are normalised, features are made 32 bits wide."""
+    return model.normalize(inputs) if inputs.dtype == torch.uint8 else inputs.float()
+
+
+def _look_up(cache: FeatureCache, trunk: _Trunk, wanted: _Wanted) -> tuple[FeatureTable, _Wanted]:
+    """Return a trunk's table, and what of `wanted` is not in it."""
+    table = cache.open(trunk.table_key, trunk.recipe.shape, np.dtype(trunk.recipe.dtype))
+    return table, [(images, _missing(images, tasks, table)) for images, tasks in wanted]
+
+
+def _why_not_kept(cache: FeatureCache, num_bytes: int) -> str:
+    if cache.room(num_bytes):
+        return ""
+    return f"{num_bytes / 1e9:.1f} GB do not fit (HEADSTART_CACHE and HEADSTART_CACHE_LIMIT set the place)"
+
+
+def _why_not_worth_it(num_missing: int, num_uses: int, row_bytes: int, view_s: float) -> str:
+    kept_s = num_missing * (view_s + row_bytes / _WRITE_SPEED) + num_uses * row_bytes / _READ_SPEED
+    # What is kept also serves the next run, so it may cost a little more than it saves in this one.
+    if kept_s > 1.25 * num_uses * view_s:
+        return f"that would take about {kept_s:.0f} s, computing them {num_uses * view_s:.0f} s"
+    return ""
+
+
+def _missing(images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> list[loading.Task]:
+    flat = [(images.digests[i], number) for i, numbers in tasks for number in numbers]
+    there = iter(table.has(flat).tolist())
+    found = [(i, tuple(number for number in numbers if not next(there))) for i, numbers in tasks]
+    return [(i, numbers) for i, numbers in found if numbers]
+
+
+def _compute(trunk: _Trunk, images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> Iterator[int]:
+    """Compute rows into the table; yield how many, batch by batch."""
+    keys = ((images.digests[i], number) for i, numbers in tasks for number in numbers)
+    for rows in trunk.open().run(images.views(tasks, _CHUNK)):
+        table.append(list(islice(keys, len(rows))), rows.astype(table.dtype))
+        yield len(rows)
+
+
+def _key(
+    trunk: nn.Module,
+    model: ClassifierNetwork,
+    images: ImageBatches,
+    candidates: tuple[Choice, ...],
+    device: torch.device,
+) -> str:
+    """Name everything that a row depends on, but for the image and the number of its view."""
+    total = hashlib.sha256()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else engines.processor_features()
+    facts: dict[str, Any] = {
+        "code": getattr(trunk, "code", ""),
+        "modules": [(name, repr(module)) for name, module in trunk.named_children()],
+        "network": [model.library, model.architecture],
+        "spec": model.spec.to_dict(),
+        "augment": images.augment,
+        "engines": [str(candidate) for candidate in candidates],
+        "device": [device.type, name],
+        "packages": {package: _version(package) for package in _PACKAGES},
+        "sources": [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in _CODE],
+    }
+    total.update(json.dumps(facts, sort_keys=True).encode())
+    for tensor_name, tensor in sorted((*trunk.named_parameters(), *trunk.named_buffers()), key=lambda item: item[0]):
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{tensor_name} {plain.dtype} {tuple(plain.shape)}".encode())
+        total.update(plain.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
