@@ -114,10 +114,15 @@ def eval_view(image: Image.Image, spec: InputSpec) -> Pixels:
     image = _without_far_ends(image)
     crop_height, crop_width = spec.size
     height, width = _resized_size(image, spec)
-    if (width, height) != image.size:
-        image = image.resize((width, height), _FILTERS[spec.interpolation])
     left, top = round((width - crop_width) / 2), round((height - crop_height) / 2)
-    return np.array(image.crop((left, top, left + crop_width, top + crop_height)))
+    # Pillow filters along the rows and then along the columns, so what is cut off between the two changes no pixel of
+    # the rest and need not be filtered: a quarter less time.
+    if width != image.width:
+        image = image.resize((width, image.height), _FILTERS[spec.interpolation])
+    image = image.crop((left, 0, left + crop_width, image.height))
+    if height != image.height:
+        image = image.resize((crop_width, height), _FILTERS[spec.interpolation])
+    return np.array(image.crop((0, top, crop_width, top + crop_height)))
 
 
 def train_view(image: Image.Image, spec: InputSpec, augment: Augment, rng: np.random.Generator) -> Pixels:

@@ -204,8 +204,8 @@ def test_a_stream_reads_no_further_than_it_must(network, pictures, engine):
     for number in range(2, 301):
         next(stream)
         ahead.append(taken - number)
-    if engine == "torch":
-        assert max(ahead[NUM_SAMPLES:]) <= 4 + decoded_ahead + 1
+    if engine == "torch":  # which waits for a whole pass through the network
+        assert max(ahead[NUM_SAMPLES:]) <= NUM_SAMPLES + decoded_ahead
     else:  # some batches are on their way through the engine; how many depends on the machine, not on the stream
         assert max(ahead[100:]) <= max(ahead[:100])
     stream.close()

@@ -16,8 +16,8 @@ from headstart.data.transforms import Pixels
 from headstart.errors import EngineError
 from headstart.types import InputSpec
 
-# Measured: eight images at a time keep the activations of common networks in the processor's cache.
-BATCH = 8
+# Measured: four images at a time keep the activations of common networks in the processor's cache.
+BATCH = 4
 _PATIENCE_S = 600.0
 
 
