@@ -6,7 +6,7 @@ from lightning_fabric import Fabric
 
 from headstart.config import make_config
 from headstart.errors import PlanError
-from headstart.experiment.prepare import build_plan, fit_settings, resolve_strategy
+from headstart.experiment.preparation import build_plan, fit_settings, resolve_strategy
 from headstart.features.supply import PixelSupply
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import build_classifier

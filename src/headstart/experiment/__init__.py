@@ -12,17 +12,17 @@ from headstart.experiment.reading import DataProgress, Reading
 from headstart.runs import Run
 
 if TYPE_CHECKING:
-    from headstart.experiment.prepare import Prepared, prepare
+    from headstart.experiment.preparation import Prepared, prepare
     from headstart.experiment.session import MakeObserver, Say, resume
     from headstart.experiment.tools import evaluate_folder, find_learning_rate, show_data
 
 __all__ = ["Prepared", "evaluate_folder", "find_learning_rate", "fit", "prepare", "resume", "run", "show_data"]
 
 _HOMES = {
-    "Prepared": "prepare",
+    "Prepared": "preparation",
     "evaluate_folder": "tools",
     "find_learning_rate": "tools",
-    "prepare": "prepare",
+    "prepare": "preparation",
     "resume": "session",
     "show_data": "tools",
 }

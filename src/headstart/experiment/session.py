@@ -21,7 +21,7 @@ from headstart.data.manifest import ImageRecord, Manifest, read_manifest, write_
 from headstart.data.pictures import Pictures
 from headstart.data.splits import inner_split
 from headstart.errors import RunError
-from headstart.experiment.prepare import (
+from headstart.experiment.preparation import (
     Prepared,
     build_model,
     build_plan,
@@ -202,7 +202,8 @@ class _Session:
         model, result, selected_on_reported = self._train()
         # A resumed run counts what was trained before; the table of epochs knows.
         train_s = time.monotonic() - trained_at
-        earlier_s = max(0.0, sum(row["time_s"] for row in self.folder.history()) - train_s)
+        logged_s = sum(row["time_s"] for row in self.folder.history())
+        earlier_s = max(0.0, logged_s - (train_s - self.cache_s))
         save_classifier(model, path / "model")
         evaluated_at = time.monotonic()
         manifest, config = prepared.manifest, prepared.config

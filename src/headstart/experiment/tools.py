@@ -16,7 +16,7 @@ from headstart.data.dataset import load_dataset
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest
 from headstart.data.transforms import decode, eval_view, train_view
 from headstart.errors import ConfigError, DataError, RunError
-from headstart.experiment.prepare import (
+from headstart.experiment.preparation import (
     fit_settings,
     make_fabric,
     make_supply,

@@ -64,6 +64,34 @@ def candidates(device: torch.device, precision: str, *, channels_last: bool) -> 
     return tuple(StepChoice(each, p) for p in precisions for each in formats)
 
 
+def find_batch_size(images_per_s: Callable[[int], float], *, start: int, most: int) -> int:
+    """Double the batch while that makes training at least 5 % faster and the memory suffices.
+
+    Args:
+        images_per_s: Runs steps with so many images and returns the speed.
+        start: First size to try; returned even if it does not fit.
+        most: Largest size to try.
+    """
+    best, best_speed, size = start, 0.0, start
+    while size <= most:
+        try:
+            speed = images_per_s(size)
+        except torch.OutOfMemoryError:
+            break
+        if speed < 1.05 * best_speed:
+            break
+        best, best_speed, size = size, speed, 2 * size
+    return best
+
+
+def training_speed(
+    module: nn.Module, inputs: Tensor, choice: StepChoice, sync: Callable[[], None] = lambda: None
+) -> float:
+    """Return the images per second of forward and backward passes of a copy of a module."""
+    trial, targets = choice.prepare(copy.deepcopy(module)), torch.zeros(len(inputs), dtype=torch.long)
+    return len(inputs) / _time_step(trial, inputs, targets.to(inputs.device), choice, sync, warm_up=2)
+
+
 def choose_step(
     module: nn.Module,
     inputs: Tensor,
