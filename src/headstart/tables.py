@@ -49,7 +49,8 @@ def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifes
     splits = ", ".join(f"{split} {sum(by_class.values())}" for split, by_class in manifest.counts().items())
     console.print(f"strategy {strategy} on {manifest.name}: {len(manifest.labels)} classes; images: {splits}")
     for i, phase in enumerate(tables, 1):
-        title = f"phase {i} of {len(tables)}: {phase.name}, {phase.epochs} epochs, trains {phase.share}"
+        length = "solved to its optimum" if phase.solver == "lbfgs" else f"{phase.epochs} epochs"
+        title = f"phase {i} of {len(tables)}: {phase.name}, {length}, trains {phase.share}"
         console.print(title, style="bold", soft_wrap=True)
         table = _table("stage", "parameters", "trainable", "share", "learning rate")
         for row in phase.stages:
