@@ -19,6 +19,7 @@ from headstart import experiment
 from headstart.config import make_config
 from headstart.features import supply
 from headstart.runs import Run
+from headstart.training.observers import Row, SilentProgress
 from tests.conftest import COLOURS, write_folder
 
 SMALL = {"backbone": "simple-cnn", "weights": "none", "image_size": 32, "epochs": 3, "views": 2, "threads": 1}
@@ -335,6 +336,32 @@ def test_a_run_that_is_killed_while_it_computes_features_resumes_to_the_same_byt
     assert rows_of(resumed) == rows_of(whole)
     counts = [run.metrics()["epochs_run"] for run in (resumed, whole)]
     assert counts[0] == counts[1] == [2, 2]
+
+
+class _StopsAt(SilentProgress):
+    """Interrupts a run when its table of epochs gets a row of such a phase and epoch."""
+
+    def __init__(self, phase: int, epoch: int) -> None:
+        self._position = phase, epoch
+
+    def on_epoch(self, row: Row) -> None:
+        if (row["phase"], row["epoch"]) == self._position:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("phase", "epoch"), [(1, 0), (2, 1), (2, 2)])
+def test_a_run_that_is_interrupted_around_the_solved_head_resumes_to_the_same_bytes(
+    train: Trainer, phase: int, epoch: int
+) -> None:
+    settings = {"strategy": "lp-ft", "epochs": 2}
+    whole = train(**settings)
+    stopped = train.settings(**settings)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(make_config(stopped), make_observer=lambda title: _StopsAt(phase, epoch))
+    resumed = experiment.resume(Path(stopped["out"]))
+    assert model_of(resumed.path) == model_of(whole.path)
+    assert rows_of(resumed) == rows_of(whole)
+    assert resumed.metrics()["epochs_run"] == whole.metrics()["epochs_run"] == [0, 2]
 
 
 TOGETHER = """

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from headstart.data import loading, transforms
+from headstart.data import loading, pictures, transforms
 from headstart.data.loading import Batch, BatchSource, ImageBatches
 from headstart.errors import CacheFullError, RunError
 from headstart.features import cut as cutting
@@ -31,8 +31,9 @@ Progress = Callable[[str, int, int], None]
 
 _PACKAGES = ("torch", "torchvision", "timm", "openvino", "numpy", "pillow")
 # Code that decides what a row holds: when it changes, rows are computed anew.
-_CODE = (transforms, loading, cutting, engines, openvino_engine, torch_engine)
+_CODE = (transforms, pictures, loading, cutting, engines, openvino_engine, torch_engine)
 _CHUNK = 32
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 _Wanted = list[tuple[ImageBatches, list[loading.Task]]]
 # Bytes per second that a disk of a small machine writes and reads, for the choice between keeping and recomputing.
 _WRITE_SPEED, _READ_SPEED = 300e6, 1e9
@@ -286,11 +287,11 @@ class _Trunk:
         for _ in self._engine.run([samples]):
             pass
         view_s = (time.monotonic() - started) / len(samples)
-        with np.errstate(over="ignore"):
-            half = found.astype(np.float16)
+        half = _stored(found, np.dtype(np.float16))
         # Sixteen bits where they are as near to the truth as the engine has to be.
         reason = engines.disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
-        dtype = "float32" if reason else "float16"
+        # Other images may give larger activations; far beyond, they would be cut off.
+        dtype = "float32" if reason or np.abs(found).max() > _LARGEST_HALF / 16 else "float16"
         recipe = _Recipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s)
         if self._file is not None:
             with suppress(OSError, RunError):
@@ -336,7 +337,7 @@ class _StreamedBatches:
         for position, rows in enumerate(self._engine.run(pixels)):
             indices = order[position * self.batch_size : (position + 1) * self.batch_size]
             # Rounded as if they had been kept.
-            yield self._images.batch(torch.from_numpy(rows.astype(self._dtype)), indices)
+            yield self._images.batch(torch.from_numpy(_stored(rows, self._dtype)), indices)
 
 
 @final
@@ -387,6 +388,11 @@ def _why_not_worth_it(num_missing: int, num_uses: int, row_bytes: int, view_s: f
     return ""
 
 
+def _stored(rows: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Round rows to what is stored; what a 16-bit number cannot hold becomes the largest one."""
+    return (rows.clip(-_LARGEST_HALF, _LARGEST_HALF) if dtype == np.float16 else rows).astype(dtype)
+
+
 def _missing(images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> list[loading.Task]:
     flat = [(images.digests[i], number) for i, numbers in tasks for number in numbers]
     there = iter(table.has(flat).tolist())
@@ -398,7 +404,7 @@ def _compute(trunk: _Trunk, images: ImageBatches, tasks: list[loading.Task], tab
     """Compute rows into the table; yield how many, batch by batch."""
     keys = ((images.digests[i], number) for i, numbers in tasks for number in numbers)
     for rows in trunk.open().run(images.views(tasks, _CHUNK)):
-        table.append(list(islice(keys, len(rows))), rows.astype(table.dtype))
+        table.append(list(islice(keys, len(rows))), _stored(rows, table.dtype))
         yield len(rows)
 
 

@@ -156,13 +156,15 @@ class Classifier:
         Returns:
             `float32` (N, C).
         """
+        if not len(views):
+            return np.zeros((0, len(self.labels)), np.float32)
         return next(iter(self.classify_batches([views])))
 
     def classify_batches(self, batches: Iterable[Pixels]) -> Iterator[Probabilities]:
         """Classify any number of batches of preprocessed pictures, ahead of their use; see `classify_views`.
 
         Args:
-            batches: `uint8` (N, H, W, 3), each of any N.
+            batches: `uint8` (N, H, W, 3), each of any N from 1.
 
         Yields:
             `float32` (N, C), in order.

@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -121,7 +121,7 @@ def choose_step(
         return options[0]
     options = [*options]
     if total_s > _WORTH_COMPILING_S.get(inputs.device.type, float("inf")):
-        options.append(StepChoice(True, options[0].precision, compiled=True))
+        options.append(replace(options[0], compiled=True))
     modules = [option.prepare(copy.deepcopy(module)) for option in options]
     best = [float("inf")] * len(options)
     for turn in range(_ROUNDS):
