@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +43,12 @@ def engine_images_per_second(
     import headstart
 
     classifier = headstart.load(run)
+    classifier.classify_views(views[:batch_size])  # opens the engine
     batches = [views[start : start + batch_size] for start in range(0, len(views), batch_size)]
-    classifier.classify_views(batches[0])
-    done, started = 0, time.perf_counter()
-    while True:
-        for batch in batches:
-            classifier.classify_views(batch)
-            done += len(batch)
-            if time.perf_counter() - started >= seconds:
-                return done / (time.perf_counter() - started)
+    started = time.perf_counter()
+    in_time = takewhile(lambda batch: time.perf_counter() - started < seconds, cycle(batches))
+    done = sum(len(rows) for rows in classifier.classify_batches(in_time))
+    return done / (time.perf_counter() - started)
 
 
 def decoded(run: Path, files: list[Path], threads: int) -> tuple[float, npt.NDArray[np.uint8]]:
@@ -61,7 +59,7 @@ def decoded(run: Path, files: list[Path], threads: int) -> tuple[float, npt.NDAr
     spec = headstart.load(run).spec
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()
-        views = list(pool.map(lambda file: eval_view(decode(file), spec), files))
+        views = list(pool.map(lambda file: eval_view(decode(file, smallest=spec.smallest_side), spec), files))
         return len(files) / (time.perf_counter() - started), np.stack(views[-256:])
 
 
