@@ -27,7 +27,7 @@ CONTESTS = (
         (
             Side("plain loop", (*_LOOP, *_ENDING)),
             Side("headstart", (*_TRAIN, *_ENDING)),
-            Side("fastai fine_tune", _FASTAI),
+            Side("fastai fine_tune", _FASTAI, repeats=1),
         ),
         {"epochs": 5},
         {"ratio": 1.5},
