@@ -1,0 +1,69 @@
+"""The command line: parse, call one function, print. Every module adds its commands to `shared.app`."""
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from headstart._version import __version__
+
+# isort: off (the order of the imports is that of the commands in --help)
+from headstart.cli import data, models, studies, training
+from headstart.cli.settings import attach_settings
+from headstart.cli.shared import app, echo
+from headstart.errors import HeadstartError
+
+# isort: on
+
+__all__ = ["app", "data", "main", "models", "studies", "training"]
+
+
+def _version(value: bool) -> None:
+    if value:
+        echo(f"headstart {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    """Hold the options of the program itself."""
+
+
+def main() -> None:
+    """Run the program: errors that a user can act upon are one line; HEADSTART_DEBUG=1 shows where they came from."""
+    try:
+        if any(not word.startswith("-") for word in sys.argv[1:]):
+            attach_settings()
+        app()
+    except BaseException as error:
+        if not isinstance(error, SystemExit) and os.environ.get("HEADSTART_DEBUG") == "1":
+            traceback.print_exc()
+        sys.exit(_report(error))
+
+
+def _report(error: BaseException) -> int | str | None:
+    """Say in one line what went wrong; return the exit code."""
+    match error:
+        case SystemExit():
+            return error.code
+        case HeadstartError():
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return error.exit_code
+        case KeyboardInterrupt():
+            print(
+                "interrupted; a run that was begun can be finished with: headstart train --resume RUN", file=sys.stderr
+            )
+            return 130
+        case BrokenPipeError():
+            # The reader (`| head`) is gone; Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+    text = f"unexpected error: {type(error).__name__}: {error} (HEADSTART_DEBUG=1 shows where; please report it)"
+    print(" ".join(text.split()), file=sys.stderr)
+    return 1

@@ -1,0 +1,51 @@
+"""Commands for data sets."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headstart.cli.settings import with_settings
+from headstart.cli.shared import DataArgument, data_app, data_progress, echo
+
+if TYPE_CHECKING:
+    from headstart.config import Config
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the catalogue."""
+    from headstart.data.catalog import CATALOG
+
+    for name, entry in CATALOG.items():
+        echo(f"{name:28}{entry.description}")
+
+
+@data_app.command("get")
+def data_get(name: Annotated[str, typer.Argument(help="a name from: headstart data list")]) -> None:
+    """Fetch a data set of the catalogue and say where it is."""
+    from headstart.data.catalog import resolve
+
+    echo(str(resolve(name)))
+
+
+@data_app.command("show")
+@with_settings
+def data_show(
+    *,
+    config: "Config",
+    data: DataArgument = None,
+    sheet: Annotated[Path, typer.Option(help="where the contact sheet goes")] = Path("contact-sheet.png"),
+    split: Annotated[str | None, typer.Option(help="which split to draw from")] = None,
+    per_class: Annotated[int, typer.Option(min=1, help="pictures per row")] = 8,
+    augmented: Annotated[bool, typer.Option("--augmented", help="show augmented training views instead")] = False,
+) -> None:
+    """Print the class counts per split and write a labelled contact sheet."""
+    from headstart import experiment
+    from headstart.tables import print_counts
+
+    manifest = experiment.show_data(
+        config, sheet, split=split, per_class=per_class, augmented=augmented, progress=data_progress
+    )
+    print_counts(manifest)
+    echo(f"contact sheet: {sheet}")

@@ -1,0 +1,93 @@
+"""Commands for models: what they are, how good they are, what they say."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headstart.cli.shared import EngineOption, PrecisionOption, RunArgument, app, check_format, echo, say
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    data: Annotated[str, typer.Argument(help="folder of class folders, manifest or catalogue name")],
+    output_format: Annotated[str, typer.Option("--format", help="table or json")] = "table",
+    label_map: Annotated[str | None, typer.Option("--map", help="merge classes: bird=animal,cat=animal")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test; default: the reported one")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="write a row per image to this parquet file")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out unreadable images")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Measure a trained model on labelled images."""
+    from headstart import experiment
+    from headstart.config import load_config
+    from headstart.inference.evaluate import format_metrics
+
+    check_format(output_format, ("table", "json"))
+    metrics = experiment.evaluate_folder(
+        run,
+        data,
+        label_map=load_config(None, {"map": label_map}).map if label_map else None,
+        split=split,
+        predictions=predictions,
+        skip_bad=skip_bad,
+        device=device,
+        engine=engine,
+        precision=precision,
+        say=say,
+    )
+    if output_format == "json":
+        import json
+
+        echo(json.dumps(metrics, indent=2, ensure_ascii=False))
+    else:
+        echo(format_metrics(metrics))
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    paths: Annotated[list[str], typer.Argument(help="files, folders, globs, or - for paths on standard input")],
+    output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet")] = "table",
+    top_k: Annotated[int, typer.Option(min=1, help="how many classes per image")] = 1,
+    out: Annotated[Path | None, typer.Option(help="file to write instead of the terminal")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="images per batch")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Classify images; an unreadable file is a row with its error, and then the exit code is 1."""
+    from headstart.inference.output import write_predictions
+    from headstart.inference.predict import expand_inputs, load, predict_stream
+
+    check_format(output_format, ("table", "json", "csv", "parquet"))
+    classifier = load(run, device=device, engine=engine, precision=precision)
+    files = expand_inputs(paths, sys.stdin)
+    rows = predict_stream(classifier, files, top_k=top_k, batch_size=batch_size)
+    num_failed = write_predictions(rows, output_format, out)
+    for line in classifier.notes:
+        say(f"note: {line}")
+    if num_failed:
+        say(f"{num_failed} files could not be read; their rows say why")
+        raise typer.Exit(1)
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="lite0, simple-cnn, a torchvision model or timm/NAME")],
+    parameters: Annotated[bool, typer.Option("--parameters", help="list every parameter's name and shape")] = False,
+    weights: Annotated[str, typer.Option(help="weight file or run folder to show instead")] = "none",
+) -> None:
+    """Show a backbone's stages, source head, parameters, input and licence."""
+    from headstart.models.backbones import create_backbone, describe_backbone
+    from headstart.tables import print_backbone
+
+    backbone = create_backbone(name, weights=weights)
+    print_backbone(describe_backbone(backbone))
+    if parameters:
+        for parameter_name, parameter in backbone.network.named_parameters():
+            echo(f"{parameter_name}  {tuple(parameter.shape)}")

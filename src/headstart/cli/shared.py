@@ -1,0 +1,58 @@
+"""What all commands share: the program, its output, and options that several of them take."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headstart.errors import ConfigError
+
+app = typer.Typer(
+    name="headstart",
+    help="From a folder of labelled images to a classifier that you can trust and ship.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with: headstart demo. Then: headstart train FOLDER, where FOLDER holds one folder per class.",
+)
+data_app = typer.Typer(name="data", help="List, fetch and look at data sets.", no_args_is_help=True)
+app.add_typer(data_app)
+
+
+def echo(line: str = "") -> None:
+    """Print a result."""
+    typer.echo(line)
+
+
+def say(line: str) -> None:
+    """Print a note, beside the results."""
+    typer.echo(line, err=True)
+
+
+_said: dict[str, float] = {}
+
+
+def data_progress(title: str, done: int, total: int) -> None:
+    """Say how far a long pass over the images is: on one line of the terminal, or a line every 15 seconds in a log."""
+    now = time.monotonic()
+    every_s = 0.1 if sys.stderr.isatty() else 15.0
+    if now - _said.setdefault(title, now) >= every_s:
+        _said[title] = now
+        start, end = ("\r", "\r") if sys.stderr.isatty() else ("", "\n")
+        print(f"{start}{title}: {done} of {total}", end=end, file=sys.stderr, flush=True)
+
+
+def check_format(value: str, known: tuple[str, ...]) -> None:
+    """Refuse an unknown --format."""
+    from headstart.errors import did_you_mean
+
+    if value not in known:
+        raise ConfigError(f"--format {value!r} is not one of {', '.join(known)}.{did_you_mean(value, known)}")
+
+
+DataArgument = Annotated[str | None, typer.Argument(help="folder of class folders, manifest or catalogue name")]
+EngineOption = Annotated[str, typer.Option(help="auto, openvino or torch")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, 32 or bf16, of the engine")]
+RunArgument = Annotated[Path, typer.Argument(help="run folder or model folder")]

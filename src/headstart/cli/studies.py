@@ -1,0 +1,1 @@
+"""Commands for many runs: compare them, report on them, repeat the field's lessons."""

@@ -1,0 +1,101 @@
+"""Commands that train, or say what training would do."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headstart.cli.settings import with_settings
+from headstart.cli.shared import DataArgument, app, check_format, data_progress, echo, say
+from headstart.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headstart.config import Config
+
+
+@app.command()
+@with_settings
+def train(
+    *,
+    config: "Config",
+    data: DataArgument = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing run folder")] = False,
+    resume: Annotated[Path | None, typer.Option("--resume", help="finish an interrupted run folder")] = None,
+) -> None:
+    """Fine-tune a classifier, write the run folder, and report its accuracy."""
+    from headstart import experiment
+    from headstart.training.observers import terminal_progress
+
+    if resume is not None:
+        if data is not None or config.model_fields_set or overwrite:
+            raise ConfigError("--resume takes its settings from the run folder; leave out DATA and other settings")
+        run = experiment.resume(resume, say=say, make_observer=terminal_progress, progress=data_progress)
+    else:
+        run = experiment.run(
+            config, overwrite=overwrite, say=say, make_observer=terminal_progress, progress=data_progress
+        )
+    from headstart.inference.evaluate import format_metrics
+
+    echo(format_metrics(run.metrics(), brief=True))
+    echo(f"run folder: {run.path}")
+    echo(f"next: headstart predict {run.path} IMAGE...")
+
+
+@app.command()
+@with_settings
+def plan(
+    *,
+    config: "Config",
+    data: DataArgument = None,
+    output_format: Annotated[str, typer.Option("--format", help="table or json")] = "table",
+) -> None:
+    """Show what a strategy would train, per phase and stage, before anything runs."""
+    from headstart import experiment
+    from headstart.tables import plan_json, print_plan
+    from headstart.training.plan import describe
+
+    check_format(output_format, ("table", "json"))
+    prepared = experiment.prepare(config, progress=data_progress)
+    for line in prepared.warnings:
+        say(f"note: {line}")
+    tables = describe(prepared.plan, prepared.model.network, prepared.model.stages)
+    if output_format == "json":
+        echo(plan_json(prepared.plan.strategy, tables))
+    else:
+        print_plan(prepared.plan.strategy, tables, prepared.manifest)
+
+
+@app.command("lr-find")
+@with_settings
+def lr_find(
+    *,
+    config: "Config",
+    data: DataArgument = None,
+    plot: Annotated[Path, typer.Option(help="where the plot goes")] = Path("lr-find.png"),
+    low: Annotated[float, typer.Option(help="first learning rate")] = 1e-6,
+    high: Annotated[float, typer.Option(help="last learning rate")] = 1.0,
+    steps: Annotated[int, typer.Option(min=10, help="steps between them")] = 100,
+) -> None:
+    """Raise the learning rate step by step, plot the loss and suggest a rate; the model is thrown away."""
+    from headstart import experiment
+    from headstart.tables import plot_range_test
+
+    if not 0 < low < high:
+        raise ConfigError(f"--low {low} must be above 0 and below --high {high}")
+    result = experiment.find_learning_rate(
+        config, plot, low=low, high=high, num_steps=steps, say=say, progress=data_progress
+    )
+    plot_range_test(result, plot)
+    # These begin with a phase for the head alone, whose rate has a flag of its own.
+    flag = "--head-lr" if config.strategy in ("gradual", "lp-ft") else "--lr"
+    echo(f"suggested: {flag} {result.suggestion:.1e}   (lowest loss {min(result.losses):.4f}; plot: {plot})")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for the runs")] = Path("runs"),
+) -> None:
+    """Train two strategies on pictures that need no download, and compare them (under two minutes)."""
+    from headstart.demo import run_demo
+
+    run_demo(out, echo)

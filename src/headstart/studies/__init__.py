@@ -1,0 +1,1 @@
+"""Many experiments: comparisons, recipes, rankings."""
