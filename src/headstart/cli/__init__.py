@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from headstart._version import __version__
-
-# isort: off (the order of the imports is that of the commands in --help)
-from headstart.cli import data, models, studies, training
 from headstart.cli.settings import attach_settings
 from headstart.cli.shared import app, echo
 from headstart.errors import HeadstartError
 
-# isort: on
+# The order of these imports is that of the commands in --help.
+# isort: split
+from headstart.cli import training, models, studies, data  # noqa: I001
 
 __all__ = ["app", "data", "main", "models", "studies", "training"]
 
