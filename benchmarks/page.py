@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.timing import ratios, spread
 
-QUESTIONS = ("head", "gradual", "full", "partial", "second_run", "predict", "limits")
+QUESTIONS = ("head", "gradual", "full", "partial", "second_run", "predict", "limits", "breakdown")
 INTRO = """
 Whole commands, timed from the start of the process to its end, with the saved model or table; the commands of a row
 took turns (A B A B ...) on one machine, from the same images, weights and epochs. The plain loop is PyTorch's transfer
@@ -98,6 +98,16 @@ def part_rows(contests: list[Contest], parts: list[str], together: float | None)
                 yield contest["name"], f"{name} ({run['evaluated_by']})", *(f"{value:.1f}" for value in seconds), limit
 
 
+def stretch_rows(contests: list[Contest]) -> Rows:
+    """Each stretch of a run in a process of its own, from the run whose time is the median."""
+    for contest in contests:
+        for name, runs in contest["runs"].items():
+            timed = sorted((run for run in runs if "parts" in run), key=lambda run: run["wall_s"])
+            for title, parts in timed[(len(timed) - 1) // 2]["parts"].items() if timed else ():
+                keys = ("wall_s", "cpu_s", "decode_s", "open_s", "write_s")
+                yield name, title, *(f"{parts[key]:.1f}" if key in parts else "" for key in keys)
+
+
 def limit_rows(contests: list[Contest]) -> Rows:
     for contest in contests:
         for name, runs in contest["runs"].items():
@@ -144,6 +154,15 @@ def page(reports: dict[str, dict[str, Any]]) -> str:
             "what | command | seconds | accuracy per seed | processor s | largest process, MB", command_rows(contests)
         ),
         "Where Headstart's time goes": times(contests),
+        "Stretch by stretch": [
+            "Processor seconds are those of all threads; decoding includes resize and crop, opening the comparison of",
+            "engines. The runs of this table are timed within the process, the imports before anything else.",
+            "",
+            *table(
+                "strategy | stretch | seconds | processor s | decoding | opening engines | writing rows",
+                stretch_rows(contests),
+            ),
+        ],
         "What the machine allows": table("measured beside | what | found", limit_rows(contests)),
         "Commands": [
             "All: `make bench DATA=DATA`; one question: `python -m benchmarks.head --data DATA`. What they run:",

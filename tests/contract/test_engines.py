@@ -43,6 +43,7 @@ QUICK = (
     "torchvision/mobilenet_v3_small",
     "torchvision/vit_b_16",
     "headstart/simple-cnn",
+    "headstart/resnet18_v2",
 )
 FAMILIES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in SMALL]
 needs_bf16 = pytest.mark.skipif(not engines._has_bf16(), reason="this processor has no bf16")
@@ -155,6 +156,13 @@ def test_a_row_has_equal_bits_whatever_its_batch(compiled: Compiled, pixels: Pix
     for engine, rows, _ in compiled.values():
         assert_equal_bits(engine, pixels)
         assert np.array_equal(run(engine, pixels, [37])[: engines.NUM_SAMPLES], rows)
+
+
+def test_a_batch_of_nothing_has_no_rows(compiled: Compiled, pixels: Pixels) -> None:
+    engine, rows, _ = compiled["network", OPENVINO]
+    nothing, two = engine.run([pixels[:0], pixels[:2]])
+    assert nothing.shape == (0, *rows.shape[1:])
+    assert np.array_equal(two, rows[:2])
 
 
 @needs_bf16

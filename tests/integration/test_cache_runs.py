@@ -17,7 +17,7 @@ import torch
 
 from headstart import experiment
 from headstart.config import make_config
-from headstart.features import supply
+from headstart.features import supply, trunk
 from headstart.runs import Run
 from headstart.training.observers import Row, SilentProgress
 from tests.conftest import COLOURS, write_folder
@@ -98,7 +98,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("an engine is opened where all rows are there")
 
-    return lambda: monkeypatch.setattr(supply, "open_engine", refuse)
+    return lambda: monkeypatch.setattr(trunk, "open_engine", refuse)
 
 
 STRATEGIES: dict[str, dict[str, Any]] = {

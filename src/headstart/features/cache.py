@@ -11,30 +11,36 @@ import hashlib
 import math
 import mmap
 import os
-import platform
 import re
-import secrets
 import shutil
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, final
 from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import CacheFullError, ConfigError
-from headstart.files import file_error, sync_folder
+from headstart.features.shards import (
+    children,
+    delete_if_stale,
+    delete_table,
+    last_use,
+    map_file,
+    nearest_existing,
+    shard_files,
+    stored_bytes,
+    write_shard,
+)
+from headstart.files import file_error
 
 RowKey = tuple[bytes, int]  # SHA-256 of the image file (32 bytes), number of the view (0 or more)
 
 _SHARD_BYTES = 64 << 20
 _KEY_BYTES = 32 + 8
-_STALE_S = 3600.0
-_HOST = re.sub(r"\W", "_", platform.node())[:64] or "host"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -102,7 +108,7 @@ class FeatureCache:
 
     def room(self, num_bytes: int) -> bool:
         """Tell whether a table of that many new bytes could be kept, on disk (others giving way) or in memory."""
-        writable = os.access(_existing(self.folder), os.W_OK | os.X_OK)
+        writable = os.access(nearest_existing(self.folder), os.W_OK | os.X_OK)
         on_disk = writable and num_bytes <= min(self.limit_bytes, self._capacity())
         return on_disk or self.fits_memory(num_bytes)
 
@@ -120,25 +126,25 @@ class FeatureCache:
         Returns:
             Whether they fit; nothing is deleted where they cannot.
         """
-        if _stored_bytes(table_folder) + num_bytes > self.limit_bytes:
+        if stored_bytes(table_folder) + num_bytes > self.limit_bytes:
             return False
-        tables = sorted(self._tables(), key=lambda folder: (folder.name in self._open, _last_use(folder)))
-        excess = sum(map(_stored_bytes, tables)) + num_bytes - self.limit_bytes
+        tables = sorted(self._tables(), key=lambda folder: (folder.name in self._open, last_use(folder)))
+        excess = sum(map(stored_bytes, tables)) + num_bytes - self.limit_bytes
         for folder in tables:
             if excess > 0 and folder != table_folder:
-                excess -= _delete_table(folder)
+                excess -= delete_table(folder)
         return excess <= 0
 
     def _tables(self) -> list[Path]:
-        starts = _children(self.folder, "[0-9a-f]{2}")
-        return [table for start in starts for table in _children(start, start.name + "[0-9a-f]{6,126}")]
+        starts = children(self.folder, "[0-9a-f]{2}")
+        return [table for start in starts for table in children(start, start.name + "[0-9a-f]{6,126}")]
 
     def _capacity(self) -> int:
         """Return what is free on the disk and what the cache holds there, bytes."""
         free = 0
         with suppress(OSError):
-            free = shutil.disk_usage(_existing(self.folder)).free
-        return free + sum(map(_stored_bytes, self._tables()))
+            free = shutil.disk_usage(nearest_existing(self.folder)).free
+        return free + sum(map(stored_bytes, self._tables()))
 
 
 @dataclass(frozen=True)
@@ -278,9 +284,9 @@ class FeatureTable:
         self.flush()
         with suppress(OSError):  # a folder's time of change is its time of last use
             os.utime(self._folder)
-        for path in _files(self._folder):
+        for path in shard_files(self._folder):
             if path.suffix == ".tmp":
-                _delete_if_stale(path)
+                delete_if_stale(path)
             elif path.name not in self._known:
                 with suppress(OSError):  # deleted by another process, or not readable: its rows are computed again
                     self._load(path)
@@ -296,7 +302,7 @@ class FeatureTable:
                 digest.update(content)
             elif size:
                 digest = hashlib.file_digest(file, "sha256")
-                content = _map(file)
+                content = map_file(file)
         count, rest = divmod(len(content) - len(self._header), self._row_bytes + _KEY_BYTES)
         whole = digest.hexdigest() == path.stem and content[: len(self._header)] == self._header
         if not whole or rest or count < 1:
@@ -328,7 +334,7 @@ class FeatureTable:
             return [_Chunk(start, np.concatenate(pieces))]
         if path is not None:
             with suppress(OSError), path.open("rb") as file:
-                return [self._chunk(_map(file), start)]
+                return [self._chunk(map_file(file), start)]
         return []
 
     def _persist(self, pieces: list[npt.NDArray[Any]], keys: list[bytes]) -> Path | None:
@@ -344,7 +350,7 @@ class FeatureTable:
         path = self._folder / f"{digest.hexdigest()}.rows"
         try:
             if self._cache.make_room(self._folder, sum(map(len, parts))):
-                _write(path, parts)
+                write_shard(path, parts)
                 self._known.add(path.name)
                 return path
             limit = _readable(self._cache.limit_bytes)
@@ -360,83 +366,6 @@ def _packed(keys: Sequence[RowKey]) -> list[bytes]:
     if any(len(key) != _KEY_BYTES for key in packed):
         raise ValueError("a row is named by a SHA-256 of 32 bytes and a view")
     return packed
-
-
-def _map(file: BinaryIO) -> mmap.mmap:
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _write(path: Path, parts: Sequence[bytes | memoryview], attempts: int = 2) -> None:
-    """Write a synced file that is whole or not there; its temporary name says who writes it."""
-    temporary = path.with_name(f".{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except FileNotFoundError:  # another process deleted the table in between
-        if attempts == 1:
-            raise
-        _write(path, parts, attempts - 1)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _children(folder: Path, pattern: str) -> list[Path]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        return sorted(Path(entry) for entry in entries if re.fullmatch(pattern, entry.name))
-    return []
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return the shards and the temporary files of a table; what else lies there is not ours to read or delete."""
-    return [path for path in _children(folder, r".+\.rows|\..+\.tmp") if os.path.isfile(path)]
-
-
-def _stored_bytes(folder: Path) -> int:
-    total = 0
-    for path in _files(folder):
-        with suppress(OSError):
-            total += path.stat().st_size
-    return total
-
-
-def _last_use(folder: Path) -> float:
-    with suppress(OSError):
-        return folder.stat().st_mtime
-    return 0.0
-
-
-def _delete_table(folder: Path) -> int:
-    """Delete a table, but for what its writers are about to rename; return the bytes that were freed."""
-    before = _stored_bytes(folder)
-    for path in _files(folder):
-        with suppress(OSError):
-            _delete_if_stale(path) if path.suffix == ".tmp" else path.unlink()
-    freed = before - _stored_bytes(folder)
-    with suppress(OSError):
-        folder.rmdir()
-        folder.parent.rmdir()
-    return freed
-
-
-def _delete_if_stale(path: Path) -> None:
-    """Delete a temporary file whose writer is dead, as far as this host can tell, or has had an hour."""
-    if not (match := re.fullmatch(r"\.(\w+)\.(\d+)\.[0-9a-f]{8}\.tmp", path.name)):
-        return
-    dead = match[1] == _HOST and os.path.exists("/proc/self") and not os.path.exists(f"/proc/{match[2]}")
-    with suppress(OSError):
-        if dead or time.time() - path.stat().st_mtime > _STALE_S:
-            path.unlink()
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that exists."""
-    return next((path for path in (folder, *folder.parents) if os.path.exists(path)), folder)
 
 
 def _limit_setting() -> int:

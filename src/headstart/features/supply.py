@@ -1,39 +1,28 @@
 """What a phase trains on: pixels, or what the frozen part of the network makes of them, computed once."""
 
-import hashlib
-import importlib.metadata
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from headstart.data import loading, pictures, transforms
+from headstart.data import loading
 from headstart.data.loading import Batch, BatchSource, ImageBatches
-from headstart.errors import CacheFullError, RunError
-from headstart.features import cut as cutting
-from headstart.features import engines
+from headstart.errors import CacheFullError
 from headstart.features.cache import FeatureCache, FeatureTable
 from headstart.features.cut import Cut, cut
-from headstart.features.engines import Choice, Engine, choices, open_engine, openvino_engine, torch_engine
-from headstart.files import dump_json, write_atomic
+from headstart.features.engines import Engine, choices
+from headstart.features.trunk import Trunk, as_stored
 from headstart.models.classifier import ClassifierNetwork
 
 Progress = Callable[[str, int, int], None]
 
-_PACKAGES = ("torch", "torchvision", "timm", "openvino", "numpy", "pillow")
-# Code that decides what a row holds: when it changes, rows are computed anew.
-_CODE = (transforms, pictures, loading, cutting, engines, openvino_engine, torch_engine)
 _CHUNK = 32
-_LARGEST_HALF = float(np.finfo(np.float16).max)
 _Wanted = list[tuple[ImageBatches, list[loading.Task]]]
 # Bytes per second that a disk of a small machine writes and reads, for the choice between keeping and recomputing.
 _WRITE_SPEED, _READ_SPEED = 300e6, 1e9
@@ -90,17 +79,6 @@ class PixelSupply:
     def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
         """Return the same for every phase."""
         return PhaseInputs(self.network, self.train, self.held_out)
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How the rows of a table are computed; kept on disk, so that complete tables need no engine."""
-
-    engine: str
-    precision: str
-    shape: tuple[int, ...]
-    dtype: str
-    view_s: float
 
 
 @final
@@ -164,7 +142,7 @@ class FeatureSupply:
             self.seconds += time.monotonic() - started
 
     def _above(self, parts: Cut, epochs: Sequence[int], all_views: bool) -> PhaseInputs:
-        trunk = _Trunk(parts, self._model, self._numbered, self._candidates, self._device, self._cache, self._say)
+        trunk = Trunk(parts, self._model, self._numbered, self._candidates, self._device, self._cache, self._say)
         wanted = self._wanted(epochs, all_views)
         cache = self._cache
         # A solver goes through all features many times: they are held in memory where nothing is kept on disk.
@@ -194,9 +172,7 @@ class FeatureSupply:
             wanted.append((self._held_out, [(i, (0,)) for i in range(self._held_out.num_images)]))
         return wanted
 
-    def _fill(
-        self, cache: FeatureCache, trunk: "_Trunk", wanted: _Wanted, num_epochs: int | None
-    ) -> FeatureTable | None:
+    def _fill(self, cache: FeatureCache, trunk: Trunk, wanted: _Wanted, num_epochs: int | None) -> FeatureTable | None:
         """Compute the rows that are not in the table yet; None where keeping them is impossible or does not pay.
 
         Args:
@@ -231,73 +207,6 @@ class FeatureSupply:
         if table.note and self._cache is not None:
             self._say(f"features are kept in memory only: {table.note}")
         return table
-
-
-class _Trunk:
-    """The part of a network below a boundary, with the engine that runs it."""
-
-    def __init__(
-        self,
-        parts: Cut,
-        model: ClassifierNetwork,
-        images: ImageBatches,
-        candidates: tuple[Choice, ...],
-        device: torch.device,
-        cache: FeatureCache | None,
-        say: Callable[[str], None],
-    ) -> None:
-        assert parts.trunk is not None
-        self._module, self._spec, self._images = parts.trunk, model.spec, images
-        self._candidates, self._device, self._say = candidates, device, say
-        self._engine: Engine | None = None
-        self.key = _key(parts.trunk, model, images, candidates, device)
-        self._file = cache.folder.parent / "engines" / f"{self.key}.json" if cache is not None else None
-        self.recipe = self._read() or self._choose()
-
-    @property
-    def table_key(self) -> str:
-        """What names the rows of this trunk as its engine computes them."""
-        recipe = self.recipe
-        how = (recipe.engine, recipe.precision, recipe.dtype, recipe.shape)
-        return hashlib.sha256(f"{self.key} {how}".encode()).hexdigest()
-
-    def open(self) -> Engine:
-        """Return the engine, compared with PyTorch before its first use; `recipe` then says what it is."""
-        if self._engine is None:
-            self.recipe = self._choose()
-        assert self._engine is not None
-        return self._engine
-
-    def _read(self) -> _Recipe | None:
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            if self._file is not None:
-                values = json.loads(self._file.read_text())
-                recipe = _Recipe(**{**values, "shape": tuple(map(int, values["shape"]))})
-                if recipe.dtype in ("float16", "float32") and recipe.shape and min(recipe.shape) > 0:
-                    return replace(recipe, view_s=float(recipe.view_s))
-        return None
-
-    def _choose(self) -> _Recipe:
-        tasks = ((i, (0,)) for i in range(min(engines.NUM_SAMPLES, self._images.num_images)))
-        samples = next(iter(self._images.views(tasks, engines.NUM_SAMPLES)))
-        self._engine, expected, found = open_engine(
-            self._module, self._spec, samples, self._candidates, device=self._device, has_head=False, say=self._say
-        )
-        started = time.monotonic()
-        for _ in self._engine.run([samples]):
-            pass
-        view_s = (time.monotonic() - started) / len(samples)
-        half = _stored(found, np.dtype(np.float16))
-        # Sixteen bits where they are as near to the truth as the engine has to be.
-        reason = engines.disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
-        # Other images may give larger activations; far beyond, they would be cut off.
-        dtype = "float32" if reason or np.abs(found).max() > _LARGEST_HALF / 16 else "float16"
-        recipe = _Recipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s)
-        if self._file is not None:
-            with suppress(OSError, RunError):
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(self._file, dump_json(asdict(recipe)))
-        return recipe
 
 
 @final
@@ -337,7 +246,7 @@ class _StreamedBatches:
         for position, rows in enumerate(self._engine.run(pixels)):
             indices = order[position * self.batch_size : (position + 1) * self.batch_size]
             # Rounded as if they had been kept.
-            yield self._images.batch(torch.from_numpy(_stored(rows, self._dtype)), indices)
+            yield self._images.batch(torch.from_numpy(as_stored(rows, self._dtype)), indices)
 
 
 @final
@@ -368,7 +277,7 @@ def network_input(model: ClassifierNetwork, inputs: Tensor) -> Tensor:
     return model.normalize(inputs) if inputs.dtype == torch.uint8 else inputs.float()
 
 
-def _look_up(cache: FeatureCache, trunk: _Trunk, wanted: _Wanted) -> tuple[FeatureTable, _Wanted]:
+def _look_up(cache: FeatureCache, trunk: Trunk, wanted: _Wanted) -> tuple[FeatureTable, _Wanted]:
     """Return a trunk's table, and what of `wanted` is not in it."""
     table = cache.open(trunk.table_key, trunk.recipe.shape, np.dtype(trunk.recipe.dtype))
     return table, [(images, _missing(images, tasks, table)) for images, tasks in wanted]
@@ -388,11 +297,6 @@ def _why_not_worth_it(num_missing: int, num_uses: int, row_bytes: int, view_s: f
     return ""
 
 
-def _stored(rows: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Round rows to what is stored; what a 16-bit number cannot hold becomes the largest one."""
-    return (rows.clip(-_LARGEST_HALF, _LARGEST_HALF) if dtype == np.float16 else rows).astype(dtype)
-
-
 def _missing(images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> list[loading.Task]:
     flat = [(images.digests[i], number) for i, numbers in tasks for number in numbers]
     there = iter(table.has(flat).tolist())
@@ -400,45 +304,9 @@ def _missing(images: ImageBatches, tasks: list[loading.Task], table: FeatureTabl
     return [(i, numbers) for i, numbers in found if numbers]
 
 
-def _compute(trunk: _Trunk, images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> Iterator[int]:
+def _compute(trunk: Trunk, images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> Iterator[int]:
     """Compute rows into the table; yield how many, batch by batch."""
     keys = ((images.digests[i], number) for i, numbers in tasks for number in numbers)
     for rows in trunk.open().run(images.views(tasks, _CHUNK)):
-        table.append(list(islice(keys, len(rows))), _stored(rows, table.dtype))
+        table.append(list(islice(keys, len(rows))), as_stored(rows, table.dtype))
         yield len(rows)
-
-
-def _key(
-    trunk: nn.Module,
-    model: ClassifierNetwork,
-    images: ImageBatches,
-    candidates: tuple[Choice, ...],
-    device: torch.device,
-) -> str:
-    """Name everything that a row depends on, but for the image and the number of its view."""
-    total = hashlib.sha256()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else engines.processor_features()
-    facts: dict[str, Any] = {
-        "code": getattr(trunk, "code", ""),
-        "modules": [(name, repr(module)) for name, module in trunk.named_children()],
-        "network": [model.library, model.architecture],
-        "spec": model.spec.to_dict(),
-        "augment": images.augment,
-        "engines": [str(candidate) for candidate in candidates],
-        "device": [device.type, name],
-        "packages": {package: _version(package) for package in _PACKAGES},
-        "sources": [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in _CODE],
-    }
-    total.update(json.dumps(facts, sort_keys=True).encode())
-    for tensor_name, tensor in sorted((*trunk.named_parameters(), *trunk.named_buffers()), key=lambda item: item[0]):
-        plain = tensor.detach().cpu().contiguous()
-        total.update(f"{tensor_name} {plain.dtype} {tuple(plain.shape)}".encode())
-        total.update(plain.flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

@@ -44,14 +44,15 @@ class _FirstBatches:
 class _FirstSteps:
     """A supply of the first few batches, which notes how many there would be."""
 
-    def __init__(self, supply: Supply, limit: int) -> None:
-        self._supply, self._limit = supply, limit
+    def __init__(self, supply: Supply, limit: int, num_epochs: int) -> None:
+        self._supply, self._limit, self._num_epochs = supply, limit, num_epochs
         self.whole = supply.train
         self.train: BatchSource = _FirstBatches(supply.train, limit)
         self.held_out_share = 0.0
 
     def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
-        inputs = self._supply.phase(boundary, epochs, all_views=True)
+        # Whether features are kept depends on the number of epochs, of which the trial runs one.
+        inputs = self._supply.phase(boundary, [*epochs] * self._num_epochs, all_views=True)
         held_out: BatchSource | None = None
         if inputs.held_out is not None:
             held_out = _FirstBatches(inputs.held_out, 2)
@@ -103,7 +104,7 @@ def epoch_seconds(
         trial = replace(model, network=copy.deepcopy(model.network))
         watch = _Stopwatch()
         short = Plan(plan.strategy, (replace(phase, epochs=1, stop_after=None),), plan.is_pretrained)
-        supply = _FirstSteps(make_supply(trial), (num_steps + 1) * settings.accumulate)
+        supply = _FirstSteps(make_supply(trial), (num_steps + 1) * settings.accumulate, phase.epochs)
         with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
             fit(
                 trial,

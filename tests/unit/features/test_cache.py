@@ -18,6 +18,7 @@ import pytest
 
 from headstart.errors import ConfigError, HeadstartError
 from headstart.features import cache as module
+from headstart.features import shards as shard_module
 from headstart.features.cache import CacheFullError, FeatureCache, FeatureTable, RowKey, default_cache_folder
 
 KEY = hashlib.sha256(b"weights, preprocessing, engine").hexdigest()
@@ -272,11 +273,11 @@ def test_left_overs_of_dead_writers_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     names = {
-        "dead": f".{module._HOST}.{dead.pid}.0123abcd.tmp",
-        "alive": f".{module._HOST}.{os.getpid()}.0123abcd.tmp",
-        "elsewhere": f".no{module._HOST}.{dead.pid}.0123abcd.tmp",
-        "old": f".{module._HOST}.{os.getpid()}.ffffffff.tmp",
-        "old elsewhere": f".no{module._HOST}.1.ffffffff.tmp",
+        "dead": f".{shard_module._HOST}.{dead.pid}.0123abcd.tmp",
+        "alive": f".{shard_module._HOST}.{os.getpid()}.0123abcd.tmp",
+        "elsewhere": f".no{shard_module._HOST}.{dead.pid}.0123abcd.tmp",
+        "old": f".{shard_module._HOST}.{os.getpid()}.ffffffff.tmp",
+        "old elsewhere": f".no{shard_module._HOST}.1.ffffffff.tmp",
         "not ours": ".something.tmp",
     }
     for name, file in names.items():
@@ -526,7 +527,7 @@ def test_writers_survive_a_process_that_deletes_all_the_time(tmp_path: Path, mon
     def delete() -> None:
         while not done.is_set():
             for path in (tmp_path / "cache").glob("*/*"):
-                module._delete_table(path)
+                shard_module.delete_table(path)
 
     deleter = threading.Thread(target=delete)
     deleter.start()

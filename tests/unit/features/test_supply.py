@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from headstart.data.loading import Batch, BatchSource, ImageBatches
 from headstart.data.manifest import ImageRecord
-from headstart.features import engines, supply
+from headstart.features import engines, supply, trunk
 from headstart.features.cache import FeatureCache
 from headstart.features.cut import cut
 from headstart.features.supply import FeatureSupply, PhaseInputs, PixelSupply, network_input
+from headstart.features.trunk import as_stored
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.plan import Phase, Rule, apply_modes, resolve
 from tests.unit.training.conftest import STAGES, make_model
@@ -124,7 +125,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def refuse(*_: Any, **__: Any) -> Any:
             raise AssertionError("an engine is opened where all rows are there")
 
-        monkeypatch.setattr(supply, "open_engine", refuse)
+        monkeypatch.setattr(trunk, "open_engine", refuse)
 
     return forbid
 
@@ -749,3 +750,9 @@ def _few_threads() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
+
+
+def test_what_sixteen_bits_cannot_hold_becomes_the_largest_number_they_can():
+    rows = np.array([[1.5, 1e6, -1e6, 65504.0]], dtype=np.float32)
+    assert as_stored(rows, np.dtype(np.float16)).tolist() == [[1.5, 65504.0, -65504.0, 65504.0]]
+    assert as_stored(rows, np.dtype(np.float32)).tolist() == rows.tolist()

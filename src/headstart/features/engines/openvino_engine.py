@@ -54,9 +54,10 @@ class OpenVINOEngine:
             import openvino as ov
 
             compiled = ov.Core().compile_model(model, "CPU", options)
+            self._row_shape = tuple(compiled.output(0).shape)[1:]
             self._queue = ov.AsyncInferQueue(compiled, 2 * compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._queue.set_callback(
-            lambda request, token: token[0].put(token[1], request.get_output_tensor(0).data.copy())
+            lambda request, token: token[0].put(token[1], request.get_output_tensor(0).data)
         )
 
     def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
@@ -65,7 +66,7 @@ class OpenVINOEngine:
         ahead = 2 + len(self._queue) // 4
         try:
             for pixels in batches:
-                job = _Job(len(pixels))
+                job = _Job(len(pixels), self._row_shape)
                 pending.append(job)
                 for start in range(0, len(pixels), BATCH):
                     self._queue.start_async({0: _padded(pixels[start : start + BATCH])}, (job, start))
@@ -80,13 +81,15 @@ class OpenVINOEngine:
 class _Job:
     """A batch that is being computed, in parts that end in any order."""
 
-    def __init__(self, num_images: int) -> None:
-        self._parts: list[npt.NDArray[np.float32] | None] = [None] * -(-num_images // BATCH)
-        self._num_images, self._left = num_images, len(self._parts)
+    def __init__(self, num_images: int, row_shape: tuple[int, ...]) -> None:
+        self._rows = np.empty((num_images, *row_shape), dtype=np.float32)
+        self._left = -(-num_images // BATCH)
         self._done = threading.Event()
+        if not num_images:
+            self._done.set()
 
     def put(self, start: int, rows: npt.NDArray[np.float32]) -> None:
-        self._parts[start // BATCH] = rows
+        self._rows[start : start + BATCH] = rows[: len(self._rows) - start]
         self._left -= 1  # callbacks hold the interpreter's lock
         if not self._left:
             self._done.set()
@@ -94,8 +97,7 @@ class _Job:
     def result(self) -> npt.NDArray[np.float32]:
         if not self._done.wait(_PATIENCE_S):
             raise EngineError(f"OpenVINO gave no result in {_PATIENCE_S:.0f} s; use --engine torch")
-        parts = [part for part in self._parts if part is not None]
-        return np.concatenate(parts)[: self._num_images] if len(parts) > 1 else parts[0][: self._num_images]
+        return self._rows
 
 
 def _padded(pixels: Pixels) -> Pixels:

@@ -1,0 +1,98 @@
+"""The files of a feature table: found, written whole or not at all, and deleted when they are stale."""
+
+import mmap
+import os
+import platform
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from headstart.files import sync_folder
+
+_STALE_S = 3600.0
+_HOST = re.sub(r"\W", "_", platform.node())[:64] or "host"
+
+
+def map_file(file: BinaryIO) -> mmap.mmap:
+    """Map an open file for reading."""
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def write_shard(path: Path, parts: Sequence[bytes | memoryview], attempts: int = 2) -> None:
+    """Write a synced file that is whole or not there; its temporary name says who writes it."""
+    temporary = path.with_name(f".{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except FileNotFoundError:  # another process deleted the table in between
+        if attempts == 1:
+            raise
+        write_shard(path, parts, attempts - 1)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def children(folder: Path, pattern: str) -> list[Path]:
+    """Return what a folder holds whose whole name matches, sorted; nothing where it cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(Path(entry) for entry in entries if re.fullmatch(pattern, entry.name))
+    return []
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Return the shards and the temporary files of a table; what else lies there is not ours to read or delete."""
+    return [path for path in children(folder, r".+\.rows|\..+\.tmp") if os.path.isfile(path)]
+
+
+def stored_bytes(folder: Path) -> int:
+    """Return the bytes that a table takes on disk."""
+    total = 0
+    for path in shard_files(folder):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def last_use(folder: Path) -> float:
+    """Return when a table was last used, seconds since the epoch."""
+    with suppress(OSError):
+        return folder.stat().st_mtime
+    return 0.0
+
+
+def delete_table(folder: Path) -> int:
+    """Delete a table, but for what its writers are about to rename; return the bytes that were freed."""
+    before = stored_bytes(folder)
+    for path in shard_files(folder):
+        with suppress(OSError):
+            delete_if_stale(path) if path.suffix == ".tmp" else path.unlink()
+    freed = before - stored_bytes(folder)
+    with suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
+    return freed
+
+
+def delete_if_stale(path: Path) -> None:
+    """Delete a temporary file whose writer is dead, as far as this host can tell, or has had an hour."""
+    if not (match := re.fullmatch(r"\.(\w+)\.(\d+)\.[0-9a-f]{8}\.tmp", path.name)):
+        return
+    dead = match[1] == _HOST and os.path.exists("/proc/self") and not os.path.exists(f"/proc/{match[2]}")
+    with suppress(OSError):
+        if dead or time.time() - path.stat().st_mtime > _STALE_S:
+            path.unlink()
+
+
+def nearest_existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    return next((path for path in (folder, *folder.parents) if os.path.exists(path)), folder)

@@ -1,0 +1,154 @@
+"""The frozen part of a network with the engine that runs it, and the key that names what it computes."""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from headstart.data import loading, pictures, transforms
+from headstart.data.loading import ImageBatches
+from headstart.errors import RunError
+from headstart.features import cut as cutting
+from headstart.features import engines
+from headstart.features.cache import FeatureCache
+from headstart.features.cut import Cut
+from headstart.features.engines import Choice, Engine, open_engine, openvino_engine, torch_engine
+from headstart.files import dump_json, write_atomic
+from headstart.models.classifier import ClassifierNetwork
+
+_PACKAGES = ("torch", "torchvision", "timm", "openvino", "numpy", "pillow")
+# Code that decides what a row holds: when it changes, rows are computed anew.
+_CODE = [
+    __file__,
+    *(str(m.__file__) for m in (transforms, pictures, loading, cutting, engines, openvino_engine, torch_engine)),
+]
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the rows of a table are computed; kept on disk, so that complete tables need no engine."""
+
+    engine: str
+    precision: str
+    shape: tuple[int, ...]
+    dtype: str
+    view_s: float
+
+
+class Trunk:
+    """The part of a network below a boundary, with the engine that runs it."""
+
+    def __init__(
+        self,
+        parts: Cut,
+        model: ClassifierNetwork,
+        images: ImageBatches,
+        candidates: tuple[Choice, ...],
+        device: torch.device,
+        cache: FeatureCache | None,
+        say: Callable[[str], None],
+    ) -> None:
+        assert parts.trunk is not None
+        self._module, self._spec, self._images = parts.trunk, model.spec, images
+        self._candidates, self._device, self._say = candidates, device, say
+        self._engine: Engine | None = None
+        self.key = _key(parts.trunk, model, images, candidates, device)
+        self._file = cache.folder.parent / "engines" / f"{self.key}.json" if cache is not None else None
+        self.recipe = self._read() or self._choose()
+
+    @property
+    def table_key(self) -> str:
+        """What names the rows of this trunk as its engine computes them."""
+        recipe = self.recipe
+        how = (recipe.engine, recipe.precision, recipe.dtype, recipe.shape)
+        return hashlib.sha256(f"{self.key} {how}".encode()).hexdigest()
+
+    def open(self) -> Engine:
+        """Return the engine, compared with PyTorch before its first use; `recipe` then says what it is."""
+        if self._engine is None:
+            self.recipe = self._choose()
+        assert self._engine is not None
+        return self._engine
+
+    def _read(self) -> Recipe | None:
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            if self._file is not None:
+                values = json.loads(self._file.read_text())
+                recipe = Recipe(**{**values, "shape": tuple(map(int, values["shape"]))})
+                if recipe.dtype in ("float16", "float32") and recipe.shape and min(recipe.shape) > 0:
+                    return replace(recipe, view_s=float(recipe.view_s))
+        return None
+
+    def _choose(self) -> Recipe:
+        tasks = ((i, (0,)) for i in range(min(engines.NUM_SAMPLES, self._images.num_images)))
+        samples = next(iter(self._images.views(tasks, engines.NUM_SAMPLES)))
+        self._engine, expected, found = open_engine(
+            self._module, self._spec, samples, self._candidates, device=self._device, has_head=False, say=self._say
+        )
+        started = time.monotonic()
+        for _ in self._engine.run([samples]):
+            pass
+        view_s = (time.monotonic() - started) / len(samples)
+        half = as_stored(found, np.dtype(np.float16))
+        # Sixteen bits where they are as near to the truth as the engine has to be.
+        reason = engines.disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
+        # Other images may give larger activations; far beyond, they would be cut off.
+        dtype = "float32" if reason or np.abs(found).max() > _LARGEST_HALF / 16 else "float16"
+        recipe = Recipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s)
+        if self._file is not None:
+            with suppress(OSError, RunError):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(self._file, dump_json(asdict(recipe)))
+        return recipe
+
+
+def as_stored(rows: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Round rows to what is stored; what a 16-bit number cannot hold becomes the largest one."""
+    return (rows.clip(-_LARGEST_HALF, _LARGEST_HALF) if dtype == np.float16 else rows).astype(dtype)
+
+
+def _key(
+    trunk: nn.Module,
+    model: ClassifierNetwork,
+    images: ImageBatches,
+    candidates: tuple[Choice, ...],
+    device: torch.device,
+) -> str:
+    """Name everything that a row depends on, but for the image and the number of its view."""
+    total = hashlib.sha256()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else engines.processor_features()
+    facts: dict[str, Any] = {
+        "code": getattr(trunk, "code", ""),
+        "modules": [(name, repr(module)) for name, module in trunk.named_children()],
+        "network": [model.library, model.architecture],
+        "spec": model.spec.to_dict(),
+        "augment": images.augment,
+        "engines": [str(candidate) for candidate in candidates],
+        "device": [device.type, name],
+        "packages": {package: _version(package) for package in _PACKAGES},
+        "sources": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in _CODE],
+    }
+    total.update(json.dumps(facts, sort_keys=True).encode())
+    for tensor_name, tensor in sorted((*trunk.named_parameters(), *trunk.named_buffers()), key=lambda item: item[0]):
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{tensor_name} {plain.dtype} {tuple(plain.shape)}".encode())
+        total.update(plain.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
