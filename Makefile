@@ -4,11 +4,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH_INDEX ?=
+MXNET_VENV ?= .venv-mxnet
+PYTHON311 = $(shell for each in python3.11 $(PYTHON); do \
+	$$each -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$each; break; }; done)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test check bench soak format clean
+.PHONY: help demo test test-mxnet check bench soak format clean
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (several GB on Linux: torch's ordinary build carries CUDA) ..."
@@ -22,7 +25,17 @@ demo: $(VENV)/.installed  ## train two strategies on pictures that need no downl
 	$(BIN)/headstart demo
 
 test: $(VENV)/.installed  ## unit, contract and integration tests
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak and not mxnet"
+
+test-mxnet: $(VENV)/.installed  ## compare with MXNet itself, in an environment of its own (Python 3.11)
+	@if [ -z "$(PYTHON311)" ]; then echo "No Python 3.11 here, which MXNet needs: the comparison with it is left out."; \
+	else $(MAKE) --no-print-directory $(MXNET_VENV)/.installed && \
+	MXNET_PYTHON=$(MXNET_VENV)/bin/python $(BIN)/python -m pytest -m mxnet tests/mxnet; fi
+
+$(MXNET_VENV)/.installed: tests/mxnet/requirements.txt
+	$(PYTHON311) -m venv $(MXNET_VENV)
+	$(MXNET_VENV)/bin/pip install --progress-bar off -r tests/mxnet/requirements.txt
+	@touch $@
 
 check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -42,4 +55,4 @@ format: $(VENV)/.installed  ## write the canonical formatting
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(MXNET_VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,7 +1,8 @@
 """From a folder of labelled images to a classifier that you can trust and ship.
 
-`fit` trains and returns a `Run`; `load` turns a run or model folder into a `Classifier`. Importing this package loads
-neither torch nor NumPy: each name brings what it needs when it is first used.
+`fit` trains and returns a `Run`; `load` turns a run or model folder into a `Classifier`; `compare` says which of many
+settings is best. Importing this package loads neither torch nor NumPy: each name brings what it needs when it is first
+used.
 """
 
 from importlib import import_module
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from headstart.experiment import fit
     from headstart.inference.predict import Classifier, Prediction, load
     from headstart.runs import Run
+    from headstart.studies.compare import compare
 
-__all__ = ["Classifier", "Config", "HeadstartError", "Prediction", "Run", "__version__", "fit", "load"]
+__all__ = ["Classifier", "Config", "HeadstartError", "Prediction", "Run", "__version__", "compare", "fit", "load"]
 
 _HOMES = {
     "Classifier": "headstart.inference.predict",
@@ -24,6 +26,7 @@ _HOMES = {
     "HeadstartError": "headstart.errors",
     "Prediction": "headstart.inference.predict",
     "Run": "headstart.runs",
+    "compare": "headstart.studies.compare",
     "fit": "headstart.experiment",
     "load": "headstart.inference.predict",
 }

@@ -44,6 +44,7 @@ def _duration(value: object) -> object:
 
 
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
+Matches = Annotated[dict[str, int | str], BeforeValidator(_pairs)]
 Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_pairs_or_int)]
 Ints = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_list)]
 Floats = Annotated[list[Annotated[float, Field(gt=0)]] | None, BeforeValidator(_list)]
@@ -52,7 +53,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 # Settings that change nothing about what was decided by timing or selection.
-_HARMLESS = {"out", "threads", "monitor", "cache"}
+_HARMLESS = {"out", "threads", "monitor", "log", "cache"}
 
 
 class Config(BaseModel):
@@ -77,6 +78,14 @@ class Config(BaseModel):
     # Model
     backbone: str = Field("lite0", description="lite0, simple-cnn, a torchvision model or timm/NAME")
     weights: str | None = Field(None, description="weight file, run folder, or 'none'; default: the published ones")
+    head_init: Literal["random", "source"] = Field(
+        "random",
+        description="source: the weights' own rows start the classes that they know; so too with match, and with a run "
+        "whose classes are all among the data's",
+    )
+    match: Matches = Field(
+        {}, description="which of the weights' classes: hot_dog=934,ants=ant, or rest (all others), or none (a new row)"
+    )
     head_hidden: int | None = Field(None, gt=0, description="units of a hidden layer in the head")
     dropout: Fraction = Field(0.0, description="dropout before the last layer")
     image_size: int | None = Field(None, ge=16, description="side of the network's input, pixels")
@@ -90,11 +99,21 @@ class Config(BaseModel):
     )
 
     # Strategy
-    strategy: str = Field("head", description="scratch, head, partial, full, layerwise, gradual, lp-ft or a YAML table")
+    strategy: str = Field(
+        "head",
+        description="scratch, head, partial, full, layerwise, gradual, lp-ft, l2-sp, lora, adapter, norm or YAML file",
+    )
     table: dict[str, Any] | None = Field(None, description="the phases of a strategy of one's own (YAML only)")
-    stages: int = Field(1, ge=1, description="partial: how many of the last stages train beside the head")
+    stages: int | None = Field(
+        None, ge=1, description="how many of the last stages train; default: partial 1; lora, adapter and norm all"
+    )
     phases: int = Field(3, ge=1, description="gradual: how many phases")
     layer_decay: float = Field(0.75, gt=0, le=1, description="layerwise: factor from a stage to the one below")
+    lora_rank: int = Field(8, ge=1, description="lora: rank of the change of each weight")
+    lora_alpha: float = Field(16.0, gt=0, description="lora: each change is scaled by lora_alpha / lora_rank")
+    adapter_width: int = Field(16, ge=1, description="adapter: width of the bottlenecks")
+    l2sp_alpha: float = Field(0.1, ge=0, description="l2-sp: pull of what was pretrained towards its start")
+    l2sp_beta: float = Field(0.01, ge=0, description="l2-sp: pull of the new head towards zero")
     epochs: int = Field(5, ge=0, description="epochs of every phase")
     phase_epochs: Ints = Field(None, description="epochs per phase: 5,5,5")
     phase_lrs: Floats = Field(None, description="learning rate per phase: 1e-3,1e-4,1e-5")
@@ -119,8 +138,11 @@ class Config(BaseModel):
     weight_decay: float = Field(0.01, ge=0, description="decay per step, as the optimizer defines it")
     decay_all: bool = Field(False, description="decay norms and biases too")
     loss_reduction: Literal["mean", "sum"] = Field("mean", description="of the loss over a batch")
-    schedule: Literal["constant", "cosine", "one-cycle"] = Field("one-cycle", description="learning rate over a phase")
+    schedule: Literal["constant", "cosine", "one-cycle", "step"] = Field(
+        "one-cycle", description="learning rate over a phase"
+    )
     warmup: Fraction = Field(0.1, description="cosine: share of the phase spent warming up")
+    step_epochs: int = Field(7, ge=1, description="step: epochs after which the rate falls to a tenth, each time")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
     accumulate: int = Field(1, ge=1, description="batches per optimizer step")
     label_smoothing: Fraction = Field(0.0, description="probability given to the other classes")
@@ -133,15 +155,20 @@ class Config(BaseModel):
 
     # Selection
     best_epoch: bool = Field(False, description="keep the epoch with the lowest selection loss")
+    select_by: Literal["loss", "accuracy"] = Field(
+        "loss", description="what is best: the lowest loss, or the highest accuracy as some lessons do"
+    )
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a lower selection loss")
     select_on: Literal["auto", "reported"] = Field(
         "auto", description="reported: as some lessons do; marked everywhere"
     )
     refit: bool = Field(True, description="after selecting on a part of train, train again on all of it")
+    selection_score: bool = Field(False, description="score the settings on images that are not reported, for compare")
 
     # Run
     time_limit: Seconds = Field(None, gt=0, description="seconds of training, or 10m, 1h: fewer epochs, still annealed")
     monitor: bool = Field(True, description="loss and accuracy on the held-out split after every epoch")
+    log: Literal["none", "tensorboard"] = Field("none", description="tensorboard: event files in RUN/tensorboard too")
     precision: Literal["auto", "32", "bf16"] = Field(
         "auto", description="of steps and engine; auto: timed and compared"
     )
@@ -157,6 +184,13 @@ class Config(BaseModel):
     # Filled in by a run, never by hand: what was decided by timing, replayed by a resume or a repeat.
     choices: dict[str, Any] = Field({}, description="what timing decided (written by a run)")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _match_means_source(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("match") and "head_init" not in values:
+            return {**values, "head_init": "source"}
+        return values
+
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
         if self.head_lr is not None and "head_lr_mult" in self.model_fields_set:
@@ -165,6 +199,12 @@ class Config(BaseModel):
             raise ValueError(f"resize takes one number (shorter side) or two (height, width); got {self.resize}")
         if self.strategy == "scratch" and self.weights not in (None, "none"):
             raise ValueError("strategy 'scratch' starts from random weights; leave out weights, or use 'full'")
+        if self.match and self.head_init == "random":
+            raise ValueError("match names rows of the weights' own head, and head_init=random uses none; leave one out")
+        if self.head_init == "source" and (self.strategy == "scratch" or self.weights == "none"):
+            raise ValueError("head_init=source needs pretrained weights, and random ones were asked for")
+        if self.head_init == "source" and self.head_hidden is not None:
+            raise ValueError("head_init=source fills a head of one linear layer; leave out head_hidden")
         return self
 
 
@@ -197,6 +237,8 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         values.pop("lr", None)
     if "strategy" in changed:
         values.pop("table", None)
+    if "match" in changed:
+        values.pop("head_init", None)
     return make_config({**values, **overrides})
 
 
@@ -253,7 +295,16 @@ def ineffective_settings(config: Config) -> list[str]:
     is_own_table = config.table is not None
     has_two_rates = strategy not in ("head", "scratch") and not is_own_table
     rules: dict[str, tuple[bool, str]] = {
-        "stages": (strategy == "partial", "strategy partial"),
+        "stages": (
+            strategy in ("partial", "lora", "adapter", "norm") or is_own_table,
+            "strategy partial, lora, adapter or norm",
+        ),
+        "lora_rank": (strategy == "lora" or is_own_table, "strategy lora"),
+        "lora_alpha": (strategy == "lora" or is_own_table, "strategy lora"),
+        "adapter_width": (strategy == "adapter" or is_own_table, "strategy adapter"),
+        "l2sp_alpha": (strategy == "l2-sp", "strategy l2-sp; a table has its own penalties"),
+        "l2sp_beta": (strategy == "l2-sp", "strategy l2-sp; a table has its own penalties"),
+        "weight_decay": (strategy != "l2-sp", "another strategy; the penalty of l2-sp takes its place"),
         "phases": (strategy == "gradual", "strategy gradual"),
         "layer_decay": (strategy == "layerwise", "strategy layerwise"),
         "head_lr": (has_two_rates, "a strategy that trains a new head beside pretrained parts"),
@@ -263,9 +314,11 @@ def ineffective_settings(config: Config) -> list[str]:
         "momentum": (config.optimizer == "sgd", "optimizer sgd"),
         "solver": (strategy in ("head", "gradual", "lp-ft") or is_own_table, "a strategy with a phase for the head"),
         "warmup": (config.schedule == "cosine", "schedule cosine"),
+        "step_epochs": (config.schedule == "step", "schedule step"),
         "refit": (selects, "best_epoch or patience"),
         "select_on": (selects, "best_epoch or patience"),
-        "validation_fraction": (selects, "best_epoch or patience"),
+        "select_by": (selects, "best_epoch or patience"),
+        "validation_fraction": (selects or config.selection_score, "best_epoch, patience or selection_score"),
         "decay_all": (config.weight_decay > 0, "weight_decay above 0"),
     }
     # A config read back from a run names every field; only values that differ from the default were meant.

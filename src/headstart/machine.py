@@ -1,6 +1,7 @@
 """What a run writes down about the machine it runs on. Importing this module loads no torch."""
 
 import ctypes
+import gc
 import importlib.metadata
 import os
 import platform
@@ -10,7 +11,7 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 _PACKAGES = (
     "headstart", "torch", "torchvision", "timm", "lightning-fabric", "openvino", "numpy", "scipy", "pillow",
@@ -53,6 +54,52 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+@final
+class PeakMemory:
+    """Measures the most memory that this process holds from the moment it is made.
+
+    Linux keeps a high-water mark that can be set back to what is held now (`/proc/self/clear_refs`), so what came
+    before does not count, once the C library has given back what it kept of it (see `keep_freed_memory`). Elsewhere the
+    mark of the whole life of the process is all there is: it is this measurement's only where it has risen since.
+    """
+
+    def __init__(self) -> None:
+        """Give back freed memory and begin."""
+        gc.collect()
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+        self._is_reset = False
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            self._is_reset = True
+        self._before = _life_peak_bytes()
+
+    def megabytes(self) -> float | None:
+        """Return the peak so far, in 2**20 bytes; None where the system cannot tell."""
+        peak = _status_peak_bytes() if self._is_reset else None
+        if peak is None:
+            peak = _life_peak_bytes()
+            if peak is None or peak == self._before:
+                return None
+        return round(peak / 2**20, 1)
+
+
+def _status_peak_bytes() -> int | None:
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _life_peak_bytes() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _version(package: str) -> str | None:

@@ -29,7 +29,7 @@ __all__ = [
 
 CONFIG, ENVIRONMENT, MANIFEST, PLAN = "config.yaml", "environment.json", "manifest.parquet", "plan.json"
 DATA_REPORT, METRICS, HISTORY, PREDICTIONS = "data_report.json", "metrics.json", "metrics.csv", "predictions.parquet"
-MODEL = "model"
+MODEL, EXPLANATIONS = "model", "explanations"
 WEIGHTS = "model.safetensors"
 
 # Only a folder with both is taken for a run that may be replaced: many projects have a config.yaml.

@@ -14,6 +14,7 @@ from headstart.errors import RunError
 
 if TYPE_CHECKING:
     from headstart.data.manifest import Manifest
+    from headstart.studies.compare import Comparison
     from headstart.training.lr_find import RangeTest
     from headstart.training.plan import PhaseTable
 
@@ -58,7 +59,34 @@ def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifes
             share = f"{100 * row.trainable / row.parameters:.0f} %" if row.parameters else "-"
             table.add_row(row.stage, f"{row.parameters:,}", f"{row.trainable:,}", share, rates or "frozen")
         console.print(table)
-        console.print(f"  freeze boundary: {phase.boundary}; BatchNorm statistics: {phase.batch_norm}\n")
+        penalty = f"; penalty: {phase.penalty}" if phase.penalty else ""
+        console.print(f"  freeze boundary: {phase.boundary}; BatchNorm statistics: {phase.batch_norm}{penalty}\n")
+
+
+def print_comparison(comparison: "Comparison") -> None:
+    """Print a row per cell, best first, then the verdict."""
+    console, scored = _console(), comparison.ranked_by == "selection"
+    order = ("selection loss",) if scored else ()
+    table = _table(
+        "", *order, "accuracy", f"{comparison.level:.0%} interval", "first is ahead by", "p (Holm)", "seconds",
+        "trainable", "peak MB",
+    )  # fmt: skip
+    for row in comparison.rows:
+        d, a = comparison.differences.get(row.name), row.accuracy
+        table.add_row(
+            f"{row.rank}. {row.name}",
+            *([f"{row.selection_log_loss:.3f}"] if scored else []),
+            f"{a.value:.3f}" + ("*" if row.selected_on_reported else ""),
+            f"{a.low:.3f} to {a.high:.3f}",
+            f"{100 * d.difference:+.1f} points" if d else "",
+            f"{d.p_holm:.3f}" if d else "",
+            f"{row.seconds:.0f}",
+            f"{row.trainable_parameters:,}",
+            f"{row.peak_memory_mb:,.0f}" if row.peak_memory_mb is not None else "-",
+        )
+    console.print(table)
+    for line in comparison.verdict:
+        console.print(line, soft_wrap=True)
 
 
 def plan_json(strategy: str, tables: Sequence["PhaseTable"]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
 from headstart.features.cut import cut
+from headstart.models.adapters import PARTS, Parts, is_part
 from headstart.models.backbones import Backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.simple_cnn import SimpleCNN
@@ -19,7 +20,7 @@ from headstart.training.plan import Phase, ResolvedPhase, apply_modes, resolve
 from headstart.training.strategies import STRATEGIES
 from headstart.types import InputSpec
 from tests.contract.test_models import NETWORKS
-from tests.contract.test_strategies import plan_for
+from tests.contract.test_strategies import plan_for, with_parts
 
 SIDE = 32  # pixels
 
@@ -92,15 +93,16 @@ def images() -> Tensor:
     return torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
-def phases(model: ClassifierNetwork) -> Iterator[Phase]:
-    """Every phase of every strategy; `gradual` stops at each boundary."""
-    for strategy in STRATEGIES:
-        yield from plan_for(strategy, model, phases=len(model.stages)).phases
+def phases(model: ClassifierNetwork, parts: Parts | None) -> Iterator[Phase]:
+    """Every phase of every strategy with such parts; `gradual` stops at each boundary."""
+    for strategy, row in STRATEGIES.items():
+        if row.parts == parts:
+            yield from plan_for(strategy, model, phases=len(model.stages)).phases
 
 
-def different_phases(model: ClassifierNetwork) -> list[tuple[Phase, ResolvedPhase]]:
+def different_phases(model: ClassifierNetwork, parts: Parts | None) -> list[tuple[Phase, ResolvedPhase]]:
     """One phase for each set of what trains: beyond that they differ in rates and lengths."""
-    resolved = [(phase, resolve(phase, model.network, model.stages)) for phase in phases(model)]
+    resolved = [(phase, resolve(phase, model.network, model.stages)) for phase in phases(model, parts)]
     return list({(frozenset(r.learning_rates), r.training_modules): (phase, r) for phase, r in resolved}.values())
 
 
@@ -122,9 +124,15 @@ def backward(function: Callable[[Tensor], Tensor], inputs: Tensor, network: nn.M
     return logits, {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
-def test_every_phase_computes_what_it_did_uncut(model: ClassifierNetwork, images: Tensor) -> None:
+@pytest.mark.parametrize("parts", [None, *PARTS])
+def test_every_phase_computes_what_it_did_uncut(model: ClassifierNetwork, images: Tensor, parts: Parts | None) -> None:
+    if parts is not None:
+        model = with_parts(parts, model)
+        for name, parameter in model.network.named_parameters():
+            if is_part(name):
+                torch.nn.init.uniform_(parameter, -0.1, 0.1)
     network, parameters = model.network, dict(model.network.named_parameters())
-    for phase, resolved in different_phases(model):
+    for phase, resolved in different_phases(model, parts):
         apply_modes(network, resolved)
         before = snapshot(network)
         result = cut(network, model.stages, resolved.boundary)

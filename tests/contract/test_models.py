@@ -11,6 +11,7 @@ from torch import nn
 
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import build_classifier, load_classifier, save_classifier
+from headstart.models.gluon import resnet18_v2
 from headstart.models.simple_cnn import SimpleCNN
 from headstart.models.stages import derive_stages, has_known_stages
 
@@ -40,9 +41,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{f"timm/{name}": lambda name=name: timm.create_model(name) for name in TIMM},  # type: ignore[misc]
     **{f"torchvision/{name}": lambda name=name: tv.get_model(name) for name in TORCHVISION},  # type: ignore[misc]
     "headstart/simple-cnn": lambda: SimpleCNN(10),
+    "headstart/resnet18_v2": lambda: resnet18_v2(10),
 }
 # Left out for their size alone: VGG and ViT-B of torchvision take 0.5 and 0.3 GB.
-SAVED = (*(f"timm/{name}" for name in TIMM if name != "vgg11"), *TORCHVISION[3:8], "resnet18", "simple-cnn")
+OWN = ("simple-cnn", "resnet18_v2")
+SAVED = (*(f"timm/{name}" for name in TIMM if name != "vgg11"), *TORCHVISION[3:8], "resnet18", *OWN)
 
 
 @pytest.fixture(params=NETWORKS, scope="module")

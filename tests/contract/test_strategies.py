@@ -1,12 +1,14 @@
 """Every strategy of the real table, on a network of every family: a new row is tested without writing a test."""
 
+import copy
+
 import pytest
 import torch
 from lightning_fabric import Fabric
 
 from headstart.config import make_config
 from headstart.errors import PlanError
-from headstart.experiment.preparation import build_plan, fit_settings, resolve_strategy
+from headstart.experiment.preparation import build_plan, fit_settings, insert_parts, resolve_strategy
 from headstart.features.supply import PixelSupply
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import build_classifier
@@ -21,7 +23,7 @@ from tests.contract.test_models import NETWORKS
 from tests.unit.training.conftest import TensorBatches
 from tests.unit.training.test_engine import Rows
 
-TRAINED = ("timm/mobilenetv3_small_050", "timm/resnet10t", "timm/test_vit", "simple-cnn")
+TRAINED = ("timm/mobilenetv3_small_050", "timm/resnet10t", "timm/test_vit", "simple-cnn", "resnet18_v2")
 
 
 @pytest.fixture(params=NETWORKS, scope="module")
@@ -34,13 +36,26 @@ def model(request):
         return build_classifier(backbone, ("a", "b"))
 
 
+def config_for(strategy, **settings):
+    return resolve_strategy(make_config({"strategy": strategy, "phases": 4, "stages": 2, **settings}))
+
+
 def plan_for(strategy, model, **settings):
-    config = resolve_strategy(make_config({"strategy": strategy, "phases": 4, "stages": 2, **settings}))
-    return build_plan(config, model)
+    return build_plan(config_for(strategy, **settings), model)
+
+
+def with_parts(strategy, model, **settings):
+    """A copy of a classifier with what the strategy inserts; itself where that is nothing."""
+    if STRATEGIES[strategy].parts is None:
+        return model
+    model = copy.deepcopy(model)
+    insert_parts(config_for(strategy, **settings), model)
+    return model
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_plan_covers_the_network_and_the_boundary_is_the_deepest(strategy, model):
+    model = with_parts(strategy, model)
     plan = plan_for(strategy, model)
     for phase in plan.phases:
         resolved = resolve(phase, model.network, model.stages)
@@ -56,11 +71,12 @@ def test_the_plan_covers_the_network_and_the_boundary_is_the_deepest(strategy, m
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_rates_follow_the_rule_of_the_design(strategy, model):
     """Where pretrained parts and a new head train together the head gets ten times the rate; else there is one rate."""
+    model = with_parts(strategy, model)
     for phase in plan_for(strategy, model, lr=1e-3).phases:
         rates = resolve(phase, model.network, model.stages).learning_rates
         head = {rate for name, rate in rates.items() if model.stages[-1].owns(name)}
         body = {rate for name, rate in rates.items() if not model.stages[-1].owns(name)}
-        if strategy in ("full", "partial", "layerwise"):
+        if strategy in ("full", "partial", "layerwise", "l2-sp", "lora", "adapter", "norm"):
             assert list(head) == [pytest.approx(1e-2)]
             assert max(body) == pytest.approx(1e-3)
         else:
@@ -85,6 +101,11 @@ def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name, tmp_pat
     # Decay on everything: a residual branch that starts at zero gives what lies before it no gradient.
     settings = {"epochs": 2, "phases": 3, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "decay_all": True}
     config = resolve_strategy(make_config({"strategy": strategy, **settings}))
+    insert_parts(config, model)
+    with torch.no_grad():  # timm's residual branches start at zero, which gives what lies before no gradient
+        for key, parameter in model.network.named_parameters():
+            if parameter.ndim == 1 and key.endswith("weight"):
+                parameter.fill_(1)
     pixels = torch.randint(0, 255, (8, 3, size, size), dtype=torch.uint8)
     batches = TensorBatches(pixels, torch.arange(8) % 3, 4)
     for phase in build_plan(config, model).phases:
@@ -105,7 +126,7 @@ def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name, tmp_pat
         saved_frozen = {key for key in before if key in resolved.frozen}
         assert same >= saved_frozen
         # A bias before a norm may have a gradient of exactly zero, and zero does not decay.
-        assert {key for key in same - saved_frozen if key.endswith("weight")} == set()
+        assert {key for key in same - saved_frozen if key.endswith(("weight", "lora_a", "lora_b"))} == set()
 
 
 def test_a_network_without_known_stages_takes_whole_network_strategies_only():
@@ -117,4 +138,7 @@ def test_a_network_without_known_stages_takes_whole_network_strategies_only():
             with pytest.raises(PlanError, match=r"stages of lite0 are not known.*scratch, head, full, lp-ft"):
                 plan_for(strategy, model)
         else:
-            assert plan_for(strategy, model).phases
+            assert plan_for(strategy, with_parts(strategy, model, stages=None), stages=None).phases
+            if strategy in ("lora", "norm"):
+                with pytest.raises(PlanError, match="leave out --stages"):
+                    plan_for(strategy, model)

@@ -5,7 +5,7 @@ import pytest
 
 import headstart
 
-PUBLIC = ["Classifier", "Config", "HeadstartError", "Prediction", "Run", "__version__", "fit", "load"]
+PUBLIC = ["Classifier", "Config", "HeadstartError", "Prediction", "Run", "__version__", "compare", "fit", "load"]
 
 
 def test_the_public_names_are_exactly_these():

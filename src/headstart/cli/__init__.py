@@ -14,9 +14,9 @@ from headstart.errors import HeadstartError
 
 # The order of these imports is that of the commands in --help.
 # isort: split
-from headstart.cli import training, models, studies, data  # noqa: I001
+from headstart.cli import training, models, studies, report, recipes, data  # noqa: I001
 
-__all__ = ["app", "data", "main", "models", "studies", "training"]
+__all__ = ["app", "data", "main", "models", "recipes", "report", "studies", "training"]
 
 
 def _version(value: bool) -> None:

@@ -91,3 +91,33 @@ def model(
     if parameters:
         for parameter_name, parameter in backbone.network.named_parameters():
             echo(f"{parameter_name}  {tuple(parameter.shape)}")
+
+
+@app.command()
+def delta(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    out: Annotated[Path, typer.Option(help="file to write")] = Path("delta.safetensors"),
+) -> None:
+    """Write a small file of only what a run changed in its pretrained network; `rebuild` makes the model of it."""
+    from headstart import experiment
+
+    experiment.write_delta(run, out)
+    whole = (run / "model" / "model.safetensors").stat().st_size
+    echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, the whole model is {whole / 1e6:.2f} MB")
+    echo(f"next: headstart rebuild {out} --out FOLDER")
+
+
+@app.command()
+def rebuild(
+    file: Annotated[Path, typer.Argument(help="a file that headstart delta wrote")],
+    out: Annotated[Path, typer.Option(help="model folder to write")],
+    weights: Annotated[
+        str | None, typer.Option(help="weight file or run that it was trained from; default: the published ones")
+    ] = None,
+) -> None:
+    """Put a delta onto the pretrained network that it was trained from, which must be the same to the bit."""
+    from headstart import experiment
+
+    experiment.rebuild_model(file, out, weights=weights)
+    echo(f"model folder: {out}")
+    echo(f"next: headstart predict {out} IMAGE...")

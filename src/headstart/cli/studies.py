@@ -1,1 +1,97 @@
 """Commands for many runs: compare them, report on them, repeat the field's lessons."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headstart.cli.settings import with_settings
+from headstart.cli.shared import app, check_format, echo
+from headstart.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headstart.config import Config
+    from headstart.studies.compare import Comparison
+
+
+@app.command()
+@with_settings
+def compare(
+    *,
+    config: "Config",
+    data: Annotated[str | None, typer.Argument(help="data as for train, or run folders")] = None,
+    more: Annotated[list[str] | None, typer.Argument(help="more run folders", metavar="[RUN]...")] = None,
+    strategies: Annotated[str | None, typer.Option(help="names or YAML tables: scratch,head,full")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how many seeds, from --seed on")] = 3,
+    backbones: Annotated[str | None, typer.Option(help="several backbones: lite0,lite1")] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="values of a setting: lr=1e-4,1e-3 (a;b where they hold commas); repeatable"),
+    ] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table, json or csv")] = "table",
+) -> None:
+    """Train every combination on the same images and seeds, rank them, and say how sure that is; or compare runs.
+
+    A finished run in the folder (--out) is not run again, and one that was interrupted goes on.
+    """
+    from headstart.studies import compare as study
+
+    check_format(output_format, ("table", "json", "csv"))
+    words = [word for word in (data, *(more or [])) if word is not None]
+    others = [word for word in words if not (Path(word) / "config.yaml").is_file()]
+    if words and not others:
+        settings = sorted(config.model_fields_set - {"data", "out"})
+        given = {"strategies": strategies, "backbones": backbones, "vary": vary}
+        if settings := settings + [name for name, value in given.items() if value]:
+            raise ConfigError(f"{words[0]} is a run, and runs have their settings; leave out {', '.join(settings)}")
+        if len(words) == 1:
+            raise ConfigError(f"{words[0]} is one run, with nothing to compare it with; name two or more runs, or data")
+        comparison = study.compare_runs(study.group_runs(words))
+        if config.out:
+            study.write_comparison(comparison, Path(config.out))
+    elif len(words) > 1:
+        raise ConfigError(
+            f"{', '.join(others[:3])} {'is no run folder' if len(others) == 1 else 'are no run folders'} (there is no "
+            "config.yaml in it); name run folders only, or one data folder, manifest or catalogue name"
+        )
+    else:
+        comparison = _run_study(config, strategies, seeds, backbones, vary or [])
+    _show(comparison, output_format)
+    if comparison.failed:
+        raise typer.Exit(1)
+
+
+def _run_study(
+    config: "Config", strategies: str | None, seeds: int, backbones: str | None, vary: list[str]
+) -> "Comparison":
+    from rich.console import Console
+
+    from headstart.studies import compare as study
+    from headstart.studies.grid import parse_vary
+    from headstart.studies.progress import StudyProgress
+
+    return study.compare(
+        config,
+        strategies=_words(strategies),
+        backbones=_words(backbones),
+        vary=parse_vary(vary),
+        seeds=seeds,
+        progress=StudyProgress(Console(stderr=True)),
+    )
+
+
+def _show(comparison: "Comparison", output_format: str) -> None:
+    if output_format == "json":
+        from headstart.files import dump_json
+
+        echo(dump_json(comparison.to_dict()).rstrip())
+    elif output_format == "csv":
+        echo(comparison.to_csv().rstrip())
+    else:
+        from headstart.tables import print_comparison
+
+        print_comparison(comparison)
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]

@@ -14,17 +14,22 @@ from headstart.runs import Run
 if TYPE_CHECKING:
     from headstart.experiment.preparation import Prepared, prepare
     from headstart.experiment.session import MakeObserver, Say, resume
-    from headstart.experiment.tools import evaluate_folder, find_learning_rate, show_data
+    from headstart.experiment.tools import evaluate_folder, find_learning_rate, rebuild_model, show_data, write_delta
 
-__all__ = ["Prepared", "evaluate_folder", "find_learning_rate", "fit", "prepare", "resume", "run", "show_data"]
+__all__ = [
+    "Prepared", "evaluate_folder", "find_learning_rate", "fit", "prepare", "rebuild_model", "resume", "run",
+    "show_data", "write_delta",
+]  # fmt: skip
 
 _HOMES = {
     "Prepared": "preparation",
     "evaluate_folder": "tools",
     "find_learning_rate": "tools",
     "prepare": "preparation",
+    "rebuild_model": "tools",
     "resume": "session",
     "show_data": "tools",
+    "write_delta": "tools",
 }
 
 

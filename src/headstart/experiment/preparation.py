@@ -19,11 +19,15 @@ from headstart.errors import ConfigError, PlanError, did_you_mean
 from headstart.experiment.reading import DataProgress, Reading, num_threads
 from headstart.features.cache import FeatureCache
 from headstart.features.supply import FeatureSupply
-from headstart.models.backbones import create_backbone
+from headstart.models.adapters import insert_adapters, insert_lora, norm_and_bias_names
+from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.heads import head_of
+from headstart.models.matching import describe
+from headstart.models.source_head import read_source_head, run_labels
 from headstart.models.stages import has_known_stages
 from headstart.training.engine import FitSettings
+from headstart.training.penalties import L2SP
 from headstart.training.plan import Plan, apply_modes, parse_table, resolve
 from headstart.training.strategies import STRATEGIES, StrategyOptions, default_lr, make_plan
 from headstart.training.tuning import StepChoice, candidates, find_batch_size, training_speed
@@ -67,7 +71,12 @@ def prepare(config: Config, reading: Reading | None = None, *, progress: DataPro
     config = resolve_strategy(config)
     reading = reading or Reading(config, progress)
     manifest, report = reading.result()
+    config = _with_head_init(config, manifest.labels)
     model = build_model(config, manifest.labels)
+    if model.source_head is not None:
+        config = config.model_copy(
+            update={"choices": {**config.choices, "match": model.source_head.matching.to_dict()}}
+        )
     plan = build_plan(config, model)
     if not config.batch_size:
         found = _batch_size(config, model, plan, num_images=len(manifest.of_split("train")))
@@ -131,11 +140,52 @@ def build_model(config: Config, labels: Sequence[str]) -> ClassifierNetwork:
         ModelError: The backbone or its weights are not usable.
     """
     torch.manual_seed(config.seed)
-    backbone = create_backbone(
-        config.backbone, weights=config.weights if _is_pretrained(config) else "none", image_size=config.image_size
-    )
+    backbone = build_backbone(config)
     backbone = replace(backbone, spec=_spec(backbone.spec, config))
-    return build_classifier(backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout)
+    source = None
+    if config.head_init == "source":
+        recorded = config.choices.get("match", {})
+        given = recorded if set(recorded) == set(labels) else config.match
+        source = read_source_head(backbone, config.weights, labels, given)
+    model = build_classifier(
+        backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout, source_head=source
+    )
+    insert_parts(config, model)
+    return model
+
+
+def _with_head_init(config: Config, labels: Sequence[str]) -> Config:
+    """Decide where the head starts where that was left open: a run's head goes on where all its classes are here."""
+    if "head_init" in config.model_fields_set:
+        return config
+    known = run_labels(config.weights) if _is_pretrained(config) and config.head_hidden is None else ()
+    return config.model_copy(update={"head_init": "source" if known and set(known) <= set(labels) else "random"})
+
+
+def build_backbone(config: Config) -> Backbone:
+    """Build what a run starts from, its source head still on.
+
+    Raises:
+        ModelError: The backbone or its weights are not usable.
+    """
+    weights = config.weights if _is_pretrained(config) else "none"
+    return create_backbone(config.backbone, weights=weights, image_size=config.image_size)
+
+
+def insert_parts(config: Config, model: ClassifierNetwork) -> None:
+    """Put the parts that the strategy trains into a network, in place.
+
+    Raises:
+        PlanError: Adapters have no place, since the blocks of the network are not known.
+    """
+    parts = STRATEGIES[config.strategy].parts if config.table is None else config.table.get("parts")
+    stages = model.stages[:-1][-(config.stages or 0) :]
+    if parts == "lora":
+        insert_lora(model.network, stages, rank=config.lora_rank, alpha=config.lora_alpha)
+    elif parts == "adapter" and not has_known_stages(model.network):
+        raise PlanError(f"the blocks of {config.backbone} are not known, so adapters have no place; use strategy lora")
+    elif parts == "adapter":
+        insert_adapters(model.network, stages, width=config.adapter_width, size=model.spec.size)
 
 
 def _is_pretrained(config: Config) -> bool:
@@ -185,6 +235,8 @@ def build_plan(config: Config, model: ClassifierNetwork) -> Plan:
             solver=None if config.solver == "auto" else config.solver,
             phase_epochs=tuple(config.phase_epochs) if config.phase_epochs else None,
             phase_lrs=tuple(config.phase_lrs) if config.phase_lrs else None,
+            small=norm_and_bias_names(model.network),
+            l2sp=L2SP(config.l2sp_alpha, config.l2sp_beta),
         )
         plan = make_plan(config.strategy, options, backbone=config.backbone)
     if not isinstance(
@@ -225,10 +277,35 @@ def _warnings(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]
             f"{config.backbone} has random weights here, and {config.strategy} freezes {first.boundary} of its stages: "
             "nothing useful can be learnt on top of them; try --strategy scratch, or another --backbone"
         )
+    if model.weights == "none" and any(phase.penalty for phase in plan.phases):
+        lines.append(f"{config.backbone} has random weights here, and {config.strategy} pulls towards them")
+    lines += _head_notes(config, model, plan)
     if config.solver == "lbfgs" and not any(phase.solver == "lbfgs" for phase in plan.phases):
         lines.append("solver=lbfgs has no effect: it solves a linear head in a phase of its own; the head is trained")
     if config.select_on == "reported" and selects(config):
         lines.append("select_on=reported: the reported images also select, so the figure is too good; it is marked")
+    return lines
+
+
+def _head_notes(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]:
+    """Say what the head starts from, and what of that will come to nothing."""
+    source, known = model.source_head, set(run_labels(config.weights)).intersection(model.labels)
+    is_solved = plan.phases[0].solver == "lbfgs"
+    if source is None:
+        lines = []
+        if known:
+            lines.append(
+                f"{config.weights} knows {len(known)} of these {len(model.labels)} classes, and the head starts anew; "
+                "--head-init source would start from its rows"
+            )
+        if not is_solved and not any(phase.epochs_to_run for phase in plan.phases):
+            lines.append("no epochs and a random head: it can only guess; --head-init source starts from what is known")
+        return lines
+    lines = describe(source.matching, source.classes)
+    if known:
+        lines.append(f"the rows are those of {config.weights}; --head-init random would start anew")
+    if is_solved:
+        lines.append("head_init=source changes nothing here: the first phase solves for the head, wherever it starts")
     return lines
 
 

@@ -1,10 +1,12 @@
 """One run from settings to a run folder."""
 
+import hashlib
 import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,14 +39,16 @@ from headstart.experiment.reading import DataProgress, Reading, num_threads
 from headstart.features.supply import network_input
 from headstart.inference.evaluate import evaluate
 from headstart.inference.model_card import write_model_card
-from headstart.inference.predict import load
+from headstart.inference.predict import Classifier, load
+from headstart.machine import PeakMemory
 from headstart.models.classifier import ClassifierNetwork, save_classifier
 from headstart.runs import MetricsLog, Run
 from headstart.training.budget import epoch_seconds, fit_to_time
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.engine import FitResult, fit
-from headstart.training.observers import Observer, SilentProgress
+from headstart.training.observers import Observer, SilentProgress, TensorBoardLog, require_tensorboard
 from headstart.training.plan import describe
+from headstart.training.rest_row import start_rest_row
 from headstart.training.tuning import StepChoice, choose_step
 
 Say = Callable[[str], None]
@@ -83,6 +87,8 @@ def run(
         HeadstartError: An input is not usable (no folder is left behind), or training cannot go on.
     """
     started = time.monotonic()
+    if config.log == "tensorboard":
+        require_tensorboard()
     if config.out:
         refuse_inside(Path(config.out), config.data, "--out")
         runs.check_out_folder(Path(config.out), overwrite)
@@ -194,11 +200,15 @@ class _Session:
     started: float
     data_s: float
     cache_s: float = 0.0
+    memory: PeakMemory = field(default_factory=PeakMemory)
 
     def finish(self) -> Run:
         """Train, save, evaluate what was saved, and write the figures."""
         prepared, path = self.prepared, self.folder.path
         trained_at = time.monotonic()
+        device = make_fabric(prepared.config).device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         model, result, selected_on_reported = self._train()
         # A resumed run counts what was trained before; the table of epochs knows.
         train_s = time.monotonic() - trained_at
@@ -219,6 +229,8 @@ class _Session:
             self.say(f"note: {line}")
         runs.write_parquet(path / "predictions.parquet", evaluation.predictions)
         ended = time.monotonic()
+        score = self._selection_score(classifier) if config.selection_score else None
+        on_gpu_mb = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
         trainable = max(table.trainable for table in describe(prepared.plan, model.network, model.stages))
         metrics = {
             "split": manifest.reported,
@@ -231,6 +243,9 @@ class _Session:
             "epochs_run": list(result.epochs_run),
             "best_epochs": list(result.best_epochs),
             "unchanged_trainable_tensors": list(result.unchanged),
+            "peak_memory_mb": self.memory.megabytes() if on_gpu_mb is None else round(on_gpu_mb, 1),
+            **({"selection": score} if score else {}),
+            **({"head_starts_from": model.source_head.summary()} if model.source_head else {}),
             "time_s": {
                 "total": round(ended - self.started + earlier_s, 2),
                 "data": round(self.data_s, 2),
@@ -251,7 +266,10 @@ class _Session:
         prepared, manifest = self.prepared, self.prepared.manifest
         config, train = prepared.config, manifest.of_split("train")
         reported = manifest.of_split(manifest.reported)
-        if not selects(config) or "stop_after" in config.choices:
+        finds_epoch = selects(config) and "stop_after" not in config.choices
+        if config.selection_score and manifest.selection is None and not (finds_epoch and config.select_on == "auto"):
+            self._fit_to_score(finds_epoch)
+        if not finds_epoch:
             split = manifest.selection or manifest.reported
             held_out = manifest.of_split(split) if config.monitor else None
             return *self._fit("final", train, held_out, split, selects=False), False
@@ -266,10 +284,64 @@ class _Session:
         model, result = self._fit(title, inner, held_out, "inner validation", selects=True)
         if not config.refit:
             return model, result, False
+        if config.selection_score:
+            self._write_score(model, held_out, seconds=0.0)
         self._record_choice("stop_after", list(result.best_epochs))
         self.say(f"chosen epochs per phase: {list(result.best_epochs)}; training again on all {len(train)} images")
         held_out = reported if config.monitor else None
         return *self._fit("final", train, held_out, manifest.reported, selects=False), False
+
+    @property
+    def _score_file(self) -> Path:
+        return self.folder.path / "checkpoints" / "selection" / "score.json"
+
+    def _fit_to_score(self, finds_epoch: bool) -> None:
+        """Train on a part of train and score on the rest, so that settings can be ranked without the reported images.
+
+        Args:
+            finds_epoch: Whether the rest also chooses the epoch, as the reported images do in the fit to come.
+        """
+        if self._score_file.exists():
+            return
+        started, cache_s, config = time.monotonic(), self.cache_s, self.prepared.config
+        train = self.prepared.manifest.of_split("train")
+        inner, held_out = inner_split(train, config.validation_fraction, config.split_seed)
+        self.say(f"scoring the settings on {len(held_out)} of the {len(train)} training images; then all of them train")
+        watched = held_out if finds_epoch else None
+        model, _ = self._fit("selection", inner, watched, "inner validation", selects=finds_epoch)
+        self._write_score(model, held_out, seconds=time.monotonic() - started - (self.cache_s - cache_s))
+        self._renew_model()
+
+    def _selection_score(self, classifier: Classifier) -> dict[str, Any]:
+        """Return what an earlier fit scored; without one, the final model has not trained on what selects."""
+        if self._score_file.exists():
+            saved: dict[str, Any] = json.loads(self._score_file.read_bytes())
+            return saved
+        manifest, config = self.prepared.manifest, self.prepared.config
+        if manifest.selection is not None:
+            return self._score(classifier, manifest.of_split(manifest.selection), seconds=0.0)
+        held_out = inner_split(manifest.of_split("train"), config.validation_fraction, config.split_seed)[1]
+        return self._score(classifier, held_out, seconds=0.0)
+
+    def _score(self, classifier: Classifier, records: Sequence[ImageRecord], seconds: float) -> dict[str, Any]:
+        manifest = self.prepared.manifest
+        figures = evaluate(classifier, records, manifest.labels, threads=num_threads(self.prepared.config)).metrics
+        images = sorted(f"{record.sha256} {manifest.labels[record.label]}\n" for record in records)
+        return {
+            "split": manifest.selection or "inner validation",
+            "num_images": len(records),
+            "log_loss": figures["log_loss"],
+            "accuracy": figures["accuracy"]["value"],
+            # Two scores compare only where they are of the same images.
+            "images_sha256": hashlib.sha256("".join(images).encode()).hexdigest(),
+            "time_s": round(seconds, 2),
+        }
+
+    def _write_score(self, model: ClassifierNetwork, records: Sequence[ImageRecord], seconds: float) -> None:
+        config, started = self.prepared.config, time.monotonic()
+        classifier = Classifier(model, config.device, engine=config.engine, precision=config.precision)
+        score = self._score(classifier, records, seconds)
+        runs.write_json(self._score_file, {**score, "time_s": round(seconds + time.monotonic() - started, 2)})
 
     def _choose_step(
         self, device: torch.device, phase: int, module: nn.Module, first_batch: Callable[[], Batch], num_images: int
@@ -303,6 +375,9 @@ class _Session:
 
     def _record_choice(self, key: str, value: Any) -> None:
         self._write_choice(key, value)
+        self._renew_model()
+
+    def _renew_model(self) -> None:
         config = self.prepared.config
         # A fit changes the network in place, so the next one starts from a new one.
         model = build_model(config, self.prepared.manifest.labels)
@@ -330,19 +405,24 @@ class _Session:
             say=lambda line: self.say(f"note: {line}"),
             progress=self.progress or (lambda title, done, total: None),
         )
+        checkpoints = Checkpoints(path / "checkpoints" / name)
+        start_rest_row(model, supply, checkpoints, lambda line: self.say(f"note: {line}"))
         settings = replace(fit_settings(config), selects=selects, patience=config.patience if selects else None)
-        result = fit(
-            model,
-            self.prepared.plan,
-            supply,
-            settings,
-            fabric=fabric,
-            checkpoints=Checkpoints(path / "checkpoints" / name),
-            log=MetricsLog(path / "metrics.csv", fit=name),
-            observer=self.make_observer(f"{self.prepared.plan.strategy} {name}" if name != "final" else "training"),
-            held_out_name=split if held_out is not None else None,
-            log_name=name,
-            choose_step=partial(self._choose_step, fabric.device) if config.tune == "auto" else None,
-        )
+        log = MetricsLog(path / "metrics.csv", fit=name)
+        event_files = TensorBoardLog(log, path / "tensorboard" / name) if config.log == "tensorboard" else None
+        with event_files or nullcontext(log) as rows:
+            result = fit(
+                model,
+                self.prepared.plan,
+                supply,
+                settings,
+                fabric=fabric,
+                checkpoints=checkpoints,
+                log=rows,
+                observer=self.make_observer(f"{self.prepared.plan.strategy} {name}" if name != "final" else "training"),
+                held_out_name=split if held_out is not None else None,
+                log_name=name,
+                choose_step=partial(self._choose_step, fabric.device) if config.tune == "auto" else None,
+            )
         self.cache_s += supply.seconds
         return model, result

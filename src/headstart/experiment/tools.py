@@ -17,6 +17,7 @@ from headstart.data.manifest import ImageRecord, Manifest, read_manifest
 from headstart.data.transforms import decode, eval_view, train_view
 from headstart.errors import ConfigError, DataError, RunError
 from headstart.experiment.preparation import (
+    build_backbone,
     fit_settings,
     make_fabric,
     make_supply,
@@ -27,7 +28,11 @@ from headstart.experiment.reading import DataProgress, num_threads, read_data
 from headstart.experiment.session import Say
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
+from headstart.models.backbones import create_backbone
+from headstart.models.classifier import load_classifier, save_classifier
+from headstart.models.delta import load_delta, read_factors, read_info, save_delta
 from headstart.training.lr_find import RangeTest, find_lr
+from headstart.training.rest_row import start_rest_row
 
 
 def evaluate_folder(
@@ -143,6 +148,8 @@ def find_learning_rate(
         say=say,
     )
     phase = prepared.plan.phases[0]
+    fabric.to_device(prepared.model.network)
+    start_rest_row(prepared.model, supply(prepared.model), None, say)
     return find_lr(prepared.model, phase, supply, settings, fabric, low=low, high=high, num_steps=num_steps)
 
 
@@ -190,3 +197,43 @@ def show_data(
 
 def _pictures(records: list[ImageRecord], count: int, *, from_end: bool) -> list[Image.Image]:
     return [decode(record.path) for record in (records[-count:] if from_end else records[:count])]
+
+
+def write_delta(path: Path, out: Path) -> None:
+    """Write a file of only what a run changed in the pretrained network that it started from.
+
+    Args:
+        path: Run folder.
+        out: The file.
+
+    Raises:
+        RunError: The run is not finished, or there was nothing pretrained.
+        ModelError: The weights that it started from are not there.
+    """
+    run = runs.open_run(path)
+    config, _ = run.config(), run.metrics()
+    base = build_backbone(config)
+    if base.weights == "none":
+        raise RunError(f"{path} started from random weights, so all of it is new; copy {run.model_folder} instead")
+    save_delta(load_classifier(run.model_folder), base, out, factors=read_factors(run.model_folder))
+
+
+def rebuild_model(delta: Path, out: Path, *, weights: str | None = None) -> None:
+    """Put a file of `write_delta` onto its pretrained network, and write the model folder.
+
+    Args:
+        delta: The file.
+        out: Model folder, not there yet or empty.
+        weights: Weight file or run folder that it was trained from; None: the published weights of its backbone.
+
+    Raises:
+        ModelError: The file is no delta, or belongs on other weights.
+        RunError: The folder is occupied or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is not empty; choose another --out")
+    info = read_info(delta)
+    base = create_backbone(info.backbone, weights=weights)
+    if base.spec.size != info.spec.size:  # position embeddings were made for the size
+        base = create_backbone(info.backbone, weights=weights, image_size=info.spec.size[0])
+    save_classifier(load_delta(delta, base), out)

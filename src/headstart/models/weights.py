@@ -18,7 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from headstart.errors import HeadstartError, MissingExtraError, ModelError
+from headstart.errors import HeadstartError, MissingExtraError, ModelError, did_you_mean
+from headstart.models.gluon_params import read_params, to_state_dict
 from headstart.optional import require
 
 WEIGHTS_FILE = "model.safetensors"
@@ -42,7 +43,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Wrappers (`state_dict`, `model`) and the prefixes that wrapping a network leaves on every name are taken off.
 
     Args:
-        path: A .safetensors, .pth or .pt file, a model folder or a run folder.
+        path: A .safetensors, .pth or .pt file, Gluon's .params of a `resnet18_v2`, a model folder or a run folder.
 
     Raises:
         ModelError: It is missing, damaged, of an unknown kind, or holds Python objects, which are never loaded.
@@ -53,9 +54,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if file.suffix in _TORCH_SUFFIXES:
         return _unwrapped(_read_torch(file), file)
     if file.suffix == ".params":
-        raise ModelError(f"{file}: Gluon's .params files cannot be read yet; convert it to .safetensors or .pth")
+        return to_state_dict(read_params(file), str(file))
     raise ModelError(
-        f"{file} is no known weight file: got {file.suffix or 'no suffix'!r}; expected .safetensors or .pth"
+        f"{file} is no known weight file: got {file.suffix or 'no suffix'!r}; expected .safetensors, .pth or .params"
     )
 
 
@@ -276,7 +277,8 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iter
     if missing:
         yield f"{len(missing)} of {len(own)} tensors are missing (first: {', '.join(missing[:3])})"
     if unknown := [name for name in given if name not in own]:
-        yield f"{len(unknown)} tensors are not known to it (first: {', '.join(unknown[:3])})"
+        hint = did_you_mean(unknown[0], missing, limit=1).replace(" Did", "; did", 1)
+        yield f"{len(unknown)} tensors are not known to it (first: {', '.join(unknown[:3])}{hint})"
     shapes = [name for name in own if name in given and own[name].shape != given[name].shape]
     if shapes:
         got, expected = tuple(given[shapes[0]].shape), tuple(own[shapes[0]].shape)

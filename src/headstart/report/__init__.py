@@ -1,1 +1,5 @@
-"""Plots and one HTML page from run folders. Importing this package loads no torch."""
+"""One HTML page about one or several runs, made from their folders alone. Importing this package loads no torch."""
+
+from headstart.report.page import write_report
+
+__all__ = ["write_report"]

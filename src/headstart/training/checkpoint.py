@@ -1,9 +1,8 @@
 """Checkpoints: safetensors with a JSON state in the header, written whole or not at all. No pickle."""
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headstart.errors import RunError
+from headstart.models.delta import digest
+
+__all__ = ["Checkpoints", "digest", "optimizer_tensors", "restore_optimizer", "with_prefix", "without_prefix"]
 
 
 class Checkpoints:
-    """The files `last` and `best-N` (of phase N) in one folder."""
+    """The files `last`, `best-N` (of phase N) and `rest-row` (see `training.rest_row`) in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -90,13 +92,3 @@ def restore_optimizer(
         else:
             value = saved.to(parameter.device if saved.ndim else "cpu")
         optimizer.state[parameter][key] = value.to(parameter.device)
-
-
-def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Hash names, types, shapes and bits of tensors; equal only where all of them are bit-identical."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
-        plain = tensor.detach().cpu().contiguous()
-        total.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        total.update(plain.flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()

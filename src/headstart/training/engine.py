@@ -32,8 +32,10 @@ from headstart.training.checkpoint import (
 )
 from headstart.training.mixing import mix_batch
 from headstart.training.observers import Observer, Row
-from headstart.training.optim import WeightAverage, build_optimizer, lr_factor, set_learning_rate
+from headstart.training.optim import WeightAverage, build_optimizer, set_learning_rate
+from headstart.training.penalties import pretrained_start
 from headstart.training.plan import Phase, Plan, ResolvedPhase, apply_modes, resolve
+from headstart.training.schedules import lr_factor
 from headstart.training.solve import solve_head
 from headstart.training.tuning import StepChoice
 
@@ -55,7 +57,8 @@ class FitSettings:
     """How to train; see the fields of the same names in `headstart.config.Config`.
 
     Attributes:
-        selects: Whether the held-out images choose the epoch of each phase (lowest loss, ties to the earlier).
+        selects: Whether the held-out images choose the epoch of each phase (ties to the earlier).
+        select_by: Lowest `loss` or highest `accuracy`.
         step: How steps run where `fit` is given no `choose_step`.
         checkpoint_every_s: Seconds after which a long epoch is saved in its middle.
     """
@@ -67,6 +70,7 @@ class FitSettings:
     loss_reduction: str = "mean"
     schedule: str = "one-cycle"
     warmup: float = 0.1
+    step_epochs: int = 7
     clip_norm: float | None = None
     accumulate: int = 1
     label_smoothing: float = 0.0
@@ -75,6 +79,7 @@ class FitSettings:
     ema: float = 0.0
     seed: int = 0
     selects: bool = False
+    select_by: str = "loss"
     patience: int | None = None
     step: StepChoice = field(default_factory=StepChoice)
     checkpoint_every_s: float = 120.0
@@ -187,6 +192,9 @@ class _Loop:
         # What no phase up to now has trained is as it was built, so no checkpoint holds it.
         self.resolved = [resolve(phase, self.network, self.model.stages) for phase in self.plan.phases]
         self.parameters = dict(self.network.named_parameters())
+        # Before a checkpoint is loaded: a resumed run is pulled to where it began, too.
+        penalised = any(phase.penalty for phase in self.plan.phases)
+        self.pretrained = pretrained_start(self.network, self.model.stages[-1]) if penalised else {}
         self.parameter_names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         # A last batch of one image would normalise by itself alone, so it joins the batch before.
         train = self.supply.train
@@ -221,12 +229,16 @@ class _Loop:
             self._note_start(index, resolved)
         if phase.solver == "lbfgs" and self._solve(phase, resolved):
             return
+        if not phase.epochs_to_run:  # no inputs to prepare: a classifier that starts from its source's rows is ready
+            self.progress.epochs_run.append(0)
+            self.progress.best_epochs.append(0)
+            return
         optimizer = build_optimizer(
             settings.optimizer,
             self.parameters,
             resolved.learning_rates,
             momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
+            weight_decay=0.0 if phase.penalty else settings.weight_decay,
             decay_all=settings.decay_all,
         )
         average = WeightAverage(self.network, resolved.frozen, settings.ema) if settings.ema else None
@@ -298,7 +310,8 @@ class _Loop:
 
     def frozen_digest(self, resolved: ResolvedPhase) -> str:
         named = (*self.network.named_parameters(), *self.network.named_buffers())
-        return digest((name, tensor) for name, tensor in named if name in resolved.frozen)
+        frozen = [(name, tensor) for name, tensor in named if name in resolved.frozen]
+        return digest([*frozen, *with_prefix("pretrained", self.pretrained).items()])
 
 
 class _Phase:
@@ -371,7 +384,9 @@ class _Phase:
         batches = _joined(batches) if loop.joins_last else batches
         for group in _groups(batches, settings.accumulate):
             done = progress.epoch * loop.steps_per_epoch + progress.step
-            set_learning_rate(self.optimizer, lr_factor(settings.schedule, done, num_steps, settings.warmup))
+            decay_steps = settings.step_epochs * loop.steps_per_epoch
+            factor = lr_factor(settings.schedule, done, num_steps, settings.warmup, decay_steps)
+            set_learning_rate(self.optimizer, factor)
             self._step(group)
             progress.step += 1
             progress.epoch_s = time.monotonic() - started
@@ -404,6 +419,9 @@ class _Phase:
             progress.loss_sum += _finite(loss.item(), self.phase, progress, self.optimizer)
             progress.num_correct += (logits.argmax(1) == targets).sum().item()
         progress.num_seen += num_images
+        if self.phase.penalty is not None:
+            trained = {name: loop.parameters[name] for name in self.resolved.learning_rates}
+            self.phase.penalty.add_gradient(trained, loop.pretrained)
         if settings.clip_norm is not None:
             loop.fabric.clip_gradients(self.module, self.fabric_optimizer, max_norm=settings.clip_norm)
         self.fabric_optimizer.step()
@@ -411,7 +429,7 @@ class _Phase:
             self.average.update()
 
     def _end_epoch(self) -> None:
-        loop, progress = self.loop, self.loop.progress
+        loop, progress, settings = self.loop, self.loop.progress, self.loop.settings
         started = time.monotonic()
         loss, accuracy = self._evaluate()
         if loss is not None:
@@ -432,7 +450,7 @@ class _Phase:
             "time_s": round(progress.epoch_s + time.monotonic() - started, 3),
         }
         progress.start_epoch(progress.epoch + 1)
-        self._note_best(loss)
+        self._note_best(loss if settings.select_by == "loss" or accuracy is None else 1 - accuracy)
         loop.log.append(row)
         progress.num_rows += 1
         self._save()
@@ -452,12 +470,13 @@ class _Phase:
         with self.average.applied():
             return evaluate_loss(loop.model, self.module, self.inputs.held_out, loop.fabric)
 
-    def _note_best(self, loss: float | None) -> None:
+    def _note_best(self, score: float | None) -> None:
+        """Keep the weights of the epoch with the lowest score: its loss, or its share of errors."""
         progress = self.loop.progress
-        if not self.loop.settings.selects or loss is None:
+        if not self.loop.settings.selects or score is None:
             return
-        if progress.best_loss is None or loss < progress.best_loss:
-            progress.best_loss, progress.best_epoch = loss, progress.epoch
+        if progress.best_loss is None or score < progress.best_loss:
+            progress.best_loss, progress.best_epoch = score, progress.epoch
             if self.average is None:
                 self._save_best()
             else:

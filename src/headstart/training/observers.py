@@ -1,12 +1,17 @@
-"""What watches training and changes nothing: the lines and bars on the terminal."""
+"""What watches training and changes nothing: the lines and bars on the terminal, and TensorBoard's event files."""
 
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol, TextIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from headstart.history import MetricsLog
+from headstart.optional import require
 
 Row = Mapping[str, Any]
 
@@ -120,3 +125,70 @@ def terminal_progress(title: str) -> Observer:
     """Choose the bar on a terminal and plain lines elsewhere; both go to the standard error stream."""
     console = Console(stderr=True)
     return BarProgress(title, console) if console.is_terminal else PlainProgress()
+
+
+class TensorBoardLog:
+    """A table of epochs that is written as TensorBoard's event files too: losses, accuracies and learning rates.
+
+    The step of an event is the number of its row. After a resume TensorBoard is told to forget the rows that come
+    again, as the table does.
+    """
+
+    def __init__(self, log: MetricsLog, folder: Path) -> None:
+        """Name the files; they are opened when a fit begins.
+
+        Args:
+            log: The table.
+            folder: Of the event files, one per fit.
+
+        Raises:
+            MissingExtraError: The package tensorboard is not installed.
+        """
+        require_tensorboard()
+        self._log, self._folder = log, folder
+        self._writer: Any = None
+        self._num_rows = 0
+
+    def truncate_to(self, num_rows: int) -> None:
+        """Forget the rows that a checkpoint does not know of."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._log.truncate_to(num_rows)
+        self._num_rows = num_rows
+        self._writer = SummaryWriter(self._folder, purge_step=num_rows + 1)
+
+    def append(self, row: Row) -> None:
+        """Add one row to both."""
+        self._log.append(row)
+        self._num_rows += 1
+        named = {
+            "loss/train": row.get("train_loss"),
+            "accuracy/train": row.get("train_accuracy"),
+            f"loss/{row.get('val_split')}": row.get("val_loss"),
+            f"accuracy/{row.get('val_split')}": row.get("val_accuracy"),
+            "learning_rate/lowest": row.get("lr"),
+            "learning_rate/head": row.get("head_lr"),
+            "phase": row.get("phase"),
+        }
+        for name, value in named.items():
+            if value is not None:
+                self._writer.add_scalar(name.replace(" ", "_"), value, self._num_rows)
+        self._writer.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def require_tensorboard() -> None:
+    """Refuse `--log tensorboard` where the package is missing; to be asked before anything is trained.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    require("tensorboard", extra="tensorboard", purpose="--log tensorboard")

@@ -1,6 +1,5 @@
-"""Optimizers over named groups, learning-rate schedules as pure functions, and the moving average of weights."""
+"""Optimizers over named groups, and the moving average of weights."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -45,27 +44,6 @@ def build_optimizer(
         return torch.optim.SGD(table, momentum=momentum, fused=True)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return kind(table, fused=True)
-
-
-def lr_factor(schedule: str, step: int, num_steps: int, warmup: float = 0.0) -> float:
-    """Return what the base rate is multiplied by at a step.
-
-    Args:
-        schedule: `constant`; `cosine` (linear warm-up, then half a cosine to 0; Loshchilov and Hutter 2017,
-            arXiv:1608.03983); `one-cycle` (cosine up from 1/25 over 30 % of the steps, cosine down to 0; Smith 2018,
-            arXiv:1803.09820, with the rate only).
-        step: From 0.
-        num_steps: Of the phase.
-        warmup: Share of the phase, for `cosine`.
-    """
-    if schedule == "constant":
-        return 1.0
-    share, floor = (warmup, 0.0) if schedule == "cosine" else (0.3, 1 / 25)
-    progress = (step + 0.5) / max(num_steps, 1)
-    if progress < share:
-        ramp = progress / share
-        return ramp if schedule == "cosine" else floor + (1 - floor) * (1 - math.cos(math.pi * ramp)) / 2
-    return (1 + math.cos(math.pi * (progress - share) / (1 - share))) / 2
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -7,11 +7,14 @@ run in training mode, what is frozen, and where the freeze boundary lies.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import inf
 from typing import Any, Literal
 
 from torch import nn
 
 from headstart.errors import PlanError, did_you_mean
+from headstart.models.adapters import PARTS
+from headstart.training.penalties import L2SP
 from headstart.types import Stage
 
 BatchNormPolicy = Literal["batch", "fixed"]
@@ -49,6 +52,7 @@ class Phase:
         start: Which weights the phase starts from: the `last` of the phase before, or its `best` by selection loss.
         solver: `loop`: train; `lbfgs`: solve the head to its optimum, where it alone trains and its features fit.
         stop_after: Epochs after which to stop within the schedule (a refit for a chosen length), or None for all.
+        penalty: Added to the loss in the place of weight decay, or None.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Phase:
     start: Literal["last", "best"] = "best"
     stop_after: int | None = None
     solver: Solver = "loop"
+    penalty: L2SP | None = None
 
     @property
     def epochs_to_run(self) -> int:
@@ -150,13 +155,22 @@ def _is_batch_norm(module: nn.Module) -> bool:
 def _updated_buffers(
     network: nn.Module, trained: set[str], policy: BatchNormPolicy, stages: tuple[Stage, ...]
 ) -> set[str]:
-    """Name the buffers that training changes: the statistics of each BatchNorm of which any parameter trains."""
+    """Name the buffers that training changes: the statistics of each BatchNorm of which any parameter trains.
+
+    One without parameters (the first layer of Gluon's ResNets) goes with what trains in its stage.
+    """
     if policy == "fixed":
         return set()
+
+    def trains(name: str, module: nn.Module) -> bool:
+        if own := [f"{name}.{key}" for key, _ in module.named_parameters()]:
+            return not trained.isdisjoint(own)
+        return any(stage.owns(name) and any(map(stage.owns, trained)) for stage in stages)
+
     return {
         f"{module_name}.{buffer}"
         for module_name, module in network.named_modules()
-        if _is_batch_norm(module) and any(f"{module_name}.{key}" in trained for key, _ in module.named_parameters())
+        if _is_batch_norm(module) and trains(module_name, module)
         for buffer, _ in module.named_buffers()
     }
 
@@ -215,6 +229,7 @@ class PhaseTable:
     trainable: int
     stages: tuple[StageRow, ...] = field(default=())
     solver: Solver = "loop"
+    penalty: str = ""
 
     @property
     def share(self) -> str:
@@ -252,6 +267,7 @@ def describe(plan: Plan, network: nn.Module, stages: tuple[Stage, ...]) -> tuple
                 trainable,
                 rows,
                 phase.solver,
+                str(phase.penalty or ""),
             )
         )
     return tuple(tables)
@@ -279,9 +295,10 @@ def parse_table(
     """Read a user's own strategy.
 
     Args:
-        table: `{pretrained: true, phases: [{name, epochs, lr, batch_norm, start, solver,
-            rules: {pattern: multiplier}}]}`,
-            where a multiplier of null or `frozen` freezes, and only `rules` is required.
+        table: `{pretrained: true, parts: lora, phases: [{name, epochs, lr, batch_norm, start, solver,
+            penalty: {alpha, beta}, rules: {pattern: multiplier}}]}`,
+            where a multiplier of null or `frozen` freezes, and only `rules` is required. `parts` are inserted before
+            training: `lora` (`*.lora_a`, `*.lora_b`) or `adapter` (`*.adapter.*`).
         name: What the strategy is called.
         default_lr: Rate of a phase that names none.
         default_epochs: Length of a phase that names none.
@@ -290,7 +307,9 @@ def parse_table(
     Raises:
         PlanError: A key is unknown, missing or has a wrong value.
     """
-    _check_keys(table, {"name", "pretrained", "phases"}, f"strategy table {name!r}")
+    _check_keys(table, {"name", "pretrained", "parts", "phases"}, f"strategy table {name!r}")
+    if table.get("parts") not in (None, *PARTS):
+        raise PlanError(f"strategy table {name!r}: parts is {' or '.join(map(repr, PARTS))}; got {table['parts']!r}")
     phases = table.get("phases")
     if not isinstance(phases, list) or not phases:
         raise PlanError(f"strategy table {name!r} needs a list 'phases' with at least one phase; got {phases!r}")
@@ -312,7 +331,7 @@ def _parse_phase(phase: object, index: int, defaults: Mapping[str, Any]) -> Phas
     where = f"phase {index + 1} of the strategy's table"
     if not isinstance(phase, Mapping):
         raise PlanError(f"{where} must be a mapping with 'rules'; got {phase!r}")
-    _check_keys(phase, {"name", "epochs", "lr", "batch_norm", "start", "solver", "rules"}, where)
+    _check_keys(phase, {"name", "epochs", "lr", "batch_norm", "start", "solver", "penalty", "rules"}, where)
     phase = {**defaults, **phase}
     rules = phase.get("rules")
     if not isinstance(rules, Mapping) or not rules:
@@ -331,8 +350,25 @@ def _parse_phase(phase: object, index: int, defaults: Mapping[str, Any]) -> Phas
         )
     if lr <= 0 or epochs < 0 or any(rule.multiplier is not None and rule.multiplier <= 0 for rule in parsed):
         raise PlanError(f"{where}: lr and multipliers must be above 0 (null for frozen) and epochs at least 0")
-    name = str(phase.get("name", f"phase {index + 1}"))
-    return Phase(name, parsed, lr, epochs, batch_norm, start, solver=solver)
+    name, penalty = str(phase.get("name", f"phase {index + 1}")), _parse_penalty(phase.get("penalty"), solver, where)
+    return Phase(name, parsed, lr, epochs, batch_norm, start, solver=solver, penalty=penalty)
+
+
+def _parse_penalty(values: object, solver: Solver, where: str) -> L2SP | None:
+    if values is None:
+        return None
+    if not isinstance(values, Mapping):
+        raise PlanError(f"{where}: penalty is a mapping such as {{alpha: 0.1, beta: 0.01}}; got {values!r}")
+    _check_keys(values, {"alpha", "beta"}, f"{where}: penalty")
+    try:
+        penalty = L2SP(**{str(key): float(value) for key, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"{where}: alpha and beta of the penalty must be numbers: {error}") from error
+    if not (0 <= penalty.alpha < inf and 0 <= penalty.beta < inf):
+        raise PlanError(f"{where}: alpha and beta of the penalty must be at least 0; got {dict(values)}")
+    if solver == "lbfgs":
+        raise PlanError(f"{where} is solved, which takes no penalty; leave it out, or use solver: loop")
+    return penalty
 
 
 def _check_keys(values: Mapping[Any, Any], known: set[str], where: str) -> None:

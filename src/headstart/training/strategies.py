@@ -1,12 +1,14 @@
 """The strategies by name: each a function of a few lines from the network's stages to a plan, and a row in a dict."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from headstart.errors import ConfigError, PlanError
+from headstart.models.adapters import Parts
+from headstart.training.penalties import L2SP
 from headstart.training.plan import BatchNormPolicy, Phase, Plan, Rule, Solver
 from headstart.types import Stage
 
@@ -21,13 +23,16 @@ class StrategyOptions:
         epochs: Length of each phase.
         lr: Learning rate of the lowest part that trains.
         head_lr: Learning rate of a new head beside, or before, pretrained parts.
-        num_stages: `partial`: how many of the last stages train beside the head.
+        num_stages: `partial` and strategies with small parts: how many of the last stages train beside the head; None:
+            as the strategy would.
         num_phases: `gradual`: how many phases.
         layer_decay: `layerwise`: factor from a stage to the one below.
         batch_norm: Policy of the BatchNorm that trains.
         solver: How a phase of the head alone finds it; None: as the strategy would.
         phase_epochs: One length per phase, instead of `epochs`.
         phase_lrs: One rate per phase, instead of what the strategy would choose.
+        small: `norm`: names of the parameters of normalisation layers, and of biases.
+        l2sp: `l2-sp`: its penalty.
     """
 
     stages: tuple[Stage, ...]
@@ -35,13 +40,15 @@ class StrategyOptions:
     epochs: int
     lr: float
     head_lr: float
-    num_stages: int = 1
+    num_stages: int | None = None
     num_phases: int = 3
     layer_decay: float = 0.75
     batch_norm: BatchNormPolicy = "fixed"
     solver: Solver | None = None
     phase_epochs: tuple[int, ...] | None = None
     phase_lrs: tuple[float, ...] | None = None
+    small: tuple[str, ...] = ()
+    l2sp: L2SP = field(default_factory=L2SP)
 
     @property
     def body(self) -> tuple[Stage, ...]:
@@ -74,8 +81,9 @@ def head(options: StrategyOptions) -> Plan:
 
 def partial(options: StrategyOptions) -> Plan:
     """Train the head and the last `num_stages` stages."""
-    name = f"head + last {options.num_stages}"
-    return Plan("partial", (_phase(options, name, _last_stages(options, options.num_stages, options.lr), options.lr),))
+    opened = _opened(options, default=1)
+    rules = options.rules(options.head_rule(options.lr), *((stage, 1.0) for stage in opened), rest=None)
+    return Plan("partial", (_phase(options, f"head + last {len(opened)}", rules, options.lr),))
 
 
 def full(options: StrategyOptions) -> Plan:
@@ -115,16 +123,49 @@ def lp_ft(options: StrategyOptions) -> Plan:
     return Plan("lp-ft", (_head_phase(options, options.head_lr, solver="lbfgs"), everything))
 
 
+def l2_sp(options: StrategyOptions) -> Plan:
+    """Train everything as `full` does, pulled towards the pretrained weights; see `penalties.L2SP`."""
+    return Plan("l2-sp", (replace(full(options).phases[0], penalty=options.l2sp),))
+
+
+def lora(options: StrategyOptions) -> Plan:
+    """Train low-rank changes of the weights beside the head; see `models.adapters.LowRank`."""
+    return _beside_head(options, "lora", "*.lora_a", "*.lora_b")
+
+
+def adapter(options: StrategyOptions) -> Plan:
+    """Train bottlenecks after the blocks beside the head; see `models.adapters.Adapter`."""
+    return _beside_head(options, "adapter", "*.adapter.*")
+
+
+def norm(options: StrategyOptions) -> Plan:
+    """Train the normalisation layers' parameters and all biases beside the head.
+
+    The first after Frankle et al. 2021 (arXiv:2003.00152), the second after Ben Zaken et al. 2022 (arXiv:2106.10199).
+    """
+    opened = _opened(options)
+    return _beside_head(options, "norm", *(name for name in options.small if any(s.owns(name) for s in opened)))
+
+
+def _beside_head(options: StrategyOptions, strategy: str, *patterns: str) -> Plan:
+    _opened(options)  # refuses a number of stages that there are not
+    rules = options.rules(options.head_rule(options.lr), (Stage(strategy, patterns), 1.0), rest=None)
+    return Plan(strategy, (_phase(options, f"head + {strategy}", rules, options.lr),))
+
+
 def _head_phase(options: StrategyOptions, lr: float, *, solver: Solver = "loop") -> Phase:
     phase = _phase(options, "head", options.rules((options.stages[-1], 1.0), rest=None), lr)
     return replace(phase, solver=options.solver or solver)
 
 
-def _last_stages(options: StrategyOptions, count: int, lr: float) -> tuple[Rule, ...]:
+def _opened(options: StrategyOptions, *, default: int | None = None) -> tuple[Stage, ...]:
+    """Return the stages below the head that train, or have parts that do: all where no number says otherwise."""
+    if options.num_stages and not options.has_known_stages:
+        raise PlanError("the stages of this backbone are not known; leave out --stages")
+    count = options.num_stages or default or len(options.body)
     if count > len(options.body):
         raise ConfigError(f"stages={count}: the backbone has {len(options.body)} stages below its head")
-    opened = ((stage, 1.0) for stage in options.body[len(options.body) - count :])
-    return options.rules(options.head_rule(lr), *opened, rest=None)
+    return options.body[len(options.body) - count :]
 
 
 class Strategy(NamedTuple):
@@ -136,6 +177,7 @@ class Strategy(NamedTuple):
         sgd_lr: Default learning rate with SGD and momentum.
         needs_stages: Whether the stages below the head must be known.
         summary: One line for `--help` and tables.
+        parts: What is inserted into the network before it trains.
     """
 
     plan: Callable[[StrategyOptions], Plan]
@@ -143,6 +185,7 @@ class Strategy(NamedTuple):
     sgd_lr: float
     needs_stages: bool
     summary: str
+    parts: Parts | None = None
 
 
 # The rates were measured; see docs/decisions/0003-default-rates.md.
@@ -154,6 +197,10 @@ STRATEGIES: dict[str, Strategy] = {
     "layerwise": Strategy(layerwise, 3e-4, 3e-3, True, "everything, lower stages at lower rates"),
     "gradual": Strategy(gradual, 3e-4, 3e-3, True, "the head, then one more stage in each phase"),
     "lp-ft": Strategy(lp_ft, 3e-4, 3e-3, False, "the head first, then everything"),
+    "l2-sp": Strategy(l2_sp, 3e-4, 3e-3, False, "everything, pulled towards the pretrained weights"),
+    "lora": Strategy(lora, 1e-3, 1e-2, False, "low-rank changes of the weights, and the head", "lora"),
+    "adapter": Strategy(adapter, 1e-3, 1e-2, True, "bottlenecks after the blocks, and the head", "adapter"),
+    "norm": Strategy(norm, 1e-3, 1e-2, False, "normalisation layers, biases and the head"),
 }
 
 

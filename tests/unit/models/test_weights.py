@@ -77,7 +77,7 @@ def test_wrappings_are_taken_off(wrap: str, tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("absent.pth", None, "no weight file at"),
-        ("gluon.params", b"x", "Gluon's .params files cannot be read yet"),
+        ("gluon.params", b"x", "no .params file of Gluon"),
         ("weights.onnx", b"x", "no known weight file"),
         ("cut.safetensors", b"\x10\0\0\0\0\0\0\0{", "cannot be read as safetensors"),
         ("cut.pth", b"PK\x03\x04 nothing", "cannot be read as PyTorch weights|is refused"),
@@ -121,7 +121,7 @@ def test_load_into_says_what_differs_and_changes_nothing() -> None:
     message = str(caught.value)
     assert "file.pth does not fit the network" in message
     assert "1 of 9 tensors are missing (first: 0.weight)" in message
-    assert "1 tensors are not known to it (first: other.weight)" in message
+    assert "1 tensors are not known to it (first: other.weight; did you mean '0.weight'?)" in message
     assert "1.bias is (7,), expected (4,)" in message
     assert all(torch.equal(target.state_dict()[key], value) for key, value in before.items())
 

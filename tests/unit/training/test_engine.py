@@ -11,8 +11,8 @@ from headstart.features.supply import PhaseInputs, PixelSupply
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.engine import FitSettings, fit, step_seed
 from headstart.training.observers import SilentProgress
-from headstart.training.optim import lr_factor
 from headstart.training.plan import Phase, Plan, Rule, apply_modes, resolve
+from headstart.training.schedules import lr_factor
 from headstart.training.tuning import StepChoice
 from tests.unit.training.conftest import STAGES, TensorBatches, make_model
 
@@ -224,6 +224,24 @@ def test_the_best_epoch_is_kept_ties_to_the_earlier(batches, held_out, tmp_path)
         schedule="constant",
     )
     assert_equal(state(model), state(chosen))  # stopping there within the same schedule gives the same weights
+
+
+@pytest.mark.parametrize(("select_by", "best"), [("loss", 3), ("accuracy", 2)])
+def test_what_is_best_is_the_lowest_loss_or_the_highest_accuracy(
+    batches, held_out, tmp_path, monkeypatch, select_by, best
+):
+    scripted = iter([(0.5, 0.6), (0.4, 0.8), (0.3, 0.7), (0.6, 0.8)])
+    monkeypatch.setattr("headstart.training.engine.evaluate_loss", lambda *inputs: next(scripted))
+    phase = replace(ALL, epochs=4)
+    result, _ = run(make_model(), [phase], batches, tmp_path, held_out, selects=True, select_by=select_by)
+    assert result.best_epochs == (best,)
+
+
+def test_the_step_schedule_counts_epochs(batches, tmp_path):
+    _, rows = run(
+        make_model(), [replace(ALL, epochs=5)], batches, tmp_path, optimizer="sgd", schedule="step", step_epochs=2
+    )
+    assert [row["lr"] / ALL.lr for row in rows] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
 def test_a_tie_goes_to_the_earlier_epoch(batches, held_out, tmp_path):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from headstart.training.mixing import mix_batch
-from headstart.training.optim import WeightAverage, build_optimizer, lr_factor, set_learning_rate
+from headstart.training.optim import WeightAverage, build_optimizer, set_learning_rate
+from headstart.training.schedules import lr_factor
 from tests.unit.training.conftest import TinyNet
 
 
@@ -47,6 +48,8 @@ def test_schedules_have_their_shape():
     assert np.argmax(one_cycle) in (29, 30)
     assert max(one_cycle) <= 1
     assert one_cycle[99] < 0.001
+    stepped = [lr_factor("step", step, 250, decay_steps=70) for step in (0, 69, 70, 139, 140, 249)]
+    assert stepped == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.001])
 
 
 def test_a_single_step_has_a_rate():

@@ -77,6 +77,19 @@ def test_statistics_are_frozen_with_their_parameters_or_by_policy():
     assert not fixed.trains_batch_statistics
 
 
+def test_a_norm_without_parameters_goes_with_its_stage():
+    network = TinyNet()
+    network.layer1[1] = nn.BatchNorm2d(8, affine=False)
+    together = resolve(phase(("layer1", 1.0), ("fc", 1.0), ("*", None), batch_norm="batch"), network, STAGES)
+    assert "layer1.1" in together.training_modules
+    assert "layer1.1.running_var" not in together.frozen
+    above = resolve(phase(("layer2", 1.0), ("fc", 1.0), ("*", None), batch_norm="batch"), network, STAGES)
+    fixed = resolve(phase(("*", 1.0), batch_norm="fixed"), network, STAGES)
+    for resolved in (above, fixed):
+        assert "layer1.1" not in resolved.training_modules
+        assert "layer1.1.running_var" in resolved.frozen
+
+
 def test_share_is_printed_as_in_the_lessons():
     assert share(1026, 11177538) == "1,026 / 11,177,538 (0.01 %)"
 

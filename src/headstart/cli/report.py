@@ -1,0 +1,69 @@
+"""The command that shows what runs did."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headstart.cli.shared import app, echo, say
+
+
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file; default: RUN/report.html, or report.html here for several runs")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="title of the page")] = None,
+    comparison: Annotated[
+        Path | None, typer.Option(help="comparison.json of headstart compare; default: that of just these runs")
+    ] = None,
+    explain: Annotated[bool, typer.Option(help="draw where the network looks (Grad-CAM)")] = True,
+) -> None:
+    """Write one HTML page about runs, that needs no other file, and its figures as PNGs."""
+    from headstart.report import write_report
+
+    study = comparison or (_comparison(paths) if len(paths) > 1 else None)
+    for path in paths if explain else ():
+        _explain(path)
+    page = write_report(paths, out, title=title, comparison=study)
+    echo(f"report: {page}")
+    echo(f"figures: {page.with_suffix('')}/")
+
+
+def _comparison(paths: Sequence[Path]) -> Mapping[str, Any]:
+    """Read the comparison that a study of just these runs wrote, or make one."""
+    import os
+
+    from headstart.errors import HeadstartError
+    from headstart.report.reading import read_comparison
+    from headstart.studies.compare import compare_runs, group_runs
+
+    folders = {path.resolve() for path in paths}
+    file = Path(os.path.commonpath([path.parent for path in folders])) / "comparison.json"
+    if file.is_file():
+        study = read_comparison(file)
+        if {(file.parent / run).resolve() for row in study.get("rows", []) for run in row.get("runs", [])} == folders:
+            return study
+    try:
+        return compare_runs(group_runs(paths)).to_dict()
+    except HeadstartError as error:  # runs on different images can still be shown beside one another
+        return {"verdict": f"The runs were not compared: {error}."}
+
+
+def _explain(path: Path) -> None:
+    """Draw where a finished run's network looks, if that was not done before; what is in the way is a note."""
+    from headstart.errors import HeadstartError
+    from headstart.runs import EXPLANATIONS, open_run
+
+    run = open_run(path)
+    if not run.is_finished or (run.path / EXPLANATIONS / f"{EXPLANATIONS}.json").is_file():
+        return
+    from headstart.inference.explain import explain  # loads torch
+
+    say(f"drawing where the network of {path} looks")
+    try:
+        explain(run)
+    except HeadstartError as error:
+        say(f"note: {error}")

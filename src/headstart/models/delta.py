@@ -1,0 +1,196 @@
+"""A small file of only what training changed, which is put onto the pretrained network that it started from."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from headstart.errors import ModelError
+from headstart.files import write_atomic
+from headstart.models.adapters import lora_factors, merge, merged_state
+from headstart.models.backbones import Backbone
+from headstart.models.classifier import LORA_FILE, ClassifierNetwork, check_config, model_config, rebuild_classifier
+from headstart.types import InputSpec
+
+Factors = tuple[Mapping[str, Tensor], float]
+
+_FORMAT = 1
+_KEY = "headstart_delta"  # one key, as safetensors writes several in no certain order
+
+
+@dataclass(frozen=True)
+class DeltaInfo:
+    """What a delta file says about itself.
+
+    Attributes:
+        config: `config.json` of the model.
+        spec: How pictures become the model's input.
+        base_sha256: `digest` of the base's tensors, its head left out.
+        model_sha256: `digest` of the model's tensors.
+        scale: Of low-rank changes.
+    """
+
+    config: dict[str, Any]
+    spec: InputSpec
+    base_sha256: str
+    model_sha256: str
+    scale: float
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone that it belongs on."""
+        return str(self.config["headstart"]["backbone"])
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash names, types, shapes and bits of tensors; equal only where all of them are bit-identical."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        total.update(plain.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def save_delta(classifier: ClassifierNetwork, base: Backbone, path: Path, *, factors: Factors | None = None) -> None:
+    """Write what a classifier has that its base has not: new tensors, changed ones, and low-rank changes as such.
+
+    Args:
+        classifier: Trained.
+        base: What it started from, with the weights of then; its head does not matter.
+        path: A .safetensors file.
+        factors: Low-rank changes, from `read_factors`, where they are merged in `classifier` already.
+
+    Raises:
+        ModelError: The base is another network.
+        RunError: The file cannot be written.
+    """
+    state, origin = merged_state(classifier.network), _below_head(base)
+    if missing := [name for name in origin if name not in state or state[name].shape != origin[name].shape]:
+        raise ModelError(
+            f"{base.name} is not what {classifier.backbone} started from: {len(missing)} of its tensors are not in the "
+            f"model (first: {missing[0]}); give the backbone of the run"
+        )
+    low_rank, scale = factors or lora_factors(classifier.network)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        keys = (f"{name}.lora_a", f"{name}.lora_b")
+        if name in origin and _same(tensor, origin[name]):
+            continue
+        if name in origin and keys[0] in low_rank:
+            pair = [low_rank[key].contiguous() for key in keys]
+            # Whatever else changed the weight, the whole of it is right.
+            if _same(tensor, merge(origin[name], pair[0], pair[1], scale)):
+                tensors |= dict(zip(keys, pair, strict=True))
+                continue
+        tensors[name] = tensor.detach().cpu().contiguous()
+    about = {
+        "format": _FORMAT,
+        "config": model_config(classifier, ""),
+        "input_spec": classifier.spec.to_dict(),
+        "base_sha256": digest(origin.items()),
+        "model_sha256": digest(state.items()),
+        "scale": scale,
+    }
+    write_atomic(path, safetensors.torch.save(tensors, metadata={_KEY: json.dumps(about)}))
+
+
+def load_delta(path: Path, base: Backbone) -> ClassifierNetwork:
+    """Put a delta onto its base: the classifier that was saved, bit for bit, in eval mode.
+
+    Args:
+        path: From `save_delta`.
+        base: Left as it is.
+
+    Raises:
+        ModelError: The file is no delta or damaged, or belongs on other weights.
+    """
+    info, tensors = _read(path)
+    origin = _below_head(base)
+    if (got := digest(origin.items())) != info.base_sha256:
+        raise ModelError(
+            f"{path} belongs on {info.backbone} with weights {info.base_sha256[:12]}... (it was trained from: "
+            f"{info.config['headstart']['weights']}); got {base.name} with {got[:12]}... ({base.weights}): "
+            "give the weights that it was trained from"
+        )
+    state = dict(origin)
+    try:
+        for name, tensor in tensors.items():
+            weight, _, factor = name.rpartition(".")
+            if factor == "lora_a":
+                state[weight] = merge(origin[weight], tensor, tensors[f"{weight}.lora_b"], info.scale)
+            elif factor != "lora_b":
+                state[name] = tensor
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"{path} is damaged: a low-rank change does not fit ({error}); bring it again") from error
+    if digest(state.items()) != info.model_sha256:
+        raise ModelError(f"{path} is damaged: on its base it gives another model than was saved; bring it again")
+    return rebuild_classifier(info.config, info.spec, state, str(path))
+
+
+def read_info(path: Path) -> DeltaInfo:
+    """Read what a delta says about itself.
+
+    Raises:
+        ModelError: The file is no delta, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); give a file written by: headstart delta RUN") from error
+    if about is None:
+        raise ModelError(f"{path} is no delta; give a file written by: headstart delta RUN")
+    try:
+        values = json.loads(about)
+        if values["format"] > _FORMAT:
+            raise ModelError(
+                f"{path} has format {values['format']}; this version reads up to {_FORMAT}: update Headstart"
+            )
+        config, spec = values["config"], InputSpec.from_dict(values["input_spec"])
+        check_config(config, str(path))
+        return DeltaInfo(config, spec, values["base_sha256"], values["model_sha256"], float(values["scale"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} is damaged: its description has no usable {error}; bring it again") from error
+
+
+def read_factors(folder: Path) -> Factors | None:
+    """Read the low-rank changes that a model folder keeps beside its merged weights, None where it has none.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    path = folder / LORA_FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["scale"])  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path} is damaged ({error}); bring the model folder again, or leave out that file"
+        ) from error
+
+
+def _read(path: Path) -> tuple[DeltaInfo, dict[str, Tensor]]:
+    info = read_info(path)
+    try:
+        return info, safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged ({error}); bring it again") from error
+
+
+def _below_head(base: Backbone) -> dict[str, Tensor]:
+    state = base.network.state_dict()
+    return {name: tensor.detach().cpu() for name, tensor in state.items() if not base.stages[-1].owns(name)}
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    return digest([("", left)]) == digest([("", right)])

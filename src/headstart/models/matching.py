@@ -1,0 +1,237 @@
+"""Which output of a source head a class means: by name, synonym, plural or the user's word. Loads no torch."""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headstart.errors import ConfigError, did_you_mean
+
+NEW, REST = "none", "rest"  # what a class may be matched to beside an output: a new row, or all other outputs together
+
+_REST_NAMES = frozenset(("other", "others", "rest", "therest", "everythingelse", "none", "noneofthese", "background"))
+_NEGATIONS = ("not", "nota", "notan", "no", "non")
+_MOST_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class SourceClass:
+    """What one output of a source head stands for.
+
+    Attributes:
+        names: Synonyms, the usual one first; empty where they are not known.
+        meaning: A definition, or ''.
+    """
+
+    names: tuple[str, ...] = ()
+    meaning: str = ""
+
+    def __str__(self) -> str:
+        return ", ".join(self.names) or "name not known"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What each class of the data is to a source head.
+
+    Attributes:
+        labels: Class names, in the order of the new head's outputs.
+        outputs: Per class: the source's output with its meaning; None where it starts anew, or is `rest`.
+        rest: Position of the class that stands for all other classes of the source, or None.
+    """
+
+    labels: tuple[str, ...]
+    outputs: tuple[int | None, ...]
+    rest: int | None
+
+    def to_dict(self) -> dict[str, int | str]:
+        """Return the matching as `match_labels` takes it, every class named."""
+        words = [NEW if output is None else output for output in self.outputs]
+        if self.rest is not None:
+            words[self.rest] = REST
+        return dict(zip(self.labels, words, strict=True))
+
+
+def match_labels(
+    labels: Sequence[str], classes: Sequence[SourceClass], given: Mapping[str, int | str] | None = None
+) -> Matching:
+    """Find the source's class for each class of the data.
+
+    A class is looked up by its exact name; where that is no name of any source class, without regard to case and
+    separators (`hot_dog`, `Hot-Dog` and `hotdog` are one); and then with the plural taken off either side (-s, -es
+    after a hiss or o, -ies for -y). The first of these that finds anything decides. What it finds must be one class.
+    `other`, `background` and the like, and `not_x`, `no-x` or `non x` beside a class `x`, stand for the rest.
+
+    Args:
+        labels: Classes of the data.
+        classes: Of the source, in the order of its outputs.
+        given: Class of the data -> output (a number, or digits), name of a source class, `none` (a new row) or `rest`.
+
+    Raises:
+        ConfigError: A class fits several of the source's, two fit one, none fits any, or `given` names what is not
+            there.
+    """
+    given = given or {}
+    if unknown := [label for label in given if label not in labels]:
+        raise ConfigError(
+            f"match names {unknown[0]!r}, which is no class of the data.{did_you_mean(unknown[0], labels)} "
+            f"It takes {', '.join(labels[:_MOST_SHOWN])}"
+        )
+    names = _Names(classes)
+    found = {label: [names.given(label, given[label])] if label in given else names.find(label) for label in labels}
+    if unclear := [label for label, outputs in found.items() if len(outputs) > 1]:
+        label, outputs = unclear[0], found[unclear[0]]
+        others = f"; so do {', '.join(map(repr, unclear[1:_MOST_SHOWN]))}" if unclear[1:] else ""
+        shown = "; ".join(map(names.show, outputs[:_MOST_SHOWN]))
+        raise ConfigError(
+            f"class {label!r} fits several of the source's: {shown}{others}: choose with {_flag(label, outputs[0])}, "
+            f"or {NEW} in the number's place for a new row"
+        )
+    words = {label: outputs[0] if outputs else _word(label, labels) for label, outputs in found.items()}
+    if sum(isinstance(word, int) for word in words.values()) == len(classes):  # there is no rest
+        words = {label: NEW if word == REST else word for label, word in words.items()}
+    _check(words, names)
+    rest = next((position for position, word in enumerate(words.values()) if word == REST), None)
+    return Matching(tuple(labels), tuple(w if isinstance(w, int) else None for w in words.values()), rest)
+
+
+def describe(matching: Matching, classes: Sequence[SourceClass]) -> list[str]:
+    """Return sentences for people: what starts from what, and what might have been meant by a class with a new row."""
+    names, lines = _Names(classes), []
+    matched = [
+        f"{label} = {names.show(output, meaning=False)}"
+        for label, output in zip(matching.labels, matching.outputs, strict=True)
+        if output is not None
+    ]
+    lines.append(f"the head starts from rows of the source's: {_listed(matched)}")
+    new = [label for label, word in matching.to_dict().items() if word == NEW]
+    if new:
+        lines.append(f"new rows for {_listed(new)}: no class of the source has that name")
+    for label in new[:_MOST_SHOWN]:
+        if similar := names.similar(label):
+            shown = " or ".join(map(names.show, similar[:3]))
+            lines.append(f"{label!r} may be {shown}; {_flag(label, similar[0])} would say so")
+    if matching.rest is not None:
+        lines.append(f"{matching.labels[matching.rest]} starts from all other classes of the source")
+    return lines
+
+
+class _Names:
+    """The names of a source head's outputs, looked up in rising order of tolerance."""
+
+    def __init__(self, classes: Sequence[SourceClass]) -> None:
+        self._classes = classes
+        self._tables: list[tuple[Callable[[str], set[str]], dict[str, set[int]]]] = []
+        for forms in (lambda name: {name}, lambda name: {_key(name)}, _singulars):
+            table: dict[str, set[int]] = {}
+            for output, source in enumerate(classes):
+                for form in {form for name in source.names for form in forms(name)}:
+                    table.setdefault(form, set()).add(output)
+            self._tables.append((forms, table))
+
+    @property
+    def are_known(self) -> bool:
+        return any(source.names for source in self._classes)
+
+    def find(self, name: str) -> list[int]:
+        for forms, table in self._tables:
+            if hits := {output for form in forms(name) for output in table.get(form, ())}:
+                return sorted(hits)
+        return []
+
+    def given(self, label: str, word: int | str) -> int | str:
+        """Read what the user gave for a class."""
+        if word in (NEW, REST):
+            return word
+        if re.fullmatch(r"-?\d+", str(word)):
+            if not 0 <= int(word) < len(self._classes):
+                raise ConfigError(
+                    f"match {label}={word}: the source's outputs are numbered from 0 to {len(self._classes) - 1}"
+                )
+            return int(word)
+        hits = self.find(str(word))
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            raise ConfigError(f"match {label}={word} fits several: {'; '.join(map(self.show, hits))}: give the number")
+        known = [name for source in self._classes for name in source.names]
+        hint = did_you_mean(str(word), known) if known else " The names of this source's classes are not known here."
+        raise ConfigError(
+            f"match {label}={word}: the source has no class of that name.{hint} Give the number of an output, a name, "
+            f"{NEW} or {REST}"
+        )
+
+    def similar(self, label: str) -> list[int]:
+        """Return the outputs with a name that holds the label's words among others."""
+        wanted = _words(label)
+        return [
+            output
+            for output, source in enumerate(self._classes)
+            if wanted and any(wanted <= _words(name) for name in source.names)
+        ]
+
+    def show(self, output: int | str, *, meaning: bool = True) -> str:
+        source = self._classes[int(output)]
+        text = f"{source}: {source.meaning[:60]}" if meaning and source.meaning else str(source)
+        return f"{output} ({text})"
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+", name.casefold()))
+
+
+def _singulars(name: str) -> set[str]:
+    """Return what the name may be the plural of, and itself."""
+    key = _key(name)
+    forms = {key}
+    if len(key) > 3 and key.endswith("s") and not key.endswith("ss"):
+        forms.add(key[:-1])
+        if key.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
+            forms.add(key[:-2])
+        if key.endswith("ies"):
+            forms.add(f"{key[:-3]}y")
+    return forms
+
+
+def _word(label: str, labels: Sequence[str]) -> str:
+    """Say what a class is that the source has no name for."""
+    key = _key(label)
+    if key in _REST_NAMES:
+        return REST
+    denied = {form for word in _NEGATIONS if key.startswith(word) for form in _singulars(key.removeprefix(word))}
+    is_rest = bool(denied) and any(not denied.isdisjoint(_singulars(other)) for other in labels if other != label)
+    return REST if is_rest else NEW
+
+
+def _check(words: Mapping[str, int | str], names: _Names) -> None:
+    owners: dict[int | str, str] = {}
+    for label, word in words.items():
+        if word != NEW and word in owners:
+            what = "all other classes" if word == REST else names.show(word, meaning=False)
+            raise ConfigError(
+                f"{owners[word]!r} and {label!r} both mean {what} of the source; give one of them another with "
+                f"{_flag(label, 'NUMBER')}, or {NEW} in the number's place for a new row"
+            )
+        owners[word] = label
+    if not any(isinstance(word, int) for word in words.values()):
+        hints = (names.show(output, meaning=False) for label in words for output in names.similar(label)[:1])
+        close = ", ".join(list(hints)[:3])
+        unnamed = "" if names.are_known else ", whose classes' names are not known here"
+        reason = f" (close: {close})" if close else unnamed
+        raise ConfigError(
+            f"none of {_listed(list(words))} is a class of the source{reason}; say which is with --match CLASS=NUMBER, "
+            "or leave out --head-init source"
+        )
+
+
+def _flag(label: str, word: int | str) -> str:
+    return f"--match {shlex.quote(f'{label}={word}')}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _MOST_SHOWN} more" if len(words) > _MOST_SHOWN else ""
+    return f"{', '.join(words[:_MOST_SHOWN])}{more}"

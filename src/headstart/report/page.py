@@ -1,0 +1,190 @@
+"""Put the facts, figures and pictures of runs on one page that needs nothing but itself."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from headstart import runs
+from headstart._version import __version__
+from headstart.errors import RunError
+from headstart.files import file_error, write_atomic
+from headstart.report.curves import overlaid_curves, training_figures
+from headstart.report.judged import accuracies, confusion_matrix, reliability_diagram
+from headstart.report.pictures import Thumbnail, augmented, sheet, thumbnail
+from headstart.report.reading import Facts, commands, read_comparison, read_run
+from headstart.stats.metrics import wilson_interval
+
+_MAX_MISTAKES, _MAX_PAIRS, _PER_PAIR = 12, 8, 4
+
+
+def write_report(
+    paths: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    title: str | None = None,
+    comparison: Mapping[str, Any] | str | Path | None = None,
+) -> Path:
+    """Write one self-contained HTML page about runs, and beside it a folder of the figures as PNGs.
+
+    Args:
+        paths: Run folders, at least one.
+        out: The page; default: `report.html` in the run's folder, or in the current one for several runs. The folder
+            of PNGs has its name without the suffix.
+        title: Of the page; default: from the runs.
+        comparison: `comparison.json` of a study, or what it holds: its `verdict`, sentences, and `rows` are shown.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: A path is no finished run, the comparison cannot be read, or the page cannot be written.
+    """
+    facts = [read_run(Path(path)) for path in paths]
+    if not facts:
+        raise RunError("there is no run to report on; give one or more run folders")
+    page = Path(out) if out is not None else (facts[0].run.path if len(facts) == 1 else Path()) / "report.html"
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise RunError(f"--out {page} is no HTML file; give a name such as report.html")
+    sections = [_section(each, f"run{number}") for number, each in enumerate(facts, 1)]
+    compared = _compared(facts, read_comparison(comparison))
+    html = _template().render(title=title or _title(facts), version=__version__, sections=sections, compared=compared)
+    pngs = {f"{each.name}.png": each.png for each in compared["figures"]}
+    for each, section in zip(facts, sections, strict=True):
+        folder = "" if len(facts) == 1 else f"{section['id']}-{each.name}/"
+        pngs |= {f"{folder}{name}.png": data for name, data in section["pngs"].items()}
+    _write(page, html, pngs)
+    return page
+
+
+def _write(page: Path, html: str, pngs: dict[str, bytes]) -> None:
+    folder = page.with_suffix("")
+    for name, data in pngs.items():
+        target = folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise file_error("create", target.parent, error) from error
+        write_atomic(target, data)
+    write_atomic(page, html)
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FunctionLoader(lambda name: files(__package__).joinpath(name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["figure"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["rate"] = lambda value: f"{value:.1e}".replace("e-0", "e-").replace("e+00", "")
+    environment.filters["count"] = lambda value: "–" if value is None else f"{value:,}"
+    return environment.get_template("page.html.j2")
+
+
+def _title(facts: Sequence[Facts]) -> str:
+    settings = facts[0].settings
+    data = Path(str(settings["data"])).stem or "data"
+    if len(facts) > 1:
+        return f"{data}: {len(facts)} runs compared"
+    return f"{data}: {settings['backbone']}, {settings['strategy']}"
+
+
+def _section(facts: Facts, ident: str) -> dict[str, Any]:
+    """Gather what the template says of one run; `pngs` are the files beside the page."""
+    training, matrix = training_figures(facts, ident), confusion_matrix(facts, f"{ident}-confusion")
+    calibration = reliability_diagram(facts, f"{ident}-reliability")
+    wrong = facts.predictions.mistakes() if facts.predictions else []
+    mistakes, views = [_case(facts, row) for row in wrong[:_MAX_MISTAKES]], _views(facts)
+    drawn = [*(each for _, group in training for each in group), *filter(None, (calibration, matrix))]
+    pngs = {each.name.removeprefix(f"{ident}-"): each.png for each in drawn}
+    if mistakes:
+        pngs["mistakes"] = sheet([("most confident mistakes", [each["picture"] for each in mistakes])])
+    if views:
+        pngs["augmented"] = sheet(views)
+    return {
+        "id": ident, "facts": facts, "training": training, "calibration": calibration, "matrix": matrix,
+        "mistakes": mistakes, "num_mistakes": len(wrong), "pairs": _pairs(facts), "classes": _classes(facts),
+        "explained": _explained(facts), "views": views, "commands": commands(facts), "pngs": pngs,
+    }  # fmt: skip
+
+
+def _views(facts: Facts) -> list[tuple[str, list[Thumbnail]]]:
+    if facts.spec is None:
+        return []
+    return augmented(facts.run.path / runs.MANIFEST, facts.spec, facts.settings["augment"], facts.settings["seed"])
+
+
+def _case(facts: Facts, row: int) -> dict[str, Any]:
+    """Describe one reported image."""
+    found = facts.predictions
+    assert found is not None
+    name, label, predicted = _short(found.paths[row]), found.labels[row], found.predicted[row]
+    probability = f"{found.confidence[row]:.3f}"
+    alt = f"{name}: labelled {label}, predicted {predicted} with probability {probability}"
+    picture = thumbnail(Path(found.paths[row]), alt)
+    return {"name": name, "label": label, "predicted": predicted, "probability": probability, "picture": picture}
+
+
+def _pairs(facts: Facts) -> list[dict[str, Any]]:
+    """List the pairs of true and predicted class with the most images, and pictures of each."""
+    labels, counts, found = facts.labels, np.array(facts.metrics["confusion"]), []
+    off = counts * ~np.eye(len(labels), dtype=bool)
+    for flat in np.argsort(-off, axis=None, kind="stable")[: min(_MAX_PAIRS, np.count_nonzero(off))]:
+        true, guess = divmod(int(flat), len(labels))
+        pair = {"label": labels[true], "predicted": labels[guess]}
+        rows = facts.predictions.mistakes(**pair)[:_PER_PAIR] if facts.predictions else []
+        share = f"{counts[true, guess]:,} of {counts[true].sum():,}"
+        found.append({**pair, "share": share, "pictures": [_case(facts, row)["picture"] for row in rows]})
+    return found
+
+
+def _classes(facts: Facts) -> list[dict[str, Any]]:
+    """List the scores of each class, the worst first, recall with its interval."""
+    rows = []
+    for label, row in facts.metrics["per_class"].items():
+        n, recall = row["num_images"], row["recall"]
+        interval = wilson_interval(round(recall * n), n) if n and recall is not None else None
+        rows.append({**row, "label": label, "interval": interval})
+    return sorted(rows, key=lambda row: (row["f1"] is not None, row["f1"] or 0.0))
+
+
+def _explained(facts: Facts) -> list[dict[str, Any]]:
+    """List the pictures that `inference.explain` wrote, as far as they are there."""
+    folder, cases = facts.run.path / runs.EXPLANATIONS, []
+    for image in facts.explanations.get("images", []):
+        try:
+            label, predicted = str(image["label"]), str(image["predicted"])
+            shown = [("input", "input", f"{_short(image['path'])}, as the network saw it")]
+            for key, name, is_there in zip(
+                ("file", "label_file"), (predicted, label), image["has_evidence"], strict=False
+            ):
+                what = f"for {name}" if is_there else f"nothing for {name}"
+                shown.append((key, what, f"Grad-CAM: evidence {what}"))
+            # Only names within the folder: the file may come from anywhere.
+            panels = [(text, thumbnail(folder / Path(image[key]).name, alt)) for key, text, alt in shown]
+            probability = f"{image['probability']:.3f}"
+        except (KeyError, TypeError, ValueError):
+            continue
+        cases.append({"label": label, "predicted": predicted, "probability": probability, "panels": panels})
+    return cases
+
+
+def _compared(facts: Sequence[Facts], study: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather what is said of all runs together: the words of a study, and figures of several runs."""
+    names, verdict, rows = _names(facts), study.get("verdict") or [], study.get("rows") or []
+    is_averaged = any(len(row.get("seeds", [])) > 1 for row in rows)  # else the table of runs says the same
+    drawn = [accuracies(facts, names), *overlaid_curves(facts, names)] if len(facts) > 1 else []
+    verdict = [verdict] if isinstance(verdict, str) else list(verdict)
+    return {"names": names, "verdict": verdict, "rows": rows if is_averaged else [], "figures": drawn}
+
+
+def _names(facts: Sequence[Facts]) -> list[str]:
+    names = [each.name for each in facts]
+    return names if len(set(names)) == len(names) else [f"{i} {name}" for i, name in enumerate(names, 1)]
+
+
+def _short(path: str) -> str:
+    """Name a file and its folder; where on the disk they lie is of no use to a reader."""
+    return "/".join(Path(path).parts[-2:])

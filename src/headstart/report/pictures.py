@@ -1,0 +1,98 @@
+"""The photographs of a report: small copies inside the page, and sheets of them as PNG files."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from headstart.data.contact_sheet import contact_sheet
+from headstart.data.manifest import read_manifest
+from headstart.data.transforms import Augment, decode, eval_view, train_view
+from headstart.errors import HeadstartError, UnreadableImageError
+from headstart.types import InputSpec
+
+SIDE = 224  # pixels: twice what the page shows, for sharp screens
+_MAX_ROWS, _NUM_VIEWS = 4, 7
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture inside the page.
+
+    Attributes:
+        uri: The picture itself, a `data:` address; '' where the file is gone.
+        alt: What it shows.
+        image: For sheets; grey where the file is gone.
+    """
+
+    uri: str
+    alt: str
+    image: Image.Image
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.image.width
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.image.height
+
+
+def thumbnail(source: Path | Image.Image, alt: str, side: int = SIDE) -> Thumbnail:
+    """Make a small JPEG of a picture; one that is gone or unreadable gives a placeholder.
+
+    Args:
+        source: File or picture.
+        alt: What it shows.
+        side: Of the square that it is fitted into, pixels.
+    """
+    try:
+        image = ImageOps.contain(decode(source, smallest=side), (side, side))
+    except (UnreadableImageError, ValueError):  # ValueError: so long a strip that it would be less than a pixel wide
+        return Thumbnail("", alt, Image.new("RGB", (side, side), "#c8ccd1"))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=82, optimize=True)
+    return Thumbnail("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, image)
+
+
+def augmented(manifest: Path, spec: InputSpec, augment: Augment, seed: int) -> list[tuple[str, list[Thumbnail]]]:
+    """Show what training sees: for a few classes one image, first its evaluation view, then augmented ones.
+
+    Args:
+        manifest: Of the run.
+        spec: Of the model's input.
+        augment: The run's setting.
+        seed: Of the views.
+
+    Returns:
+        Class name and views; nothing where the manifest or the images are gone.
+    """
+    try:
+        listed = read_manifest(manifest)
+    except HeadstartError:
+        return []
+    rows, rng = [], np.random.default_rng(seed)
+    for number in np.unique(np.linspace(0, len(listed.labels) - 1, _MAX_ROWS).astype(int)):
+        record = next((each for each in listed.of_split("train") if each.label == number), None)
+        try:
+            picture = decode(record.path, smallest=spec.smallest_side) if record is not None else None
+        except UnreadableImageError:
+            picture = None
+        if picture is not None:
+            name = listed.labels[number]
+            views = [eval_view(picture, spec), *(train_view(picture, spec, augment, rng) for _ in range(_NUM_VIEWS))]
+            texts = (f"{name}: {'evaluation view' if not i else f'augmented view {i}'}" for i in range(len(views)))
+            rows.append((name, [thumbnail(Image.fromarray(v), t) for v, t in zip(views, texts, strict=True)]))
+    return rows
+
+
+def sheet(rows: list[tuple[str, list[Thumbnail]]]) -> bytes:
+    """Put pictures on one sheet, as a PNG; see `contact_sheet`."""
+    buffer = io.BytesIO()
+    contact_sheet([(caption, [each.image for each in pictures]) for caption, pictures in rows]).save(buffer, "PNG")
+    return buffer.getvalue()

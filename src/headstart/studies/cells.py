@@ -1,0 +1,256 @@
+"""The cells of a study, run with the same images, splits and seeds each, in folders that can be resumed."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart import runs
+from headstart.config import Config
+from headstart.data.manifest import Manifest, read_manifest
+from headstart.errors import ConfigError, DataError, HeadstartError, ModelError, PlanError, RunError
+from headstart.experiment.reading import Reading
+from headstart.runs import Run
+from headstart.studies.progress import StudyProgress
+
+if TYPE_CHECKING:
+    from headstart.experiment import Prepared
+
+# What decides which images train, select and are reported: the same for all cells.
+OF_THE_DATA = (
+    "data", "map", "max_per_class", "test_fraction", "validation_fraction", "split_seed", "leaks", "skip_bad",
+)  # fmt: skip
+# Settings in which two runs may differ and still be of one cell; images are compared by content, not by path.
+_ASIDE = {"seed", "out", "choices", "threads", "monitor", "log", "cache", "data", "selection_score"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Settings that are run with several seeds.
+
+    Attributes:
+        name: What tables call it: `full`, `full, lr=1e-4` or `lite1: head`.
+        config: The settings; the seed and the folder are those of each run.
+    """
+
+    name: str
+    config: Config
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder."""
+        return re.sub(r"[^\w.]+", "-", self.name).strip("-._") or "cell"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One run of a study."""
+
+    cell: Cell
+    seed: int
+    path: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.cell.name}, seed {self.seed}"
+
+    @property
+    def has_begun(self) -> bool:
+        return (self.path / runs.CONFIG).is_file()
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    progress: StudyProgress | None = None,
+    failed: dict[str, str] | None = None,
+) -> dict[str, tuple[Run, ...]]:
+    """Run every cell with every seed, one seed of all cells after the other, into `out/<slug>/seed<k>`.
+
+    What is finished there with the same settings and images is not run again, what was interrupted is resumed. All
+    settings are checked before anything trains. What the data is, and what frozen parts compute, is shared. A cell that
+    fails leaves the others alone. Finished runs keep no checkpoints.
+
+    Args:
+        cells: What to run.
+        seeds: Of each cell.
+        out: Folder of the study.
+        progress: Shows how far it is and receives notes; default: nothing is shown.
+        failed: Receives the name of each cell that failed, and why; None: they are raised once the others are done.
+
+    Returns:
+        Name of each cell that did not fail -> its runs, in the order of the seeds.
+
+    Raises:
+        HeadstartError: Settings, data or a folder of any cell is not usable; nothing was trained.
+        RunError: A cell failed, and `failed` is None.
+    """
+    from headstart.experiment.preparation import resolve_strategy
+
+    progress, problems = progress or StudyProgress(None), failed if failed is not None else {}
+    _check_study(cells, seeds, out)
+    jobs = [_Job(cell, seed, out / cell.slug / f"seed{seed}") for seed in seeds for cell in cells]
+    resolved = {cell.name: resolve_strategy(cell.config) for cell in cells}
+    for job in jobs:
+        _check_folder(job, resolved[job.cell.name])
+    with ExitStack() as stack:
+        stack.enter_context(progress)
+        readings = _read(resolved.values(), progress, stack)
+        work = _prepare(jobs, resolved, readings, problems)
+        # Small ones first: a process keeps some of the memory that a run needed, which then counts as the next one's.
+        jobs.sort(key=lambda job: (seeds.index(job.seed), work.get(job.cell.name, 0.0)))
+        progress.plan([(job.cell.name, work.get(job.cell.name, 0.0)) for job in jobs])
+        for job in jobs:
+            if job.cell.name in problems:
+                progress.skip(job.cell.name)
+                continue
+            config = resolved[job.cell.name].model_copy(update={"seed": job.seed, "out": str(job.path)})
+            try:
+                _run(job, config, readings[_data_key(config)], progress)
+            except Exception as error:  # whatever it is, the other cells go on
+                problems[job.cell.name] = f"seed {job.seed}: {_one_line(error)}"
+                progress.say(f"{job.title} failed: {_one_line(error)}; the others go on")
+                progress.skip(job.cell.name)
+    if problems and failed is None:
+        raise RunError("; ".join(f"{name} failed: {why}" for name, why in problems.items()))
+    return {
+        cell.name: tuple(runs.open_run(job.path) for job in jobs if job.cell.name == cell.name)
+        for cell in cells
+        if cell.name not in problems
+    }
+
+
+def settings_key(config: Config) -> dict[str, Any]:
+    """Return the settings that two runs of one cell share, as plain values."""
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in _ASIDE}
+
+
+def images_key(manifest: Manifest) -> set[tuple[str, str, str]]:
+    """Return (SHA-256, class, split) of every image."""
+    return {(record.sha256, manifest.labels[record.label], record.split) for record in manifest.records}
+
+
+def _check_study(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> None:
+    if not cells or not seeds:
+        raise ConfigError("nothing to run; give one cell and one seed at least")
+    slugs = [cell.slug for cell in cells]
+    if twice := next((cell.name for cell in cells if slugs.count(cell.slug) > 1), None):
+        raise ConfigError(f"two cells would share the folder of {twice!r}; give them names that differ")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds {list(seeds)} are not all different")
+    from headstart.experiment.preparation import refuse_inside
+
+    for cell in cells:
+        refuse_inside(out, cell.config.data, "--out")
+
+
+def _check_folder(job: _Job, config: Config) -> None:
+    """Refuse a folder that holds something else than this run."""
+    if not job.has_begun:
+        runs.check_out_folder(job.path, overwrite=False)
+        return
+    saved = Run(job.path).config()
+    here, there = settings_key(config), settings_key(saved)
+    if not config.batch_size:  # found by timing
+        here.pop("batch_size")
+    others = [f"{key}={there[key]} (here {value})" for key, value in here.items() if there[key] != value]
+    if config.selection_score and not saved.selection_score:
+        others.append("selection_score=False (here True)")
+    if others:
+        raise RunError(
+            f"{job.path} holds a run with other settings: {', '.join(others)}; choose another --out, or remove it"
+        )
+
+
+def _data_key(config: Config) -> str:
+    return str([getattr(config, name) for name in (*OF_THE_DATA, "decoder", "threads")])
+
+
+def _read(configs: Iterable[Config], progress: StudyProgress, stack: ExitStack) -> dict[str, Reading]:
+    """Read each data set once for all its cells."""
+    by_key = {_data_key(config): config for config in configs}
+    return {key: stack.enter_context(Reading(config, progress.tell)) for key, config in by_key.items()}
+
+
+def _prepare(
+    jobs: Sequence[_Job], resolved: dict[str, Config], readings: Mapping[str, Reading], problems: dict[str, str]
+) -> dict[str, float]:
+    """Check all that can be checked before training, and fill in what it finds.
+
+    Returns:
+        Name of each cell with something to run -> a guess of the work of a run, in any unit.
+    """
+    from headstart.data.splits import inner_split
+    from headstart.experiment.preparation import prepare
+
+    for job in jobs:
+        if job.has_begun:
+            _check_images(job.path, readings[_data_key(resolved[job.cell.name])].result()[0])
+    work = {}
+    for name in dict.fromkeys(job.cell.name for job in jobs if not Run(job.path).is_finished):
+        config = resolved[name]
+        try:
+            prepared = prepare(config, readings[_data_key(config)])
+        except PlanError as error:  # a strategy that does not fit this network; with another one it may
+            problems[name] = str(error)
+            continue
+        except (ConfigError, ModelError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        if config.selection_score and prepared.manifest.selection is None:
+            train = prepared.manifest.of_split("train")
+            inner_split(train, config.validation_fraction, config.split_seed)
+        resolved[name] = prepared.config
+        work[name] = _work(prepared)
+    return work
+
+
+def _check_images(path: Path, manifest: Manifest) -> None:
+    there, here = images_key(read_manifest(path / runs.MANIFEST)), images_key(manifest)
+    if there != here:
+        raise DataError(
+            f"{path} was made with other images, labels or splits: {len(there - here)} of its {len(there)} are not in "
+            f"the data now, and {len(here - there)} are new; choose another --out, or remove it"
+        )
+
+
+def _work(prepared: "Prepared") -> float:
+    """Guess the relative cost of a run: a forward pass below the boundary once, three of them above it per epoch."""
+    from headstart.training.plan import resolve
+
+    model, total = prepared.model, 1.0
+    for phase in prepared.plan.phases:
+        boundary = resolve(phase, model.network, model.stages).boundary
+        total += 0.1 + 3 * phase.epochs_to_run * (1 - boundary / len(model.stages))
+    return total
+
+
+def _run(job: _Job, config: Config, reading: Reading, progress: StudyProgress) -> None:
+    """Run, resume or skip one run."""
+    from headstart.experiment import session
+
+    run = Run(job.path)
+    if not run.is_finished:
+        progress.begin(job.title)
+        started = time.monotonic()
+        say, watch, tell = progress.say_once, progress.observer, progress.tell
+        if job.has_begun:
+            run = session.resume(job.path, say=say, make_observer=watch, progress=tell)
+        else:
+            run = session.run(config, reading, say=say, make_observer=watch, progress=tell)
+        shutil.rmtree(job.path / "checkpoints", ignore_errors=True)
+        metrics, seconds = run.metrics(), time.monotonic() - started
+        score = f", selection log loss {metrics['selection']['log_loss']:.3f}" if "selection" in metrics else ""
+        progress.say(f"{job.title}: accuracy {metrics['accuracy']['value']:.3f}{score}, {seconds:.0f} s")
+    metrics = run.metrics()
+    progress.end(job.cell.name, metrics["time_s"]["total"] + metrics.get("selection", {}).get("time_s", 0.0))
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, HeadstartError) else f"unexpected {type(error).__name__}: {text}"

@@ -1,0 +1,335 @@
+"""Which settings are best, and how sure that is: many runs on the same images, ranked without the reported ones.
+
+Reading runs that exist loads no torch.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from headstart.config import Config
+from headstart.errors import ConfigError, RunError
+from headstart.files import write_atomic, write_json
+from headstart.runs import Run
+from headstart.stats.hierarchy import Difference, accuracy_interval, compare_to_first, difference_sentence
+from headstart.studies.cells import Cell, run_cells
+from headstart.studies.grid import make_cells
+from headstart.studies.progress import StudyProgress, duration
+from headstart.studies.reported import Reported, check_same_images, group_runs, read_reported
+from headstart.types import Interval
+
+__all__ = [
+    "Cell", "Comparison", "Row", "compare", "compare_runs", "group_runs", "make_cells", "run_cells", "with_failures",
+    "write_comparison",
+]  # fmt: skip
+
+RankedBy = Literal["selection", "accuracy"]
+
+_LISTED = 3  # names in a sentence
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the runs of one cell say together.
+
+    Attributes:
+        rank: From 1.
+        name: Of the cell.
+        strategy: Of the cell.
+        backbone: Of the cell.
+        runs: Folders, one per seed.
+        seeds: Of the runs.
+        accuracy: On the reported images, mean over the seeds.
+        accuracies: On the reported images, per seed.
+        selection_log_loss: On the images that rank, mean over the seeds, nats; None where a run has no such score.
+        selection_accuracy: On the same.
+        seconds: Of a run without its scoring, mean over the seeds.
+        trainable_parameters: The most that any phase trains.
+        peak_memory_mb: The most that a run held, of the process or, on a GPU, of what training allocated there. Of the
+            seeds the least, because a process still holds some of what its earlier runs needed.
+        selected_on_reported: Whether the reported images chose an epoch, so that the accuracy is too good.
+    """
+
+    rank: int
+    name: str
+    strategy: str
+    backbone: str
+    runs: tuple[Path, ...]
+    seeds: tuple[int, ...]
+    accuracy: Interval
+    accuracies: tuple[float, ...]
+    selection_log_loss: float | None
+    selection_accuracy: float | None
+    seconds: float
+    trainable_parameters: int
+    peak_memory_mb: float | None
+    selected_on_reported: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows in order of rank, differences between the first and each other, and what that means in plain words.
+
+    Attributes:
+        rows: Best first.
+        differences: Name -> the first row against that one, on the same images.
+        ranked_by: `selection`: log loss on images that are not reported; `accuracy`: on the reported ones.
+        split: Which images are reported.
+        num_images: How many there are.
+        num_groups: How many groups they are in; None: each image counts for itself.
+        num_selection_images: How many images rank; None where the reported ones do.
+        level: Coverage of the intervals.
+        failed: Name of each cell that failed -> why.
+        verdict: Sentences.
+    """
+
+    rows: tuple[Row, ...]
+    differences: dict[str, Difference]
+    ranked_by: RankedBy
+    split: str
+    num_images: int
+    num_groups: int | None
+    num_selection_images: int | None
+    level: float
+    failed: dict[str, str] = field(default_factory=dict)
+    verdict: tuple[str, ...] = ()
+
+    def to_dict(self, relative_to: Path | None = None) -> dict[str, Any]:
+        """Return plain JSON types; folders of runs relative to a folder where they lie in it."""
+        values = asdict(replace(self, rows=()))
+        rows = [asdict(row) | {"runs": [_shown_path(path, relative_to) for path in row.runs]} for row in self.rows]
+        differences = {
+            name: {**values["differences"][name], "is_significant": d.is_significant}
+            for name, d in self.differences.items()
+        }
+        return {**values, "rows": _plain(rows), "differences": _plain(differences), "verdict": list(self.verdict)}
+
+    def to_csv(self) -> str:
+        """Return a line per row, best first; several values in a cell are separated by spaces."""
+        buffer = io.StringIO(newline="")
+        writer = csv.DictWriter(buffer, fieldnames=list(self._flat(self.rows[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._flat(row) for row in self.rows)
+        return buffer.getvalue()
+
+    def _flat(self, row: Row) -> dict[str, Any]:
+        """Return one line of the CSV file; what does not apply is empty."""
+        d, a = self.differences.get(row.name), row.accuracy
+        against_first = {
+            f"first_minus_this{key and '_' + key}": getattr(d, key or "difference", None)
+            for key in ("", "low", "high", "p_value", "p_holm", "images_needed")
+        }
+        figures = {"accuracy": a.value, "low": a.low, "high": a.high, **against_first}
+        plain = {
+            key: value for key, value in vars(row).items() if key not in ("accuracy", "accuracies", "seeds", "runs")
+        }
+        joined = {key: " ".join(map(str, getattr(row, key))) for key in ("accuracies", "seeds", "runs")}
+        return {**plain, **figures, **joined}
+
+
+def compare(
+    config: Config,
+    *,
+    strategies: Sequence[str] = (),
+    backbones: Sequence[str] = (),
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int = 3,
+    level: float = 0.95,
+    progress: StudyProgress | None = None,
+) -> Comparison:
+    """Train every combination on the same images and seeds, and say which is best and how sure that is.
+
+    `comparison.json` and `comparison.csv` are written beside the runs. What is finished in the folder is not run again.
+
+    Args:
+        config: What all share. `out` is the folder of the study, `seed` the first seed. The settings are scored on
+            images that are not reported unless `selection_score` is set to False.
+        strategies: Names or YAML tables; default: the one of `config`.
+        backbones: Default: the one of `config`.
+        vary: Setting -> values.
+        seeds: How many.
+        level: Coverage of the intervals.
+        progress: Shows how far it is.
+
+    Raises:
+        HeadstartError: Settings or data are not usable (nothing was trained), or every cell failed.
+    """
+    if not config.data:
+        raise ConfigError("no data given; name a folder of class folders, a manifest, a catalogue name, or run folders")
+    if seeds < 1:
+        raise ConfigError(f"seeds={seeds}: expected at least 1")
+    if "selection_score" not in config.model_fields_set:
+        config = config.model_copy(update={"selection_score": True})
+    cells = make_cells(config, strategies=strategies or (config.strategy,), backbones=backbones, vary=vary)
+    if len(cells) < 2:
+        raise ConfigError(
+            f"there is only {cells[0].name!r} to run, and nothing to compare it with; name several --strategies, "
+            "several --backbones, or values of a setting such as --vary lr=1e-4,1e-3"
+        )
+    out = Path(config.out) if config.out else Path("runs") / f"compare-{Cell(Path(config.data).stem, config).slug}"
+    failed: dict[str, str] = {}
+    runs = run_cells(cells, range(config.seed, config.seed + seeds), out, progress=progress, failed=failed)
+    if not runs:
+        raise RunError("every cell failed: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+    comparison = with_failures(compare_runs(runs, level=level), failed)
+    write_comparison(comparison, out)
+    return comparison
+
+
+def write_comparison(comparison: Comparison, out: Path) -> None:
+    """Write `comparison.json` and `comparison.csv` into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "comparison.json", comparison.to_dict(relative_to=out))
+    write_atomic(out / "comparison.csv", comparison.to_csv())
+
+
+def with_failures(comparison: Comparison, failed: Mapping[str, str]) -> Comparison:
+    """Return the comparison with the cells that are not in it, and why."""
+    lines = [f"{name} failed and is left out: {why}." for name, why in failed.items()]
+    return replace(comparison, failed=dict(failed), verdict=(*comparison.verdict, *lines))
+
+
+def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> Comparison:
+    """Compare finished runs of the same reported images.
+
+    The rank follows from the mean log loss on images that are not reported, where all runs have it for the same images;
+    else from the accuracy on the reported ones. Intervals and differences are those of `stats.hierarchy`.
+
+    Args:
+        runs: Name of each cell -> its runs, one per seed.
+        level: Coverage of the intervals.
+
+    Raises:
+        RunError: A run is not finished or damaged.
+        DataError: The runs report different images.
+    """
+    if not runs or not all(runs.values()):
+        raise ConfigError("nothing to compare; give one finished run at least of everything that is named")
+    reported = {name: [read_reported(run) for run in each] for name, each in runs.items()}
+    first = next(iter(reported.values()))[0]
+    for each in reported.values():
+        for other in each:
+            check_same_images(first, other)
+    groups = first.group_numbers()
+    correct = {name: np.array([one.correct for one in each]) for name, each in reported.items()}
+    ranked_by = _ranked_by([one.metrics for each in reported.values() for one in each])
+    rows = [_row(name, reported[name], accuracy_interval(correct[name], groups, level=level, seed=0)) for name in runs]
+    rows = [replace(row, rank=rank) for rank, row in enumerate(sorted(rows, key=_order(ranked_by)), start=1)]
+    differences = compare_to_first({row.name: correct[row.name] for row in rows}, groups, level=level, seed=0)
+    num_selection = first.metrics["selection"]["num_images"] if ranked_by == "selection" else None
+    num_groups = len(np.unique(groups)) if groups is not None else None
+    split, num_images = first.metrics["split"], len(first.images)
+    comparison = Comparison(tuple(rows), differences, ranked_by, split, num_images, num_groups, num_selection, level)
+    return replace(comparison, verdict=tuple(_verdict(comparison)))
+
+
+def _ranked_by(metrics: Sequence[Mapping[str, Any]]) -> RankedBy:
+    scores = [each.get("selection") for each in metrics]
+    same = all(scores) and len({score["images_sha256"] for score in scores if score}) == 1
+    return "selection" if same else "accuracy"
+
+
+def _order(ranked_by: RankedBy) -> Any:
+    if ranked_by == "selection":
+        return lambda row: (row.selection_log_loss, -row.selection_accuracy, row.seconds)
+    return lambda row: (-row.accuracy.value, row.seconds)
+
+
+def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
+    metrics = [one.metrics for one in reported]
+    scores = [each.get("selection") for each in metrics]
+    found = [score for score in scores if score]
+    is_scored = len(found) == len(scores)
+    peaks = [each["peak_memory_mb"] for each in metrics if each.get("peak_memory_mb") is not None]
+    return Row(
+        rank=0,
+        name=name,
+        strategy=metrics[0]["strategy"],
+        backbone=metrics[0]["backbone"],
+        runs=tuple(one.run.path for one in reported),
+        seeds=tuple(each["seed"] for each in metrics),
+        accuracy=accuracy,
+        accuracies=tuple(float(one.correct.mean()) for one in reported),
+        selection_log_loss=_mean([score["log_loss"] for score in found]) if is_scored else None,
+        selection_accuracy=_mean([score["accuracy"] for score in found]) if is_scored else None,
+        seconds=_mean([_seconds(each) for each in metrics]),
+        trainable_parameters=max(each["trainable_parameters"] for each in metrics),
+        peak_memory_mb=min(peaks) if peaks else None,
+        selected_on_reported=any(each["selected_on_reported"] for each in metrics),
+    )
+
+
+def _seconds(metrics: Mapping[str, Any]) -> float:
+    """Return what the run took without the fit that only scores."""
+    total, scoring = metrics["time_s"]["total"], metrics.get("selection", {}).get("time_s", 0.0)
+    return round(max(0.0, float(total) - float(scoring)), 2)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _verdict(comparison: Comparison) -> list[str]:
+    rows, first = comparison.rows, comparison.rows[0]
+    a, seeds = first.accuracy, len(first.seeds)
+    lines = [
+        _ranking_line(comparison),
+        f"First is {first.name}: accuracy {a.value:.3f} ({a.level:.0%} interval {a.low:.3f} to {a.high:.3f}) on "
+        f"{comparison.num_images} {comparison.split} images, "
+        f"{'one seed' if seeds == 1 else f'mean of {seeds} seeds'}.",
+    ]
+    lines += [difference_sentence(first.name, row.name, comparison.differences[row.name]) for row in rows[1:]]
+    alike = [row for row in rows[1:] if not comparison.differences[row.name].is_significant]
+    if cheaper := [row for row in alike if row.seconds < first.seconds / 1.5]:
+        best = min(cheaper, key=lambda row: row.seconds)
+        lines.append(
+            f"Of those that cannot be told apart from {first.name}, {best.name} was the fastest: "
+            f"{duration(best.seconds)} a run instead of {duration(first.seconds)}."
+        )
+    if marked := [row.name for row in rows if row.selected_on_reported]:
+        lines.append(
+            f"The reported images chose the epoch of {_listed(marked)} (select_on=reported): an accuracy too good."
+        )
+    if min(len(row.seeds) for row in rows) == 1:
+        lines.append("With one seed nothing is known about how much seeds differ; --seeds 3 would tell.")
+    return lines
+
+
+def _ranking_line(comparison: Comparison) -> str:
+    if comparison.ranked_by == "selection":
+        return (
+            f"Ranked by log loss on {comparison.num_selection_images} images that are not reported (lower is better); "
+            f"the {comparison.num_images} {comparison.split} images had no say in the order."
+        )
+    return (
+        "Ranked by accuracy on the reported images themselves, so the figure of the first is optimistic: "
+        "being first is partly luck. --selection-score ranks by images that are not reported."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _shown_path(path: Path, base: Path | None) -> str:
+    if base is not None and path.resolve().is_relative_to(base.resolve()):
+        return path.resolve().relative_to(base.resolve()).as_posix()
+    return str(path)
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples and NumPy numbers into JSON's types, and what is not finite into None."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,99 @@
+"""From strategies, backbones and values of settings to the cells of a study. Importing this module loads no torch."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headstart.config import Config, ineffective_settings, make_config
+from headstart.errors import ConfigError, did_you_mean
+from headstart.studies.cells import OF_THE_DATA, Cell
+
+_NOT_VARIED = {
+    **dict.fromkeys(OF_THE_DATA, "all cells are compared on the same images"),
+    "seed": "use --seeds", "out": "each cell has a folder of its own", "strategy": "use --strategies",
+    "backbone": "use --backbones", "table": "name the YAML file in --strategies", "choices": "a run makes them",
+    "selection_score": "all cells are ranked in one way",
+}  # fmt: skip
+
+
+def make_cells(
+    config: Config,
+    *,
+    strategies: Sequence[str],
+    backbones: Sequence[str] = (),
+    vary: Mapping[str, Sequence[Any]] | None = None,
+) -> tuple[Cell, ...]:
+    """Combine strategies, backbones and values of settings with the settings that all cells share.
+
+    A varied setting that means nothing to a strategy makes no further cell of it (`head_lr_mult` and `head`). Weights
+    that are given are left out for `scratch`.
+
+    Args:
+        config: What all cells share.
+        strategies: Names or YAML tables.
+        backbones: Default: the one of `config`.
+        vary: Setting -> its values, as words or as what the setting takes.
+
+    Raises:
+        ConfigError: A setting is not known, cannot be varied, or a value does not fit.
+    """
+    vary = vary or {}
+    _check_varied(vary)
+    shared = config.model_dump(exclude_unset=True, exclude={"seed", "out", "choices"})
+    found: dict[str, Cell] = {}
+    for backbone, strategy in itertools.product(backbones or (config.backbone,), strategies):
+        values = {**shared, "strategy": strategy, "backbone": backbone}
+        if strategy != config.strategy:
+            values.pop("table", None)
+        if strategy == "scratch" and "weights" not in vary:
+            values.pop("weights", None)
+        title = Path(strategy).stem if strategy.endswith((".yaml", ".yml")) else strategy
+        title = f"{backbone}: {title}" if len(backbones) > 1 else title
+        for combination in itertools.product(*vary.values()):
+            given = _with_effect(values, dict(zip(vary, combination, strict=True)), vary)
+            name = ", ".join([title, *(f"{key}={value}" for key, value in given.items())])
+            found.setdefault(name, Cell(name, make_config({**values, **given})))
+    return tuple(found.values())
+
+
+def parse_vary(words: Iterable[str]) -> dict[str, list[str]]:
+    """Read `setting=a,b` words (of `--vary`); `a;b` where the values themselves hold commas.
+
+    Raises:
+        ConfigError: A word has no `=`, or a setting is named twice.
+    """
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        key = name.strip().replace("-", "_")
+        if not equals or not key or key in found:
+            raise ConfigError(f"--vary takes setting=value,value once for each setting; got {word!r}")
+        values = (value.strip() for value in text.split(";" if ";" in text else ","))
+        found[key] = [value for value in values if value]
+    return found
+
+
+def _check_varied(vary: Mapping[str, Sequence[Any]]) -> None:
+    for key, values in vary.items():
+        if key not in Config.model_fields:
+            raise ConfigError(f"--vary {key}: there is no such setting.{did_you_mean(key, Config.model_fields)}")
+        if key in _NOT_VARIED:
+            raise ConfigError(f"--vary {key} is not possible: {_NOT_VARIED[key]}")
+        if not values or len(set(map(str, values))) < len(values):
+            raise ConfigError(f"--vary {key}={','.join(map(str, values))}: expected one or more values, no two alike")
+
+
+def _with_effect(
+    values: Mapping[str, Any], given: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]
+) -> dict[str, Any]:
+    """Leave out what changes nothing for these settings."""
+    kept = {}
+    for key, value in given.items():
+        # A default is never called ineffective, so one that differs from it is tried.
+        tried = [make_config({**values, **given, key: other}) for other in vary[key]]
+        if not any(
+            line.startswith(f"{key} has no effect") for config in tried for line in ineffective_settings(config)
+        ):
+            kept[key] = value
+    return kept

@@ -1,0 +1,175 @@
+"""One display for many runs: a bar with the time left on a terminal, lines in a log."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from headstart.training.observers import Observer, Row
+
+
+@dataclass
+class TimeLeft:
+    """Guesses how long the runs to come take, from those that are done.
+
+    A cell that has been run takes as long again; others take their guessed work times the seconds that a unit of work
+    took so far.
+
+    Attributes:
+        waiting: (cell, guessed work) of each run that is not done, in order.
+        seconds: Cell -> seconds of each of its runs that are done.
+        work: Cell -> guessed work.
+    """
+
+    waiting: list[tuple[str, float]]
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    work: dict[str, float] = field(default_factory=dict)
+
+    def done(self, cell: str, seconds: float) -> None:
+        """Note that the first waiting run of a cell is done."""
+        position = next(i for i, (name, _) in enumerate(self.waiting) if name == cell)
+        self.work[cell] = self.waiting.pop(position)[1]
+        self.seconds.setdefault(cell, []).append(seconds)
+
+    def drop(self, cell: str) -> None:
+        """Forget the waiting runs of a cell."""
+        self.waiting = [(name, work) for name, work in self.waiting if name != cell]
+
+    def left(self, running_s: float = 0.0) -> float | None:
+        """Return the seconds left, the first waiting run being at it for `running_s`; None where nothing is known."""
+        total_work = sum(self.work[cell] for cell in self.seconds)
+        if not total_work and any(cell not in self.seconds for cell, _ in self.waiting):
+            return None
+        rate = sum(map(self._mean, self.seconds)) / total_work if total_work else 0.0
+        expected = [self._mean(cell) if cell in self.seconds else rate * work for cell, work in self.waiting]
+        return max(0.0, expected[0] - running_s) + sum(expected[1:]) if expected else 0.0
+
+    def _mean(self, cell: str) -> float:
+        return sum(self.seconds[cell]) / len(self.seconds[cell])
+
+
+@final
+class StudyProgress:
+    """Shows how far a study is. Used as a context, so that the bar is taken away at the end."""
+
+    def __init__(self, console: Console | None, every_s: float = 30.0) -> None:
+        """Show nothing yet.
+
+        Args:
+            console: Where to; None: nowhere.
+            every_s: Seconds between lines within a run, where the console is no terminal.
+        """
+        self._console, self._every_s = console, every_s
+        self._is_bar = console is not None and console.is_terminal
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._task = self._bar.add_task("reading the data", total=None, count="")
+        self._time_left = TimeLeft([])
+        self._num_runs = 0
+        self._title = ""
+        self._began = self._said = time.monotonic()
+        self._lines: set[str] = set()
+
+    def __enter__(self) -> Self:
+        if self._is_bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._is_bar:
+            self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Show a line above the bar."""
+        if self._console is not None:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._said = time.monotonic()
+
+    def say_once(self, line: str) -> None:
+        """Show a line unless it has been shown before: every run has the same notes about the data."""
+        if line not in self._lines:
+            self._lines.add(line)
+            self.say(line)
+
+    def plan(self, runs: Sequence[tuple[str, float]]) -> None:
+        """Learn of all runs: (cell, guessed work), in order."""
+        self._time_left = TimeLeft(list(runs))
+        self._num_runs = len(runs)
+
+    def begin(self, title: str) -> None:
+        """A run begins."""
+        self._title, self._began = title, time.monotonic()
+        if not self._is_bar:
+            self.say(f"{title} ({self._num_done + 1} of {self._num_runs}){self._left_text(', {} left')}")
+        self.update("")
+
+    def end(self, cell: str, seconds: float) -> None:
+        """A run of a cell is done, or was done before."""
+        self._time_left.done(cell, seconds)
+
+    def skip(self, cell: str) -> None:
+        """The runs of a cell that are still waiting will not be done."""
+        self._num_runs -= sum(name == cell for name, _ in self._time_left.waiting)
+        self._time_left.drop(cell)
+
+    def observer(self, title: str) -> Observer:
+        """Make what watches one fit of a run."""
+        return _FitObserver(self, title)
+
+    def tell(self, title: str, done: int, total: int) -> None:
+        """Show how far a long pass over the images is."""
+        self.update(f"{title}: {done} of {total}")
+
+    def update(self, text: str) -> None:
+        """Show what the run is at."""
+        if self._is_bar:
+            what = ", ".join(part for part in (self._title, text) if part)
+            done, total = self._num_done, self._num_runs
+            count = f"{done} of {total} runs{self._left_text(', {} left')}" if total else ""
+            self._bar.update(self._task, description=what, completed=done, total=total or None, count=count)
+        elif self._console is not None and text and time.monotonic() - self._said >= self._every_s:
+            self.say(f"{self._title}: {text}{self._left_text('; {} left for all')}")
+
+    @property
+    def _num_done(self) -> int:
+        return self._num_runs - len(self._time_left.waiting)
+
+    def _left_text(self, form: str) -> str:
+        left = self._time_left.left(time.monotonic() - self._began)
+        return form.format(f"about {duration(left)}") if left is not None else ""
+
+
+class _FitObserver:
+    """Turns the steps of a fit into words."""
+
+    def __init__(self, progress: StudyProgress, title: str) -> None:
+        self._progress, self._title = progress, title
+        self._done = self._num_steps = 0
+
+    def on_start(self, num_steps: int, done: int) -> None:
+        """Note where training stands."""
+        self._num_steps, self._done = num_steps, done
+
+    def on_step(self) -> None:
+        """Show the step."""
+        self._done += 1
+        self._progress.update(f"{self._title}: step {self._done} of {self._num_steps}")
+
+    def on_epoch(self, row: Row) -> None:
+        """Nothing: the table of epochs has it."""
+
+    def on_end(self) -> None:
+        """Nothing."""
+
+
+def duration(seconds: float) -> str:
+    """Say a length of time: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

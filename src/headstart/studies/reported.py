@@ -1,0 +1,128 @@
+"""What finished runs report: which images, in which groups, and whether each was right. Loads no torch."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.data.manifest import read_manifest
+from headstart.errors import DataError, RunError
+from headstart.runs import MANIFEST, Run, open_run
+from headstart.studies.cells import images_key, settings_key
+
+
+@dataclass(frozen=True, eq=False)
+class Reported:
+    """The reported images of a run, in an order that does not depend on where they lie.
+
+    Attributes:
+        run: The run.
+        metrics: Its metrics.json.
+        images: (SHA-256, or the path where there is none; class) of each image, sorted.
+        paths: Of the same.
+        groups: Of the same; None: an image for itself.
+        correct: Whether the prediction was right, `(N,)`.
+    """
+
+    run: Run
+    metrics: dict[str, Any]
+    images: list[tuple[str, str]]
+    paths: list[str]
+    groups: list[str | None]
+    correct: npt.NDArray[np.bool_]
+
+    def group_numbers(self) -> npt.NDArray[np.int64] | None:
+        """Return a number per image, `(N,)`, equal within a group; None where no image has a group."""
+        if not any(self.groups):
+            return None
+        keys = [group if group is not None else position for position, group in enumerate(self.groups)]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([numbers[key] for key in keys], dtype=np.int64)
+
+
+def read_reported(run: Run) -> Reported:
+    """Read the reported images of a run.
+
+    Raises:
+        RunError: It is not finished, or damaged.
+    """
+    metrics = run.metrics()
+    manifest, table = read_manifest(run.path / MANIFEST), run.predictions()
+    records = manifest.of_split(metrics["split"])
+    labels, predicted = (table.column(name).to_pylist() for name in ("label", "predicted"))
+    if labels != [manifest.labels[record.label] for record in records]:
+        raise RunError(f"the predictions of {run.path} do not fit its manifest; train again with --overwrite")
+    images = [(record.sha256 or str(record.path), label) for record, label in zip(records, labels, strict=True)]
+    order = sorted(range(len(images)), key=images.__getitem__)
+    return Reported(
+        run,
+        metrics,
+        [images[i] for i in order],
+        [str(records[i].path) for i in order],
+        [records[i].group for i in order],
+        np.array([labels[i] == predicted[i] for i in order], dtype=np.bool_),
+    )
+
+
+def check_same_images(first: Reported, other: Reported) -> None:
+    """Compare by content and class.
+
+    Raises:
+        DataError: They differ; the message says how many and names one.
+    """
+    here, there = Counter(first.images), Counter(other.images)
+    only_here, only_there = here - there, there - here
+    if not only_here and not only_there:
+        return
+    owner, missing = (first, only_here) if only_here else (other, only_there)
+    path = next(path for path, image in zip(owner.paths, owner.images, strict=True) if image in missing)
+    relabelled = len({sha for sha, _ in only_here} & {sha for sha, _ in only_there})
+    labels = f" ({relabelled} of them the same picture with another class)" if relabelled else ""
+    raise DataError(
+        f"the reported images differ: {first.run.path} reports {len(first.images)} and {other.run.path} "
+        f"{len(other.images)}; {only_here.total()} are in the first alone and {only_there.total()} in the second"
+        f"{labels}, such as {path}; compare runs with the same data, split_seed and max_per_class"
+    )
+
+
+def group_runs(paths: Sequence[str | Path]) -> dict[str, tuple[Run, ...]]:
+    """Open run folders and put those into one cell that differ in nothing but the seed.
+
+    Names are made of the strategy and, as far as needed to tell cells apart, the backbone and the settings that differ.
+
+    Raises:
+        RunError: A folder is no finished run, or is named twice.
+    """
+    opened = [open_run(path) for path in paths]
+    folders = Counter(run.path.resolve() for run in opened)
+    if twice := next((run.path for run in opened if folders[run.path.resolve()] > 1), None):
+        raise RunError(f"{twice} is named twice; name each run once")
+    cells: dict[str, list[Run]] = {}
+    for run in opened:
+        key = [sorted(settings_key(run.config()).items()), sorted(images_key(read_manifest(run.path / MANIFEST)))]
+        cells.setdefault(repr(key), []).append(run)
+    grouped: list[tuple[Run, ...]] = []
+    for each in cells.values():
+        each.sort(key=lambda run: run.config().seed)
+        alone = len({run.config().seed for run in each}) < len(each)
+        grouped += [(run,) for run in each] if alone else [tuple(each)]
+    return dict(zip(_names(grouped), grouped, strict=True))
+
+
+def _names(cells: Sequence[Sequence[Run]]) -> list[str]:
+    settings = [settings_key(each[0].config()) for each in cells]
+    several = len({key["backbone"] for key in settings}) > 1
+    names = [f"{key['backbone']}: {key['strategy']}" if several else str(key["strategy"]) for key in settings]
+    titles = []
+    for name, key in zip(names, settings, strict=True):
+        alike = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
+        parts = [f"{field}={value}" for field, value in key.items() if any(other[field] != value for other in alike)]
+        titles.append(", ".join([name, *parts]))
+    return [
+        title if titles.count(title) == 1 else f"{title} ({each[0].path})"
+        for title, each in zip(titles, cells, strict=True)
+    ]

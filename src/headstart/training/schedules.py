@@ -1,0 +1,27 @@
+"""Learning-rate schedules as pure functions. Importing this module loads no torch, so that reports can draw them."""
+
+import math
+
+
+def lr_factor(schedule: str, step: int, num_steps: int, warmup: float = 0.0, decay_steps: int | None = None) -> float:
+    """Return what the base rate is multiplied by at a step.
+
+    Args:
+        schedule: `constant`; `cosine` (linear warm-up, then half a cosine to 0; Loshchilov and Hutter 2017,
+            arXiv:1608.03983); `one-cycle` (cosine up from 1/25 over 30 % of the steps, cosine down to 0; Smith 2018,
+            arXiv:1803.09820, with the rate only); `step` (down to a tenth every `decay_steps`).
+        step: From 0.
+        num_steps: Of the phase.
+        warmup: Share of the phase, for `cosine`.
+        decay_steps: Steps between two falls, for `step`.
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "step":
+        return float(0.1 ** (step // (decay_steps or max(num_steps, 1))))
+    share, floor = (warmup, 0.0) if schedule == "cosine" else (0.3, 1 / 25)
+    progress = (step + 0.5) / max(num_steps, 1)
+    if progress < share:
+        ramp = progress / share
+        return ramp if schedule == "cosine" else floor + (1 - floor) * (1 - math.cos(math.pi * ramp)) / 2
+    return (1 + math.cos(math.pi * (progress - share) / (1 - share))) / 2

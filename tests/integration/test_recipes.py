@@ -1,0 +1,136 @@
+"""Every recipe from data to verdict as a smoke run, and what is shown before."""
+
+import json
+import shlex
+
+import pytest
+
+from headstart.cli.recipes import train_command
+from headstart.data.snacks import render_snacks
+from headstart.errors import HeadstartError
+from headstart.studies.lessons import make_lesson
+from headstart.studies.recipes import RECIPES
+from tests.conftest import write_folder
+
+TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# What each recipe is tried with: published weights, a source network that it trains itself, one network or two.
+BACKBONES = {
+    "hotdog": "lite0",
+    "hotdog-gluon": None,
+    "animals-vehicles": "simple-cnn",
+    "ants-bees": "simple-cnn,lite0",
+    "pretrain-transfer": "simple-cnn",
+}
+
+
+@pytest.fixture(scope="module")
+def snacks(tmp_path_factory):
+    return render_snacks(tmp_path_factory.mktemp("data") / "snacks", train_per_class=6, test_per_class=6, size=64)
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    counts = {f"{split}/{name}": 2 for split in ("train", "test") for name in TEN}
+    return write_folder(tmp_path_factory.mktemp("data") / "ten", counts)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_smoke_run_exercises_every_step(headstart, snacks, ten, tmp_path, name):
+    data, out, backbone = ten if name == "animals-vehicles" else snacks, tmp_path / "lesson", BACKBONES[name]
+    words = ("--backbone", backbone) if backbone else ()
+    outcome = headstart("recipe", "run", name, "--quick", "--data", data, "--out", out, *words)
+    assert outcome.code == 0, outcome.err
+    recipe, lesson = RECIPES[name], make_lesson(name, quick=True, data=data, out=out, backbone=backbone)
+    summary = json.loads((out / "recipe.json").read_text())
+    assert list(summary["parts"]) == [part.name for part in recipe.parts]
+    for part in lesson.parts:
+        found = summary["parts"][part.name]
+        assert not found["left_out"], found["left_out"]
+        rows = found["comparison"]["rows"]
+        assert {row["name"] for row in rows} == {cell.name for cell in lesson.cells(part)}
+        assert all((out / folder / "metrics.json").is_file() for row in rows for folder in row["runs"])
+        assert set(found["trained"]) == {row["name"] for row in rows}
+        assert f"report-{part.name}.html" in outcome.out
+        assert (out / f"report-{part.name}.html").stat().st_size > 10_000
+        assert all(f"published: {figure.variant} {figure.accuracy}" in outcome.out for figure in part.published)
+    assert (out / "contact-sheet.png").is_file()
+    assert "source head of " in outcome.out
+    assert "trained by" in outcome.out
+    marked = {
+        row["name"]
+        for part in summary["parts"].values()
+        for row in part["comparison"]["rows"]
+        if row["selected_on_reported"]
+    }
+    assert bool(marked) == (name == "ants-bees")
+    assert not any("honest" in row for row in marked)
+    if lesson.source is not None:
+        assert (out / "source-network" / "seed0" / "model" / "model.safetensors").is_file()
+        config = lesson.cells(lesson.parts[0])[-1].config
+        assert config.strategy == "scratch" or config.weights == str(out / "source-network" / "seed0")
+
+
+def test_a_second_run_repeats_the_tables_and_trains_nothing(headstart, snacks, tmp_path):
+    words = ("recipe", "run", "pretrain-transfer", "--quick", "--backbone", "simple-cnn", "--data", snacks)
+    first = headstart(*words, "--out", tmp_path / "lesson")
+    assert first.code == 0, first.err
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
+    second = headstart(*words, "--out", tmp_path / "lesson")
+    assert second.code == 0, second.err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")} == times
+    assert len(times) == 4
+    assert second.out == first.out
+
+
+def test_weights_that_cannot_be_had_are_one_line(headstart, snacks, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    outcome = headstart("recipe", "run", "hotdog", "--quick", "--data", snacks, "--out", tmp_path / "lesson")
+    assert outcome.code == 2
+    assert [line for line in outcome.err.splitlines() if "error: " in line] == [outcome.err.splitlines()[-1]]
+    assert "resnet18" in outcome.err
+    assert "lite0 needs no download" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("hotdgo",), "Did you mean 'hotdog'"),
+        (("hotdog", "--part", "froze"), "Did you mean 'frozen'"),
+        (("hotdog", "--source", "snacks"), "trains no source network"),
+        (("animals-vehicles", "--data", "nowhere"), "nowhere"),
+    ],
+)
+def test_unusable_options(headstart, tmp_path, words, message):
+    outcome = headstart("recipe", "run", *words, "--out", tmp_path / "lesson")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not (tmp_path / "lesson").exists()
+
+
+def test_list_names_all(headstart):
+    outcome = headstart("recipe", "list")
+    assert [line.split()[0] for line in outcome.out.splitlines()] == list(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_commands_that_are_shown_are_the_cells(headstart, monkeypatch, snacks, name):
+    """Each `headstart train` line, typed as it is, has the settings that the recipe runs."""
+    shown = headstart("recipe", "show", name, "--data", snacks, "--out", "lesson")
+    assert shown.code == 0, shown.err
+    lesson = make_lesson(name, data=snacks, out="lesson")
+    cells = [cell for part in lesson.parts for cell in lesson.cells(part)]
+    cells += [lesson.pretraining()] if lesson.source is not None else []
+    commands = [line.strip() for line in shown.out.splitlines() if line.strip().startswith("headstart train")]
+    assert sorted(commands) == sorted(train_command(cell.config) for cell in cells)
+    caught = []
+
+    def catch(config, **rest):
+        caught.append(config)
+        raise HeadstartError("caught")
+
+    monkeypatch.setattr("headstart.experiment.run", catch)
+    for cell in cells:
+        headstart(*shlex.split(train_command(cell.config))[1:])
+    assert caught == [cell.config for cell in cells]
+    for figure in (figure for part in lesson.parts for figure in part.published):
+        assert f"published: {figure.variant} {figure.accuracy}" in shown.out

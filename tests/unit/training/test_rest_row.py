@@ -1,0 +1,146 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+
+from headstart.features.supply import PhaseInputs
+from headstart.models.heads import head_of
+from headstart.models.matching import Matching
+from headstart.models.source_head import SourceHead
+from headstart.training.checkpoint import Checkpoints
+from headstart.training.rest_row import fit_rest_row, start_rest_row
+from tests.unit.training.conftest import make_model
+
+
+class Blocks:
+    """Features in memory, (V, N, F)."""
+
+    def __init__(self, rows):
+        self.rows = rows.astype(np.float32)
+        self.num_views, self.num_images, self.width = rows.shape
+        self.groups = [str(i) for i in range(self.num_images)]
+
+    def view(self, view, images):
+        return self.rows[view, images]
+
+
+@pytest.fixture
+def blocks():
+    rng = np.random.default_rng(0)
+    rows = rng.gamma(1.0, size=(2, 150, 12)) @ rng.normal(size=(12, 12))
+    rows[..., 5] = 3.0  # a feature that never changes
+    return Blocks(rows)
+
+
+def rest(num_classes, spread=0.5):
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(num_classes, 12), scale=spread).astype(np.float32), np.arange(num_classes, dtype=np.float32)
+
+
+def test_one_other_class_is_its_own_row(blocks):
+    weight, bias = rest(1)
+    row = fit_rest_row(blocks, blocks.groups, weight, bias)
+    assert np.allclose(blocks.rows @ row.weight + row.bias, blocks.rows @ weight[0] + bias[0], atol=0.02)
+    assert row.error < 0.02 < row.spread
+
+
+def test_the_same_class_k_times_adds_the_logarithm_of_k(blocks):
+    weight, bias = rest(1)
+    row = fit_rest_row(blocks, blocks.groups, np.repeat(weight, 7, axis=0), np.repeat(bias, 7))
+    expected = blocks.rows @ weight[0] + bias[0] + np.log(7)
+    assert np.allclose(blocks.rows @ row.weight + row.bias, expected, atol=0.02)
+
+
+def test_it_is_the_ridge_regression_whose_strength_does_best_on_images_left_out(blocks):
+    weight, bias = rest(20)
+    row = fit_rest_row(blocks, blocks.groups, weight, bias)
+    table = blocks.rows.reshape(-1, 12).astype(np.float64)
+    target = logsumexp(table @ weight.T + bias, axis=1)
+    order = np.argsort(np.argsort(np.array(blocks.groups)))  # of the groups' names
+    held = np.tile(order % 5 == 4, 2)
+
+    def fit(chosen, strength):
+        mean, std = table[chosen].mean(axis=0), table[chosen].std(axis=0)
+        scaled = (table[chosen] - mean) / np.where(std < 1e-6, np.inf, std)
+        system = np.vstack([scaled, np.sqrt(strength * len(scaled)) * np.eye(12)])
+        w = np.linalg.lstsq(system, np.append(target[chosen] - target[chosen].mean(), np.zeros(12)), rcond=None)[0]
+        w = w / np.where(std < 1e-6, np.inf, std)
+        return w, target[chosen].mean() - mean @ w
+
+    def error(chosen, w, b):
+        return np.sqrt(np.mean((table[chosen] @ w + b - target[chosen]) ** 2))
+
+    strengths = [10 ** (n / 2) for n in range(-6, 7)]
+    errors = [error(held, *fit(~held, strength)) for strength in strengths]
+    w, b = fit(held | ~held, strengths[int(np.argmin(errors))])
+    assert np.allclose(row.weight, w, atol=1e-5)
+    assert row.bias == pytest.approx(b, abs=1e-4)
+    assert row.error == pytest.approx(min(errors), abs=1e-4)
+    assert row.spread == pytest.approx(target.std(), abs=1e-4)
+    assert row.error < 0.7 * row.spread  # it is worth something
+
+
+def test_of_one_group_nothing_can_be_left_out(blocks):
+    weight, bias = rest(20)
+    row = fit_rest_row(blocks, ["same"] * blocks.num_images, weight, bias)
+    assert np.isfinite(row.weight).all()
+    assert row.error < row.spread
+
+
+class Supply:
+    """Features below the head of `TinyNet`."""
+
+    def __init__(self, network, features):
+        self.network, self.features, self.calls = network, features, 0
+
+    def phase(self, boundary, epochs, *, all_views=False):
+        assert (boundary, list(epochs), all_views, self.network.training) == (3, [], True, False)
+        self.calls += 1
+        return PhaseInputs(self.network, None, None, self.features)
+
+
+def started_model():
+    model = make_model(num_classes=2)
+    torch.manual_seed(5)
+    source = SourceHead(torch.randn(6, 8), torch.randn(6), (), Matching(("a", "not a"), (4, None), 1))
+    return replace(model, source_head=source)
+
+
+def test_the_row_is_written_once_and_found_again(tmp_path):
+    rng = np.random.default_rng(0)
+    features = Blocks(rng.gamma(1.0, size=(1, 60, 8)))
+    first, again, elsewhere, said = started_model(), started_model(), started_model(), []
+    before = head_of(first.network, first.stages).weight.detach().clone()
+    start_rest_row(first, Supply(first.network, features), Checkpoints(tmp_path), said.append)
+    head = head_of(first.network, first.stages)
+    others = [0, 1, 2, 3, 5]
+    expected = fit_rest_row(
+        features,
+        features.groups,
+        *(tensor[others].numpy() for tensor in (first.source_head.weight, first.source_head.bias)),
+    )
+    assert torch.allclose(head.weight[1], torch.from_numpy(expected.weight).float())
+    assert float(head.bias[1]) == pytest.approx(expected.bias)
+    assert torch.equal(head.weight[0], before[0])
+    assert "the row of not a is within" in said[0]
+    assert "other 5 classes" in said[0]
+    unused = Supply(again.network, None)
+    start_rest_row(again, unused, Checkpoints(tmp_path), said.append)
+    start_rest_row(elsewhere, Supply(elsewhere.network, features), None, said.append)
+    assert unused.calls == 0
+    for other in (again, elsewhere):
+        assert torch.equal(head_of(other.network, other.stages).weight, head.weight)
+        assert torch.equal(head_of(other.network, other.stages).bias, head.bias)
+
+
+def test_without_features_it_stays_a_new_row_and_says_so(tmp_path):
+    model, said = started_model(), []
+    before = head_of(model.network, model.stages).weight.detach().clone()
+    start_rest_row(model, Supply(model.network, None), Checkpoints(tmp_path), said.append)
+    assert torch.equal(head_of(model.network, model.stages).weight, before)
+    assert "not a starts from a new row" in said[0]
+    plain = make_model()
+    start_rest_row(plain, Supply(plain.network, None), Checkpoints(tmp_path), said.append)
+    assert len(said) == 1
