@@ -237,8 +237,9 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         values.pop("lr", None)
     if "strategy" in changed:
         values.pop("table", None)
-    if "match" in changed:
-        values.pop("head_init", None)
+    if changed & {"head_init", "match"}:  # the rates follow from where the head starts
+        for key in ("head_init", "lr", "head_lr_mult"):
+            values.pop(key, None)
     return make_config({**values, **overrides})
 
 

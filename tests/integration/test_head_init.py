@@ -106,6 +106,20 @@ def test_what_was_not_asked_for_starts_anew_and_is_told_of(train: Train) -> None
     assert "head_starts_from" in solved.metrics()
 
 
+def test_a_head_that_knows_its_classes_has_the_rate_of_what_is_pretrained(train: Train, tmp_path: Path) -> None:
+    run = train(epochs=0)
+    assert run.config().lr == pytest.approx(1e-3)  # a tenth of a new head's
+    assert not any("has no effect" in line for line in train.said)
+    assert train(epochs=0, head_init="random").config().lr == pytest.approx(1e-2)
+    assert train(epochs=0, lr=0.5).config().lr == 0.5
+    full = train(strategy="full", epochs=0)
+    assert (full.config().lr, full.config().head_lr_mult) == (pytest.approx(3e-4), 1.0)
+    assert train(strategy="full", epochs=0, head_lr_mult=10.0).config().head_lr_mult == 10.0
+    anew = load_config(full.path / "config.yaml", {"head_init": "random"})
+    assert (anew.lr, anew.head_lr_mult) == (None, 10.0)
+    assert load_config(full.path / "config.yaml", {"out": str(tmp_path)}).head_lr_mult == 1.0
+
+
 def test_one_class_against_the_rest_needs_no_training(train: Train, source: Run) -> None:
     run = train(**RED, epochs=0)
     assert run.labels == ("apple", "not_apple")
@@ -113,7 +127,7 @@ def test_one_class_against_the_rest_needs_no_training(train: Train, source: Run)
     assert any("the row of not_apple is within" in line for line in train.said)
     assert torch.equal(head_of(run)[0][0], head_of(source)[0][0])
     assert model_of(train(**RED, epochs=0, cache=False)) == model_of(run)
-    assert model_of(train(**RED, epochs=0, head_init="random")) != model_of(run)
+    assert model_of(train(map=RED["map"], epochs=0, head_init="random")) != model_of(run)
 
 
 def test_a_users_word_is_recorded_and_replayed(train: Train, tmp_path: Path) -> None:

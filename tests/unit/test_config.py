@@ -31,6 +31,10 @@ def test_a_written_config_reads_back_equal(tmp_path):
         ({"resize": "1,2,3"}, "one number"),
         ({"strategy": "scratch", "weights": "a.pth"}, "starts from random weights"),
         ({"head_lr": 0.1, "head_lr_mult": 3.0}, "give one of them"),
+        ({"match": "a=1", "head_init": "random"}, "head_init=random uses none; leave one out"),
+        ({"match": "a=1", "head_hidden": 8}, "leave out head_hidden"),
+        ({"match": "a"}, "name=value pairs"),
+        ({"head_init": "source", "weights": "none"}, "needs pretrained weights"),
     ],
 )
 def test_wrong_settings_are_one_line_with_a_way_out(values, message):
@@ -46,6 +50,16 @@ def test_assignments_are_yaml():
     }  # fmt: skip
     with pytest.raises(ConfigError, match="not valid YAML"):
         parse_assignments(["epochs=[1"])
+
+
+def test_a_match_means_the_source_and_numbers_may_be_numbers(tmp_path):
+    config = make_config({"match": "hot_dog=934,other=rest"})
+    assert (config.head_init, config.match) == ("source", {"hot_dog": "934", "other": "rest"})
+    (tmp_path / "c.yaml").write_text("match: {hot_dog: 934, ants: ant}\n")
+    config = load_config(tmp_path / "c.yaml")
+    assert (config.head_init, config.match) == ("source", {"hot_dog": 934, "ants": "ant"})
+    (tmp_path / "d.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "d.yaml") == config
 
 
 def write(path: Path) -> Path:

@@ -141,13 +141,14 @@ def _print_outcome(outcome: "Outcome") -> None:
 
 
 def _write_report(lesson: "Lesson", outcome: "Outcome") -> None:
-    if outcome.comparison is None:
+    if outcome.comparison is None or (lesson.is_quick and outcome.part is not lesson.parts[0]):
         return
     from headstart.report import write_report
 
-    # One run of each cell: the others differ by their seed only.
+    # One run of each cell: the others differ by their seed only. Drawing takes longer than a smoke run trains.
+    runs = [each[0].path for each in outcome.runs.values()][: 2 if lesson.is_quick else None]
     page = write_report(
-        [runs[0].path for runs in outcome.runs.values()],
+        runs,
         lesson.out / f"report-{outcome.part.name}.html",
         title=f"{lesson.recipe.title}: {outcome.part.name}",
         comparison=lesson.comparison_file(outcome.part),

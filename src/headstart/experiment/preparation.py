@@ -16,6 +16,7 @@ from headstart.data.loading import ImageBatches
 from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.pictures import Pictures
 from headstart.errors import ConfigError, PlanError, did_you_mean
+from headstart.experiment.heads import head_notes, source_head_of, with_head_init
 from headstart.experiment.reading import DataProgress, Reading, num_threads
 from headstart.features.cache import FeatureCache
 from headstart.features.supply import FeatureSupply
@@ -23,8 +24,6 @@ from headstart.models.adapters import insert_adapters, insert_lora, norm_and_bia
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.heads import head_of
-from headstart.models.matching import describe
-from headstart.models.source_head import read_source_head, run_labels
 from headstart.models.stages import has_known_stages
 from headstart.training.engine import FitSettings
 from headstart.training.penalties import L2SP
@@ -68,10 +67,10 @@ def prepare(config: Config, reading: Reading | None = None, *, progress: DataPro
     Raises:
         HeadstartError: Any input or setting is not usable.
     """
-    config = resolve_strategy(config)
+    rate_is_open, config = config.lr is None, resolve_strategy(config)
     reading = reading or Reading(config, progress)
     manifest, report = reading.result()
-    config = _with_head_init(config, manifest.labels)
+    config = with_head_init(config, manifest.labels, is_pretrained=_is_pretrained(config), rate_is_open=rate_is_open)
     model = build_model(config, manifest.labels)
     if model.source_head is not None:
         config = config.model_copy(
@@ -142,24 +141,12 @@ def build_model(config: Config, labels: Sequence[str]) -> ClassifierNetwork:
     torch.manual_seed(config.seed)
     backbone = build_backbone(config)
     backbone = replace(backbone, spec=_spec(backbone.spec, config))
-    source = None
-    if config.head_init == "source":
-        recorded = config.choices.get("match", {})
-        given = recorded if set(recorded) == set(labels) else config.match
-        source = read_source_head(backbone, config.weights, labels, given)
+    source = source_head_of(config, backbone, labels)
     model = build_classifier(
         backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout, source_head=source
     )
     insert_parts(config, model)
     return model
-
-
-def _with_head_init(config: Config, labels: Sequence[str]) -> Config:
-    """Decide where the head starts where that was left open: a run's head goes on where all its classes are here."""
-    if "head_init" in config.model_fields_set:
-        return config
-    known = run_labels(config.weights) if _is_pretrained(config) and config.head_hidden is None else ()
-    return config.model_copy(update={"head_init": "source" if known and set(known) <= set(labels) else "random"})
 
 
 def build_backbone(config: Config) -> Backbone:
@@ -279,33 +266,11 @@ def _warnings(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]
         )
     if model.weights == "none" and any(phase.penalty for phase in plan.phases):
         lines.append(f"{config.backbone} has random weights here, and {config.strategy} pulls towards them")
-    lines += _head_notes(config, model, plan)
+    lines += head_notes(config, model, plan)
     if config.solver == "lbfgs" and not any(phase.solver == "lbfgs" for phase in plan.phases):
         lines.append("solver=lbfgs has no effect: it solves a linear head in a phase of its own; the head is trained")
     if config.select_on == "reported" and selects(config):
         lines.append("select_on=reported: the reported images also select, so the figure is too good; it is marked")
-    return lines
-
-
-def _head_notes(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]:
-    """Say what the head starts from, and what of that will come to nothing."""
-    source, known = model.source_head, set(run_labels(config.weights)).intersection(model.labels)
-    is_solved = plan.phases[0].solver == "lbfgs"
-    if source is None:
-        lines = []
-        if known:
-            lines.append(
-                f"{config.weights} knows {len(known)} of these {len(model.labels)} classes, and the head starts anew; "
-                "--head-init source would start from its rows"
-            )
-        if not is_solved and not any(phase.epochs_to_run for phase in plan.phases):
-            lines.append("no epochs and a random head: it can only guess; --head-init source starts from what is known")
-        return lines
-    lines = describe(source.matching, source.classes)
-    if known:
-        lines.append(f"the rows are those of {config.weights}; --head-init random would start anew")
-    if is_solved:
-        lines.append("head_init=source changes nothing here: the first phase solves for the head, wherever it starts")
     return lines
 
 

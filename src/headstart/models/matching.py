@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from headstart.errors import ConfigError, did_you_mean
 
@@ -219,7 +220,7 @@ def _check(words: Mapping[str, int | str], names: _Names) -> None:
         owners[word] = label
     if not any(isinstance(word, int) for word in words.values()):
         hints = (names.show(output, meaning=False) for label in words for output in names.similar(label)[:1])
-        close = ", ".join(list(hints)[:3])
+        close = ", ".join(islice(hints, 3))
         unnamed = "" if names.are_known else ", whose classes' names are not known here"
         reason = f" (close: {close})" if close else unnamed
         raise ConfigError(

@@ -61,12 +61,12 @@ def read_source_head(
         ModelError: The weights brought no head of one layer.
         ConfigError: The classes cannot be matched; see `match_labels`.
     """
-    if not backbone.has_source_head:
+    head = head_of(backbone.network, backbone.stages)
+    if not backbone.has_source_head or not isinstance(head, nn.Linear | nn.Conv2d):
         raise ModelError(
             f"{backbone.name} with weights {backbone.weights} brings no head of one layer to start from; "
             "leave out --head-init source, or give other weights"
         )
-    head = head_of(backbone.network, backbone.stages)
     rows = head.weight.detach().clone().reshape(len(head.weight), num_features(head))
     bias = torch.zeros(len(rows)) if head.bias is None else head.bias.detach().clone()
     classes = _classes(weights, len(rows))

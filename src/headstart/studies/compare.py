@@ -223,7 +223,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
     rows = [replace(row, rank=rank) for rank, row in enumerate(sorted(rows, key=_order(ranked_by)), start=1)]
     differences = compare_to_first({row.name: correct[row.name] for row in rows}, groups, level=level, seed=0)
     num_selection = first.metrics["selection"]["num_images"] if ranked_by == "selection" else None
-    num_groups = len(np.unique(groups)) if groups is not None else None
+    num_groups = len(np.unique(groups)) if groups is not None and len(np.unique(groups)) < len(groups) else None
     split, num_images = first.metrics["split"], len(first.images)
     comparison = Comparison(tuple(rows), differences, ranked_by, split, num_images, num_groups, num_selection, level)
     return replace(comparison, verdict=tuple(_verdict(comparison)))
@@ -277,11 +277,10 @@ def _mean(values: Sequence[float]) -> float:
 
 def _verdict(comparison: Comparison) -> list[str]:
     rows, first = comparison.rows, comparison.rows[0]
-    a, seeds = first.accuracy, len(first.seeds)
+    seeds = len(first.seeds)
     lines = [
         _ranking_line(comparison),
-        f"First is {first.name}: accuracy {a.value:.3f} ({a.level:.0%} interval {a.low:.3f} to {a.high:.3f}) on "
-        f"{comparison.num_images} {comparison.split} images, "
+        f"First is {first.name}: accuracy {first.accuracy} on {comparison.num_images} {comparison.split} images, "
         f"{'one seed' if seeds == 1 else f'mean of {seeds} seeds'}.",
     ]
     lines += [difference_sentence(first.name, row.name, comparison.differences[row.name]) for row in rows[1:]]

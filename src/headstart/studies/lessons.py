@@ -14,7 +14,7 @@ from headstart.studies.cells import Cell
 from headstart.studies.recipes import HALF, Part, Recipe, Settings, Variant, get_recipe
 
 SOURCE = "source network"
-_QUICK_SIDE, _QUICK_IMAGES, _QUICK_BATCH = 64, 6, 8
+_QUICK_SIDE, _QUICK_IMAGES, _QUICK_BATCH = 32, 6, 8
 _DRAWN = {"train_per_class": 1500, "test_per_class": 100, "size": 128}
 _QUICK_DRAWN = {"train_per_class": _QUICK_IMAGES, "test_per_class": _QUICK_IMAGES, "size": _QUICK_SIDE}
 
@@ -65,7 +65,8 @@ class Lesson:
 
     def config(self, variant: Variant) -> Config:
         """Return the settings of one row."""
-        settings = {**self.recipe.shared, **variant.settings}
+        # A lesson's new head is new, also on the weights of a run that knows the same classes.
+        settings = {"head_init": "random", **self.recipe.shared, **variant.settings}
         settings["backbone"] = variant.backbone or self.backbones[0]
         is_scratch = settings["strategy"] == "scratch"
         if self.weights is not None and settings["backbone"] == self.backbones[0] and not is_scratch:
@@ -126,6 +127,7 @@ def make_lesson(
         HeadstartError: A name is not known, an option has no use here, or the data cannot be had.
     """
     recipe = get_recipe(name)
+    chosen = _chosen_parts(recipe, parts)
     backbones = tuple(backbone.split(",")) if backbone else recipe.backbones or (recipe.backbone,)
     trains_source = weights is None and _trains_source(recipe, backbones[0])
     if source is not None and not trains_source:
@@ -137,7 +139,7 @@ def make_lesson(
     labels, label_map, max_per_class = _fit_to_data(recipe, str(data or recipe.data), fetch)
     return Lesson(
         recipe,
-        _chosen_parts(recipe, parts),
+        chosen,
         str(data or recipe.data),
         backbones,
         None if weights is None else str(weights),

@@ -120,7 +120,7 @@ class StudyProgress:
 
     def observer(self, title: str) -> Observer:
         """Make what watches one fit of a run."""
-        return _FitObserver(self, title)
+        return _FitObserver(self, title.rpartition(" ")[2])  # without the strategy, which the cell's name has
 
     def tell(self, title: str, done: int, total: int) -> None:
         """Show how far a long pass over the images is."""

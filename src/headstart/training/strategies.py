@@ -204,10 +204,14 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def default_lr(strategy: str, optimizer: str) -> float:
-    """Return the measured default rate; a user's own table starts from that of `full`."""
+def default_lr(strategy: str, optimizer: str, *, has_source_head: bool = False) -> float:
+    """Return the measured default rate; a user's own table starts from that of `full`.
+
+    A head alone that starts from rows of the source's gets a tenth: it has less far to go, and more to lose.
+    """
     row = STRATEGIES.get(strategy, STRATEGIES["full"])
-    return row.sgd_lr if optimizer == "sgd" else row.lr
+    rate = row.sgd_lr if optimizer == "sgd" else row.lr
+    return rate / 10 if has_source_head and row.plan is head else rate
 
 
 def make_plan(strategy: str, options: StrategyOptions, *, backbone: str) -> Plan:

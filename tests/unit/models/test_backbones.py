@@ -138,6 +138,7 @@ def test_weights_from_a_run(as_run: bool, tmp_path: Path) -> None:
     assert backbone.spec == classifier.spec
     assert backbone.licence == classifier.licence
     assert torch.equal(backbone.network.conv1[0].weight, classifier.network.conv1[0].weight)  # type: ignore[union-attr,index]
-    assert backbone.network.fc.out_features == 1000  # type: ignore[union-attr]
+    assert backbone.has_source_head  # the run's own, of as many classes
+    assert torch.equal(backbone.network.fc.weight, classifier.network.fc.weight)  # type: ignore[union-attr,arg-type]
     with pytest.raises(ModelError, match="holds a resnet10t of timm; the backbone is resnet18 of torchvision"):
         create_backbone("resnet18", weights=str(path))

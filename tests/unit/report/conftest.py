@@ -77,7 +77,9 @@ def make_run(tmp_path) -> Callable[..., Path]:
         pictures[0].parent.mkdir(exist_ok=True)
         for path in pictures:
             draw_picture("apple", rng).save(path)
-        config = make_config({"data": str(tmp_path / "fruit"), "backbone": "simple-cnn", "lr": 0.01, **settings})
+        lengths = [epochs for _, epochs in phases]
+        shared = {"data": str(tmp_path / "fruit"), "backbone": "simple-cnn", "lr": 0.01, "phase_epochs": lengths}
+        config = make_config({**shared, **settings})
         stages = [{"stage": stage, "parameters": 10, "trainable": 10, "learning_rates": rates}
                   for stage, rates in (("body", []), ("head", [0.01]))]  # fmt: skip
         plan = [{"name": title, "epochs": epochs, "batch_norm": "fixed", "parameters": 20, "trainable": 10,

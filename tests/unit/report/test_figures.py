@@ -6,8 +6,9 @@ import pytest
 from headstart.report import curves
 from headstart.report.canvas import _COLOURS, draw, shortened
 from headstart.report.curves import training_figures
-from headstart.report.judged import reliability_diagram
+from headstart.report.judged import confusion_matrix, reliability_diagram
 from headstart.report.reading import read_run
+from tests.unit.report.conftest import history
 
 
 def test_the_computed_schedule_is_what_training_recorded(real_run):
@@ -41,6 +42,53 @@ def test_phases_follow_one_another(make_run):
     rows = read_run(path).fits()["final"]
     assert curves._starts(rows) == [(0.0, "head"), (0.0, "all"), (2.0, "more")]
     assert curves._line(rows, "", "train_loss", "").xs == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("phases", "num_figures"),
+    [
+        ((("head", 1),), 3),
+        ((("head", 0),), 2),  # there is no learning rate where nothing was stepped
+        (tuple((f"a long name of phase {number}", 40) for number in range(9)), 3),
+    ],
+)
+def test_any_number_of_epochs(make_run, phases, num_figures):
+    [(title, figures)] = training_figures(read_run(make_run(phases=phases)), "run1")
+    assert title == ""
+    assert [figure.name for figure in figures] == ["run1-loss", "run1-accuracy", "run1-lr"][:num_figures]
+    assert f"over {sum(epochs for _, epochs in phases)} epochs" in figures[0].svg
+
+
+def test_no_epoch_at_all(make_run):
+    assert training_figures(read_run(make_run(rows=[])), "run1") == []
+
+
+def test_without_monitoring_there_is_one_line(make_run):
+    rows = [{**row, "val_split": None, "val_loss": None, "val_accuracy": None} for row in history(("head", 2))]
+    [(_, figures)] = training_figures(read_run(make_run(rows=rows)), "run1")
+    assert "train from" in figures[0].svg
+    assert "held-out" not in figures[0].svg
+
+
+def test_both_fits_are_shown_and_the_chosen_epoch_is_marked(make_run):
+    rows = [*history(("head", 4), fit="selection"), *history(("head", 4))[:2]]
+    path = make_run(rows=rows, best_epoch=True, phase_epochs=[4], choices={"stop_after": [2]})
+    (first, selecting), (second, final) = training_figures(read_run(path), "run1")
+    assert (first, second) == ("First fit, to select", "Final fit")
+    assert ["chosen" in figure.svg for figure in selecting] == [True, True, False]
+    assert not any("chosen" in figure.svg for figure in final)
+    # The second stopped within the schedule of four epochs, and what was computed still agrees.
+    assert "as planned" in final[2].caption
+
+
+@pytest.mark.parametrize("num_classes", [2, 25, 26])
+def test_a_confusion_matrix_that_can_be_read(make_run, num_classes):
+    facts = read_run(make_run(labels=[f"class {number}" for number in range(num_classes)], num_images=2 * num_classes))
+    figure = confusion_matrix(facts, "m")
+    assert (figure is not None) == (num_classes <= 25)
+    if figure is not None:
+        right = sum(row[i] for i, row in enumerate(facts.metrics["confusion"]))
+        assert f"{right} of {2 * num_classes} images" in figure.svg
 
 
 def test_reliability_says_accuracy_and_confidence_of_each_bin(make_run):

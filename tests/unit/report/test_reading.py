@@ -1,0 +1,95 @@
+import shlex
+
+import pytest
+import yaml
+
+from headstart.config import Config, dump_config, make_config
+from headstart.report.page import _case, _pairs
+from headstart.report.reading import commands, read_comparison, read_run
+
+
+def given_settings(words):
+    """Read flags back into settings, lists and pairs as the text that the command line takes."""
+    values, position = {}, 0
+    while position < len(words):
+        name = words[position].removeprefix("--")
+        is_flag = position + 1 == len(words) or words[position + 1].startswith("--")
+        key = name.removeprefix("no-").replace("-", "_")
+        values[key] = not name.startswith("no-") if is_flag else words[position + 1]
+        position += 1 if is_flag else 2
+    return values
+
+
+def test_the_printed_command_gives_the_same_settings(make_run):
+    settings = {
+        "strategy": "gradual", "epochs": 3, "phase_lrs": [0.1, 0.01], "map": {"a b": "c"}, "cache": False,
+        "skip_bad": True, "max_per_class": {"train": 5}, "resize": [40], "time_limit": 90.0, "head_lr": 0.5,
+    }  # fmt: skip
+    path = make_run(**settings, seed=4, choices={"stop_after": [1]})
+    said = dict(commands(read_run(path)))
+    assert f"headstart train --config {path}/config.yaml --out {path}-again" in said.values()
+    words = shlex.split(said["the settings that differ from the defaults"])
+    assert words[:2] == ["headstart", "train"]
+    given = given_settings(words[3:])
+    assert not {"choices", "data", "out"} & given.keys()
+    assert given.keys() <= Config.model_fields.keys()
+    expected = yaml.safe_load((path / "config.yaml").read_text()) | {"choices": {}}
+    again = make_config({**given, "data": words[2]})
+    assert yaml.safe_load(dump_config(again)) == expected
+
+
+def test_a_table_of_ones_own_is_repeated_from_its_file_only(real_run):
+    said = dict(commands(read_run(real_run)))
+    assert not any("--strategy" in command for command in said.values())
+    assert any("--config" in command for command in said.values())
+
+
+def test_mistakes_come_most_confident_first(make_run):
+    facts = read_run(make_run())
+    found = facts.predictions
+    rows = found.mistakes()
+    assert rows
+    assert len(rows) == sum(label != guess for label, guess in zip(found.labels, found.predicted, strict=True))
+    assert all(found.labels[row] != found.predicted[row] for row in rows)
+    assert list(found.confidence[rows]) == sorted(found.confidence[rows], reverse=True)
+    case = _case(facts, rows[0])
+    assert case["probability"] == f"{found.confidence[rows[0]]:.3f}"
+    assert case["label"] in case["picture"].alt
+
+
+def test_confused_pairs_come_most_frequent_first(make_run):
+    facts = read_run(make_run(labels=("a", "b", "c"), num_images=90))
+    pairs = _pairs(facts)
+    counts = facts.metrics["confusion"]
+    expected = sorted((counts[i][j] for i in range(3) for j in range(3) if i != j and counts[i][j]), reverse=True)
+    assert [int(pair["share"].split()[0]) for pair in pairs] == expected
+    first = pairs[0]
+    row, column = facts.labels.index(first["label"]), facts.labels.index(first["predicted"])
+    assert first["share"] == f"{counts[row][column]} of {sum(counts[row])}"
+    assert first["pictures"]
+    assert all(f"labelled {first['label']}, predicted {first['predicted']}" in each.alt for each in first["pictures"])
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "empty"),
+    [
+        ("plan.json", "phases", []), ("predictions.parquet", "predictions", None), ("environment.json", "environment", {}),
+        ("data_report.json", "data_report", {}), ("model/preprocessor_config.json", "spec", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_file_that_is_missing_or_damaged_is_said(make_run, name, attribute, empty, is_damaged):
+    path = make_run(num_images=6)
+    assert getattr(read_run(path), attribute) != empty
+    (path / name).write_bytes(b"[1, 2") if is_damaged else (path / name).unlink()
+    facts = read_run(path)
+    assert getattr(facts, attribute) == empty
+    assert len(facts.missing) == 1
+    assert name.split("/")[-1] in facts.missing[0] or is_damaged
+
+
+def test_a_comparison_is_read_from_a_file_or_taken_as_it_is(tmp_path):
+    assert read_comparison(None) == {}
+    assert read_comparison({"verdict": "x"}) == {"verdict": "x"}
+    (tmp_path / "c.json").write_text('{"verdict": []}')
+    assert read_comparison(str(tmp_path / "c.json")) == {"verdict": []}
