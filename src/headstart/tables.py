@@ -1,5 +1,7 @@
 """Tables and plots of the command line."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +17,7 @@ from headstart.errors import RunError
 if TYPE_CHECKING:
     from headstart.data.manifest import Manifest
     from headstart.studies.compare import Comparison
+    from headstart.studies.rank import Ranked
     from headstart.training.lr_find import RangeTest
     from headstart.training.plan import PhaseTable
 
@@ -87,6 +90,27 @@ def print_comparison(comparison: "Comparison") -> None:
     console.print(table)
     for line in comparison.verdict:
         console.print(line, soft_wrap=True)
+
+
+def print_ranking(rows: Sequence["Ranked"]) -> None:
+    """Print a row per backbone, best first."""
+    table = _table("", "probe loss", "probe accuracy", "LogME", "features", "parameters", "MB", "images/s", "engine")
+    for row in rows:
+        probe = ("-", "-") if row.probe_loss is None else (f"{row.probe_loss:.3f}", f"{row.probe_accuracy:.3f}")
+        table.add_row(
+            f"{row.rank}. {row.backbone}", *probe, f"{row.logme:.3f}", f"{row.features:,}", f"{row.parameters:,}",
+            f"{row.megabytes:.1f}", f"{row.images_per_s:.0f}", row.engine,
+        )  # fmt: skip
+    _console().print(table)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of the same keys as CSV, with a header."""
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def plan_json(strategy: str, tables: Sequence["PhaseTable"]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,7 @@ def test_weights_that_cannot_be_had_are_one_line(headstart, snacks, tmp_path, mo
         (("hotdgo",), "Did you mean 'hotdog'"),
         (("hotdog", "--part", "froze"), "Did you mean 'frozen'"),
         (("hotdog", "--source", "snacks"), "trains no source network"),
+        (("hotdog", "--backbone", "lite0,lite1"), "compares networks"),
         (("animals-vehicles", "--data", "nowhere"), "nowhere"),
     ],
 )
@@ -99,6 +101,13 @@ def test_unusable_options(headstart, tmp_path, words, message):
     assert outcome.code == 2
     assert message in outcome.err
     assert not (tmp_path / "lesson").exists()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_there_is_a_page_with_the_command_and_what_was_published(name):
+    page = (Path(__file__).parents[2] / "docs" / "lessons" / f"{name}.md").read_text(encoding="utf-8")
+    assert f"headstart recipe run {name}" in page
+    assert all(figure.accuracy in page for part in RECIPES[name].parts for figure in part.published)
 
 
 def test_list_names_all(headstart):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.settings import with_settings
-from headstart.cli.shared import app, check_format, echo
+from headstart.cli.shared import DataArgument, app, check_format, data_progress, echo, say
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def compare(
     *,
     config: "Config",
     data: Annotated[str | None, typer.Argument(help="data as for train, or run folders")] = None,
-    more: Annotated[list[str] | None, typer.Argument(help="more run folders", metavar="[RUN]...")] = None,
+    more: Annotated[list[str] | None, typer.Argument(help="more run folders", metavar="RUN")] = None,
     strategies: Annotated[str | None, typer.Option(help="names or YAML tables: scratch,head,full")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="how many seeds, from --seed on")] = 3,
     backbones: Annotated[str | None, typer.Option(help="several backbones: lite0,lite1")] = None,
@@ -91,6 +91,31 @@ def _show(comparison: "Comparison", output_format: str) -> None:
         from headstart.tables import print_comparison
 
         print_comparison(comparison)
+
+
+@app.command()
+@with_settings
+def rank(
+    *,
+    config: "Config",
+    data: DataArgument = None,
+    backbones: Annotated[str, typer.Option(help="which: lite0,resnet18,timm/vit_tiny_patch16_224")] = "lite0",
+    output_format: Annotated[str, typer.Option("--format", help="table, json or csv")] = "table",
+) -> None:
+    """Rank backbones for a data set without training them, by a linear probe on their features and LogME."""
+    import json
+    from dataclasses import asdict
+
+    from headstart.studies.rank import rank as rank_backbones
+    from headstart.tables import csv_text, print_ranking
+
+    check_format(output_format, ("table", "json", "csv"))
+    rows = rank_backbones(config, _words(backbones), say=say, progress=data_progress)
+    if output_format == "table":
+        print_ranking(rows)
+    else:
+        plain = [asdict(row) for row in rows]
+        echo(json.dumps(plain, indent=2) if output_format == "json" else csv_text(plain).rstrip())
 
 
 def _words(text: str | None) -> list[str]:

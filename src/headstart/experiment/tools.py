@@ -149,7 +149,7 @@ def find_learning_rate(
     )
     phase = prepared.plan.phases[0]
     fabric.to_device(prepared.model.network)
-    start_rest_row(prepared.model, supply(prepared.model), None, say)
+    start_rest_row(prepared.model, supply(prepared.model), None, lambda line: say(f"note: {line}"))
     return find_lr(prepared.model, phase, supply, settings, fabric, low=low, high=high, num_steps=num_steps)
 
 

@@ -49,8 +49,12 @@ def write_report(
     page = Path(out) if out is not None else (facts[0].run.path if len(facts) == 1 else Path()) / "report.html"
     if page.suffix.lower() not in (".html", ".htm"):
         raise RunError(f"--out {page} is no HTML file; give a name such as report.html")
+    for images in {Path(str(each.settings["data"])).expanduser() for each in facts}:
+        if images.is_dir() and page.resolve().is_relative_to(images.resolve()):
+            raise RunError(f"{page} lies among the images of {images}, where nothing is written; name another --out")
+    study = read_comparison(comparison)
     sections = [_section(each, f"run{number}") for number, each in enumerate(facts, 1)]
-    compared = _compared(facts, read_comparison(comparison))
+    compared = _compared(facts, study)
     html = _template().render(title=title or _title(facts), version=__version__, sections=sections, compared=compared)
     pngs = {f"{each.name}.png": each.png for each in compared["figures"]}
     for each, section in zip(facts, sections, strict=True):

@@ -24,7 +24,8 @@ from headstart.types import Interval
 _Floats = NDArray[np.float64]
 
 _BLOCKS, _BLOCK = 10, 1000  # draws; in blocks, so that memory stays small with many groups
-_POWER = 0.8
+_TEST_POWER = 0.8
+_ACCURACY_POWER, _DIFFERENCE_POWER = 0.5, 0.75  # of c in the weight of a pseudo-image; chosen by simulation
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _sample(correct: ArrayLike, groups: ArrayLike | None) -> _Sample:
         if names.shape != rows.shape[1:]:
             raise ValueError(f"expected a group for each of {rows.shape[1]} images; got shape {names.shape}")
         index = np.unique(names, return_inverse=True)[1]
-    right = np.stack([np.bincount(index, weights=row) for row in rows])
+    right = np.stack([np.bincount(index, weights=row) for row in rows]).astype(np.float64)
     return _Sample(right, np.bincount(index).astype(np.float64))
 
 
@@ -246,7 +247,7 @@ def _widening(rng: np.random.Generator, freedom: float, num_draws: int) -> _Floa
 def _accuracy_draws(sample: _Sample, rng: np.random.Generator) -> _Floats:
     """Draw the logit of the expected accuracy, (B,)."""
     sizes, mean, num_images = sample.sizes, sample.mean, sample.sizes.sum()
-    pseudo = _pseudo_size(min(mean, sizes - mean, key=np.sum), sizes, 0.5)
+    pseudo = _pseudo_size(min(mean, sizes - mean, key=np.sum), sizes, _ACCURACY_POWER)
     sums = _resample(rng, np.stack((mean, sizes - mean), axis=1), pseudo * np.eye(2), 0.5)
     logits = np.log(sums[:, 0] / sums[:, 1])
     centre = np.median(logits)
@@ -283,7 +284,7 @@ def _difference(first: _Sample, other: _Sample, level: float, seed: int) -> Diff
 def _difference_draws(first: _Sample, other: _Sample, mass: _Floats, rng: np.random.Generator) -> _Floats:
     """Draw the expected difference, (B,), from that of each unit (G,)."""
     sizes, num_units = first.sizes, len(first.sizes)
-    pseudo = _pseudo_size(np.abs(mass), sizes, 0.75)
+    pseudo = _pseudo_size(np.abs(mass), sizes, _DIFFERENCE_POWER)
     total = sizes.sum() + 2 * pseudo
     centre = mass.sum() / total
     sums = _resample(rng, np.stack((mass, sizes), axis=1), pseudo * np.array([[1, 1], [-1, 1]]), 1.0)
@@ -321,7 +322,7 @@ def _images_needed(first: _Sample, other: _Sample, mass: _Floats, level: float) 
     value = mass.sum() / num_images
     images = ((mass - sizes * value) ** 2).sum() * num_units / (num_units - 1) / num_images**2
     kept, seeds, _ = _components(images, first, other)
-    factor = (NormalDist().inv_cdf((1 + level) / 2) + NormalDist().inv_cdf(_POWER)) ** 2
+    factor = (NormalDist().inv_cdf((1 + level) / 2) + NormalDist().inv_cdf(_TEST_POWER)) ** 2
     left = value**2 - factor * seeds
     return max(1, ceil(num_images * factor * kept / left)) if left > 0 else None
 

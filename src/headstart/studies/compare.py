@@ -179,6 +179,8 @@ def compare(
         raise RunError("every cell failed: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
     comparison = with_failures(compare_runs(runs, level=level), failed)
     write_comparison(comparison, out)
+    if progress is not None:
+        progress.say(f"runs, comparison.json and comparison.csv: {out}")
     return comparison
 
 

@@ -129,6 +129,8 @@ def make_lesson(
     recipe = get_recipe(name)
     chosen = _chosen_parts(recipe, parts)
     backbones = tuple(backbone.split(",")) if backbone else recipe.backbones or (recipe.backbone,)
+    if backbone and len(backbones) > 1 and not any(part.needs == "backbones" for part in chosen):
+        raise ConfigError(f"--backbone {backbone}: no part of recipe {name} to be run compares networks; name one")
     trains_source = weights is None and _trains_source(recipe, backbones[0])
     if source is not None and not trains_source:
         raise ConfigError(f"--source has no use here: with these options recipe {name} trains no source network")

@@ -56,6 +56,7 @@ class SolvedHead:
         losses: Strength -> mean log loss of held-out rows, in nats; empty where there was too little to hold out.
         train_loss: Mean log loss of all rows, without the penalty.
         train_accuracy: Of all rows.
+        held_out_accuracy: Of held-out rows, at the chosen strength; None where there was too little to hold out.
     """
 
     weight: npt.NDArray[np.float32]
@@ -64,6 +65,7 @@ class SolvedHead:
     losses: dict[float, float]
     train_loss: float
     train_accuracy: float
+    held_out_accuracy: float | None
 
 
 def solve_head(
@@ -105,7 +107,9 @@ def solve_head(
     rows, row_targets = _Rows(features, len(trains) * num_classes), np.tile(targets, features.num_views)
     start = torch.zeros(len(trains), num_classes, features.width + 1)
     start[..., -1] = torch.from_numpy(np.log(counts) - np.log(counts).mean())
-    strength, losses, parameters = _cross_validate(_Problem(rows, row_targets, trains), start, report)
+    strength, losses, held_out_accuracy, parameters = _cross_validate(
+        _Problem(rows, row_targets, trains), start, report
+    )
     problem = _Problem(rows, row_targets, trains[-1:])
     parameters = _minimise(problem, parameters, strength, _TOLERANCE_FINAL)
     train_loss, train_accuracy = problem.score(parameters, problem.trains)
@@ -114,7 +118,7 @@ def solve_head(
     head -= head.mean(axis=0)  # 0 at the optimum, and of no effect: only rounding shows there
     weight = head[:, :-1] * rows.scale
     bias = (head[:, -1] - weight @ rows.mean).astype(np.float32)
-    return SolvedHead(weight.astype(np.float32), bias, strength, losses, train_loss, train_accuracy)
+    return SolvedHead(weight.astype(np.float32), bias, strength, losses, train_loss, train_accuracy, held_out_accuracy)
 
 
 def _folds(
@@ -230,9 +234,10 @@ class _Problem:
 
 def _cross_validate(
     problem: _Problem, start: Tensor, report: Callable[[int, int], None]
-) -> tuple[float, dict[float, float], Tensor]:
-    """Return the best strength, the loss of each tried, and the parameters (1, C, F + 1) of all rows at the best."""
+) -> tuple[float, dict[float, float], float | None, Tensor]:
+    """Return the best strength, the loss of each tried, and at the best the accuracy and (1, C, F + 1) of all rows."""
     losses: dict[int, float] = {}
+    accuracies: dict[int, float] = {}
     solutions: dict[int, Tensor] = {}
 
     def best() -> int:
@@ -242,19 +247,21 @@ def _cross_validate(
         for step in steps:
             guess = 2 * path[-1] - path[0] if len(path) > 1 else path[0]  # W is about linear in ln(strength)
             path.append(_minimise(problem, guess, 10 ** (step / 2), _TOLERANCE_FOLDS))
-            losses[step], solutions[step] = problem.score(path[-1], ~problem.trains)[0], path[-1][-1:]
+            losses[step], accuracies[step] = problem.score(path[-1], ~problem.trains)
+            solutions[step] = path[-1][-1:]
             report(len(losses), _NUM_STRENGTHS)
             if abs(step - best()) >= 2:
                 break
 
     if len(start) == 1:
-        return _WITHOUT_FOLDS, {}, start
+        return _WITHOUT_FOLDS, {}, None, start
     first = deque([start], maxlen=1)
     walk(range(_START, _START + 1), first)
     walk(range(_START - 1, _WEAKEST - 1, -1), deque(first, maxlen=2))
     if best() == _START:
         walk(range(_START + 1, _STRONGEST + 1), deque(first, maxlen=2))
-    return 10 ** (best() / 2), {10 ** (step / 2): loss for step, loss in losses.items()}, solutions[best()]
+    by_strength = {10 ** (step / 2): loss for step, loss in losses.items()}
+    return 10 ** (best() / 2), by_strength, accuracies[best()], solutions[best()]
 
 
 def _minimise(problem: _Problem, parameters: Tensor, strength: float, tolerance: float) -> Tensor:

@@ -199,7 +199,7 @@ STRATEGIES: dict[str, Strategy] = {
     "lp-ft": Strategy(lp_ft, 3e-4, 3e-3, False, "the head first, then everything"),
     "l2-sp": Strategy(l2_sp, 3e-4, 3e-3, False, "everything, pulled towards the pretrained weights"),
     "lora": Strategy(lora, 1e-3, 1e-2, False, "low-rank changes of the weights, and the head", "lora"),
-    "adapter": Strategy(adapter, 1e-3, 1e-2, True, "bottlenecks after the blocks, and the head", "adapter"),
+    "adapter": Strategy(adapter, 3e-3, 3e-2, True, "bottlenecks after the blocks, and the head", "adapter"),
     "norm": Strategy(norm, 1e-3, 1e-2, False, "normalisation layers, biases and the head"),
 }
 

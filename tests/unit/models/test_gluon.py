@@ -245,7 +245,7 @@ def test_as_a_backbone(tmp_path):
     assert (backbone.library, backbone.weights, backbone.spec) == ("headstart", "file w.params", SPEC)
     assert "licence unknown" in backbone.licence
     assert torch.equal(backbone.network.features[8][1].conv2.weight, network.features[8][1].conv2.weight)
-    assert describe_backbone(backbone)["head"] == "Linear(512, 1000)"
+    assert describe_backbone(backbone)["head"] == "Linear(512, 5)"  # its own classes
     assert "no pretrained weights" in describe_backbone(backbone)["published_licence"]
     with pytest.raises(ModelError, match="does not fit the network"):
         create_backbone("resnet34_v2", weights=str(tmp_path / "w.params"))

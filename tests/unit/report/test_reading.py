@@ -73,7 +73,8 @@ def test_confused_pairs_come_most_frequent_first(make_run):
 @pytest.mark.parametrize(
     ("name", "attribute", "empty"),
     [
-        ("plan.json", "phases", []), ("predictions.parquet", "predictions", None), ("environment.json", "environment", {}),
+        ("plan.json", "phases", []), ("predictions.parquet", "predictions", None),
+        ("environment.json", "environment", {}),
         ("data_report.json", "data_report", {}), ("model/preprocessor_config.json", "spec", None),
     ],
 )  # fmt: skip

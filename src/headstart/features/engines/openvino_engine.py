@@ -56,9 +56,7 @@ class OpenVINOEngine:
             compiled = ov.Core().compile_model(model, "CPU", options)
             self._row_shape = tuple(compiled.output(0).shape)[1:]
             self._queue = ov.AsyncInferQueue(compiled, 2 * compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._queue.set_callback(
-            lambda request, token: token[0].put(token[1], request.get_output_tensor(0).data)
-        )
+        self._queue.set_callback(lambda request, token: token[0].put(token[1], request.get_output_tensor(0).data))
 
     def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
         """Map batches `uint8` (N, H, W, 3), each of any N, to `float32` (N, ...), in order and ahead of their use."""

@@ -1,0 +1,174 @@
+"""Which pretrained network suits a data set, before anything is trained: the features of each, judged as they are."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat, takewhile
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.config import Config
+from headstart.data.manifest import Manifest
+from headstart.data.pictures import Pictures
+from headstart.data.transforms import Pixels
+from headstart.errors import ConfigError, ModelError
+from headstart.experiment.preparation import build_model, build_plan, make_fabric, make_supply, resolve_strategy
+from headstart.experiment.reading import DataProgress, read_data
+from headstart.experiment.session import Say, say_nothing
+from headstart.features.cut import cut
+from headstart.features.engines import NUM_SAMPLES, choices, open_engine
+from headstart.features.supply import Features
+from headstart.models.classifier import ClassifierNetwork
+from headstart.models.sources import find_source
+from headstart.stats.transferability import logme
+from headstart.training.plan import apply_modes, resolve
+from headstart.training.solve import solve_head
+
+_TIMED_S = 1.0
+_SETTINGS = {
+    "data", "map", "max_per_class", "test_fraction", "split_seed", "leaks", "skip_bad", "weights", "image_size",
+    "resize", "interpolation", "decoder", "augment", "precision", "engine", "cache", "device", "threads", "seed",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What is known about a backbone without training it.
+
+    Attributes:
+        rank: From 1, by `probe_loss`.
+        backbone: Its name.
+        probe_loss: Log loss of a linear classifier on its features, on held-out training images, nats; None where there
+            are too few to hold some out. Its penalty is the one with the lowest such loss.
+        probe_accuracy: Of the same.
+        logme: Log evidence of a Bayesian linear model of the classes, nats per image; higher is better.
+        num_images: Training images.
+        features: Width of what the head sees.
+        parameters: Of the network with a head for these classes.
+        megabytes: Of its weights and buffers, as saved.
+        images_per_s: Of the part below the head, in the engine that runs it; without decoding.
+        engine: Which one that is, and its precision.
+    """
+
+    rank: int
+    backbone: str
+    probe_loss: float | None
+    probe_accuracy: float | None
+    logme: float
+    num_images: int
+    features: int
+    parameters: int
+    megabytes: float
+    images_per_s: float
+    engine: str
+
+
+def rank(
+    config: Config, backbones: Sequence[str], *, say: Say = say_nothing, progress: DataProgress | None = None
+) -> tuple[Ranked, ...]:
+    """Rank backbones by how well a linear classifier on their features tells the training images' classes apart.
+
+    The features are those that `train --strategy head` computes for the unaugmented view, and they are kept in the same
+    cache. The reported images are not looked at.
+
+    Args:
+        config: Data, geometry, device and engine; what is about training has no effect.
+        backbones: Names.
+        say: Receives lines for people.
+        progress: Told how far long passes over the images are.
+
+    Returns:
+        Best first: by `probe_loss`, or by `logme` where too few images are there to hold some out.
+
+    Raises:
+        HeadstartError: The data or a backbone is not usable.
+    """
+    if not backbones or len(set(backbones)) < len(backbones):
+        raise ConfigError(f"backbones={','.join(backbones)!r}: expected names, no two alike, such as lite0,resnet18")
+    if config.weights not in (None, "none"):
+        raise ConfigError(f"weights={config.weights!r} belong to one backbone; leave them out, and each has its own")
+    for name in backbones:
+        find_source(name)  # before anything is read
+    if ineffective := sorted(config.model_fields_set - _SETTINGS):
+        say(f"note: nothing is trained here, so {', '.join(ineffective)} has no effect")
+    settings = {"strategy": "head", "table": None, "views": 1, "batch_size": config.batch_size or 32}
+    config = resolve_strategy(config.model_copy(update=settings))
+    pictures = Pictures()
+    manifest, report = read_data(config, progress=progress, keep=pictures.keep)
+    for line in report.warnings:
+        say(f"note: {line}")
+    configs = [config.model_copy(update={"backbone": name}) for name in backbones]
+    found = [_judge(each, manifest, pictures, say, progress) for each in configs]
+    if any(row.probe_loss is None for row in found):
+        say("note: too few images of each class to hold some out; ranked by LogME, without a probe")
+    found.sort(key=lambda row: -row.logme if row.probe_loss is None else row.probe_loss)
+    return tuple(replace(row, rank=position) for position, row in enumerate(found, start=1))
+
+
+def _judge(config: Config, manifest: Manifest, pictures: Pictures, say: Say, progress: DataProgress | None) -> Ranked:
+    model, name = build_model(config, manifest.labels), config.backbone
+    if model.weights == "none":
+        say(f"note: {name} has random weights here, so its features are those of no training")
+    device = make_fabric(config).device
+    model.network.to(device)
+    phase = resolve(build_plan(config, model).phases[0], model.network, model.stages)
+    apply_modes(model.network, phase)
+    train = manifest.of_split("train")
+    supply = make_supply(
+        config,
+        model,
+        train,
+        None,
+        device=device,
+        pictures=pictures,
+        say=lambda line: say(f"note: {name}: {line}"),
+        progress=progress or (lambda title, done, total: None),
+    )
+    features = supply.phase(phase.boundary, [], all_views=True).features
+    if features is None:
+        raise ModelError(
+            f"{name} cannot be ranked: its head is no linear layer on one row of features per image, or the features "
+            "of all training images fit neither on disk nor in memory; leave it out, or use --max-per-class"
+        )
+    first = [(i, (0,)) for i in range(min(2 * NUM_SAMPLES, len(train)))]
+    pixels = next(iter(supply.train.views(first, len(first))))
+    speed, engine = _speed(config, model, phase.boundary, pixels, device)
+    return _row(config, model, features, speed, engine)
+
+
+def _row(config: Config, model: ClassifierNetwork, features: Features, speed: float, engine: str) -> Ranked:
+    num_classes, tensors = len(model.labels), model.network.state_dict().values()
+    head = solve_head(features, features.targets, num_classes, groups=features.groups, seed=config.seed)
+    return Ranked(
+        rank=0,
+        backbone=config.backbone,
+        probe_loss=head.losses.get(head.strength),
+        probe_accuracy=head.held_out_accuracy,
+        logme=logme(features.view(0, np.arange(features.num_images)), features.targets, num_classes),
+        num_images=features.num_images,
+        features=features.width,
+        parameters=sum(parameter.numel() for parameter in model.network.parameters()),
+        megabytes=round(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6, 2),
+        images_per_s=round(speed, 1),
+        engine=engine,
+    )
+
+
+def _speed(
+    config: Config, model: ClassifierNetwork, boundary: int, pixels: Pixels, device: torch.device
+) -> tuple[float, str]:
+    """Time what runs below the head on pictures that are decoded already; return images/s and the engine."""
+    trunk = cut(model.network, model.stages, boundary).trunk
+    assert isinstance(trunk, nn.Module)  # there are features, so it could be cut
+    candidates = choices(device, engine=config.engine, precision=config.precision)
+    engine, _, _ = open_engine(
+        trunk, model.spec, pixels[:NUM_SAMPLES], candidates, device=device, has_head=False, say=say_nothing
+    )
+    for _ in engine.run([pixels]):  # kernels for this size of batch
+        pass
+    started = time.perf_counter()
+    batches = takewhile(lambda batch: time.perf_counter() - started < _TIMED_S, repeat(pixels))
+    done = sum(len(rows) for rows in engine.run(batches))
+    return done / (time.perf_counter() - started), f"{engine.name} {engine.precision}"

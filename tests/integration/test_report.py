@@ -1,0 +1,93 @@
+"""`headstart report`: explanations are drawn once, several runs are compared, and TensorBoard's files say the same."""
+
+import json
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from headstart.cli.report import _comparison
+from headstart.runs import MetricsLog, open_run
+from headstart.training.observers import TensorBoardLog
+from tests.integration.conftest import TINY
+
+
+def scalars(folder):
+    """Read event files back: tag -> [(step, value)]."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_report_draws_explanations_once(headstart, image_folder, tmp_path, monkeypatch):
+    for number, lr in enumerate(("1e-3", "2e-3")):
+        out = tmp_path / f"run{number}"
+        outcome = headstart("train", image_folder, *TINY, "--epochs", 1, "--lr", lr, "--out", out)
+        assert outcome.code == 0, outcome.err
+    first, second = tmp_path / "run0", tmp_path / "run1"
+    outcome = headstart("report", first, "--no-explain")
+    assert outcome.code == 0, outcome.err
+    assert not (first / "explanations").exists()
+    assert f"report: {first}/report.html" in outcome.out
+    assert "No Grad-CAM pictures were made" in (first / "report.html").read_text()
+    outcome = headstart("report", first, "--title", "Fruit & more")
+    assert "drawing where the network" in outcome.err
+    explained = json.loads((first / "explanations" / "explanations.json").read_text())
+    assert explained["images"]
+    page = (first / "report.html").read_text()
+    assert "<title>Fruit &amp; more</title>" in page
+    assert "Grad-CAM shows" in page
+    assert page.count("Grad-CAM: evidence") == sum(len(image["has_evidence"]) for image in explained["images"])
+    monkeypatch.chdir(tmp_path)
+    outcome = headstart("report", first, second)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("drawing where the network") == 1  # the first has its pictures already
+    assert "report: report.html" in outcome.out
+    assert "First is scratch, lr=" in (tmp_path / "report.html").read_text()
+    # A comparison that a study of just these runs wrote is taken as it is; one of other runs is not.
+    for rows, is_used in (([{"runs": ["run0", "run1"]}], True), ([{"runs": ["run0"]}], False)):
+        (tmp_path / "comparison.json").write_text(json.dumps({"verdict": "said before", "rows": rows}))
+        assert (_comparison([first, second])["verdict"] == "said before") == is_used
+
+
+def test_report_says_what_it_cannot_do(headstart, tmp_path):
+    outcome = headstart("report", tmp_path / "nothing")
+    assert outcome.code == 2
+    assert "there is no run folder" in outcome.err
+
+
+def test_event_files_say_what_the_table_says(headstart, image_folder, tmp_path):
+    words = ("--strategy", "full", "--weights", "none", "--epochs", 2, "--best-epoch", "--log", "tensorboard")
+    outcome = headstart("train", image_folder, *TINY, *words, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    rows = open_run(tmp_path / "run").history()
+    assert {row["fit"] for row in rows} == {"selection", "final"}
+    for fit in ("selection", "final"):
+        own = [row for row in rows if row["fit"] == fit]
+        split = own[0]["val_split"].replace(" ", "_")
+        columns = {
+            "loss/train": "train_loss", "accuracy/train": "train_accuracy", f"loss/{split}": "val_loss",
+            f"accuracy/{split}": "val_accuracy", "learning_rate/lowest": "lr", "learning_rate/head": "head_lr",
+            "phase": "phase",
+        }  # fmt: skip
+        found = scalars(tmp_path / "run" / "tensorboard" / fit)
+        assert found.keys() == columns.keys()
+        for tag, column in columns.items():
+            assert [step for step, _ in found[tag]] == list(range(1, len(own) + 1))
+            assert [value for _, value in found[tag]] == pytest.approx([row[column] for row in own], rel=1e-6)
+
+
+def test_rows_that_come_again_after_a_resume_replace_their_events(tmp_path):
+    for kept, losses in ((0, (1.0, 2.0, 3.0)), (1, (20.0, 30.0, 40.0))):
+        with TensorBoardLog(MetricsLog(tmp_path / "metrics.csv", fit="final"), tmp_path / "events") as log:
+            log.truncate_to(kept)
+            for epoch, loss in enumerate(losses, kept + 1):
+                log.append({"fit": "final", "phase": 1, "epoch": epoch, "train_loss": loss})
+    assert scalars(tmp_path / "events")["loss/train"] == [(1, 1.0), (2, 20.0), (3, 30.0), (4, 40.0)]
+    assert [row["train_loss"] for row in MetricsLog(tmp_path / "metrics.csv").rows()] == [1.0, 20.0, 30.0, 40.0]
+
+
+def test_without_the_package_nothing_is_trained(headstart, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
+    outcome = headstart("train", image_folder, *TINY, "--log", "tensorboard", "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert "pip install 'headstart[tensorboard]'" in outcome.err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,134 @@
+"""Ranking: the figures of each backbone, their order, and what is refused."""
+
+import csv
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+
+from headstart import cli
+from headstart.config import make_config
+from headstart.errors import ConfigError, ModelError
+from headstart.experiment import prepare, run
+from headstart.features import cache
+from headstart.studies import rank as study
+from headstart.studies.rank import rank
+
+SETTINGS = {"image_size": 32, "engine": "torch", "precision": "32", "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(study, "_TIMED_S", 0.05)
+
+
+@pytest.fixture
+def settings(image_folder):
+    return {**SETTINGS, "data": str(image_folder)}
+
+
+def features_of(settings, backbone):
+    """Compute the features of the training images in plain PyTorch."""
+    prepared = prepare(make_config({**settings, "backbone": backbone}))
+    network, records = prepared.model.network.eval(), prepared.manifest.of_split("train")
+    head = dict(network.named_modules())[prepared.model.stages[-1].prefixes[0]]
+    rows = []
+    head.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].flatten(1).numpy()))
+    from headstart.data.transforms import decode, eval_view
+
+    pixels = np.stack([eval_view(decode(record.path), prepared.model.spec) for record in records])
+    with torch.no_grad():
+        prepared.model.logits(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    return rows[0], np.array([record.label for record in records])
+
+
+def test_the_probe_is_a_linear_classifier_on_the_features_of_the_head(settings):
+    (row,) = rank(make_config(settings), ["lite0"])
+    features, targets = features_of(settings, "lite0")
+    assert (row.num_images, row.features) == features.shape == (36, 1280)
+    assert row.parameters == 3_371_008 + 1280 * 3 + 3
+    assert row.megabytes == pytest.approx(4 * (row.parameters + 42_000) / 1e6, rel=0.01)  # BatchNorm's statistics too
+    scaled = (features - features.mean(0)) / np.maximum(features.std(0), 1e-9)
+    predicted = cross_val_predict(LogisticRegression(C=0.1), scaled, targets, cv=5)
+    assert row.probe_accuracy == pytest.approx((predicted == targets).mean(), abs=0.12)
+    assert 0 < row.probe_loss < np.log(3)
+    assert row.images_per_s > 1
+    assert row.engine == "torch 32"
+
+
+def test_order_ranks_and_notes(settings):
+    said = []
+    config = make_config({**settings, "epochs": 3})
+    rows = rank(config, ["simple-cnn", "lite0"], say=said.append)
+    assert [(row.rank, row.backbone) for row in rows] == [(1, "lite0"), (2, "simple-cnn")]
+    assert rows[0].probe_loss < rows[1].probe_loss
+    assert rows[0].logme > rows[1].logme
+    assert any("simple-cnn has random weights" in line for line in said)
+    assert any("epochs has no effect" in line for line in said)
+
+
+def test_a_run_uses_the_features_that_a_ranking_has_computed(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    rank(make_config(settings), ["lite0"])
+    added = []
+    original = cache.FeatureTable.append
+    monkeypatch.setattr(
+        cache.FeatureTable, "append", lambda self, keys, rows: (added.append(len(keys)), original(self, keys, rows))
+    )
+    train = {**settings, "backbone": "lite0", "views": 1, "epochs": 1, "monitor": False, "out": str(tmp_path / "run")}
+    run(make_config(train))
+    assert sum(added) == 0
+
+
+def test_with_too_few_images_to_hold_out_logme_decides(make_folder):
+    folder = make_folder({f"{split}/{label}": 1 for split in ("train", "val") for label in ("apple", "sky")})
+    said = []
+    rows = rank(make_config({**SETTINGS, "data": str(folder)}), ["lite0", "simple-cnn"], say=said.append)
+    assert [row.probe_loss for row in rows] == [row.probe_accuracy for row in rows] == [None, None]
+    assert rows[0].logme >= rows[1].logme
+    assert any("ranked by LogME" in line for line in said)
+
+
+@pytest.mark.parametrize("names", [[], ["lite0", "lite0"]])
+def test_names_that_rank_nothing_are_refused(settings, names):
+    with pytest.raises(ConfigError, match="no two alike"):
+        rank(make_config(settings), names)
+
+
+def test_unknown_names_and_foreign_weights_are_refused_before_anything_is_read(settings):
+    with pytest.raises(ModelError, match="lite0"):
+        rank(make_config({**settings, "data": "nowhere"}), ["lite0", "lite00"])
+    with pytest.raises(ConfigError, match="one backbone"):
+        rank(make_config({**settings, "weights": "a.pth"}), ["lite0", "simple-cnn"])
+
+
+def test_a_head_that_is_no_linear_layer_is_refused(settings):
+    with pytest.raises(ModelError, match="squeezenet1_1 cannot be ranked"):
+        rank(make_config({**settings, "image_size": 64, "weights": "none"}), ["squeezenet1_1"])
+
+
+def test_table_json_and_csv_say_the_same(settings, monkeypatch, capsys):
+    def headstart(*words):
+        monkeypatch.setattr(sys, "argv", ["headstart", *words])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code in (0, None)
+        return capsys.readouterr().out
+
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "data"]
+    words = ["rank", settings["data"], "--backbones", "simple-cnn", *flags]
+    (saved,) = json.loads(headstart(*words, "--format", "json"))
+    (plain,) = csv.DictReader(io.StringIO(headstart(*words, "--format", "csv")))
+    table = headstart(*words)
+    assert list(plain) == list(saved)
+    assert float(plain["probe_loss"]) == pytest.approx(saved["probe_loss"], abs=1e-6)
+    line = next(line for line in table.splitlines() if "1. simple-cnn" in line)
+    assert f"{saved['probe_loss']:.3f}" in line
+    assert f"{saved['logme']:.3f}" in line
+    assert f"{saved['parameters']:,}" in line
