@@ -21,7 +21,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from headstart.stats import hierarchy
+from headstart.stats import hierarchy, resampling
 
 _NORMAL = NormalDist()
 _EASE = 1.5
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plain", action="store_true", help="also the plain bootstrap")
     given = parser.parse_args(arguments)
     part, parts = map(int, given.part.split("/"))
-    hierarchy._BLOCKS = 2  # 2,000 draws an interval are enough to count misses
+    resampling._BLOCKS = 2  # 2,000 draws an interval are enough to count misses
     print("accuracy | images | seeds | spread | group | accuracy | equal | worse | false | power | plain")
     print("---|" * 10 + "---")
     for scenario in list(scenarios())[part - 1 :: parts]:

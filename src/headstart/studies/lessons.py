@@ -207,7 +207,6 @@ def _quick(settings: Settings) -> dict[str, Any]:
     small: dict[str, Any] = {
         "image_size": _QUICK_SIDE, "max_per_class": _QUICK_IMAGES, "epochs": min(1, settings.get("epochs", 1)),
         "batch_size": min(_QUICK_BATCH, settings.get("batch_size", _QUICK_BATCH)), "views": 2, "engine": "torch",
-        "tune": "off",
     }  # fmt: skip
     if "resize" in settings:
         small["resize"] = [_QUICK_SIDE * side // settings["image_size"] for side in settings["resize"]]

@@ -1,0 +1,155 @@
+"""Draws of an accuracy, and of a difference of two, from seeds and images that are both samples.
+
+Images, or groups of them, are resampled by the Bayesian bootstrap (Rubin 1981, doi:10.1214/aos/1176345338): weights are
+exponential instead of whole numbers. Seeds are few, so what they add is drawn from its estimate instead: resampling S
+seeds would lose 1/S of their variance, and resampling seeds and images at once counts their interaction twice (Owen
+2007, arXiv:0712.1111).
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_Floats = NDArray[np.float64]
+
+_BLOCKS, _BLOCK = 10, 1000  # draws; in blocks, so that memory stays small with many groups
+_ACCURACY_POWER, _DIFFERENCE_POWER = 0.5, 0.75  # of c in the weight of a pseudo-image; chosen by simulation
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What S seeds got right in G units (images, or groups of them).
+
+    Attributes:
+        right: (S, G), images of each unit.
+        sizes: (G,), images of each unit.
+    """
+
+    right: _Floats
+    sizes: _Floats
+
+    @property
+    def mean(self) -> _Floats:
+        """Images of each unit that were right, (G,), mean over the seeds."""
+        return np.asarray(self.right.mean(axis=0))
+
+    @property
+    def rates(self) -> _Floats:
+        """Accuracy of each seed, (S,)."""
+        return np.asarray(self.right.sum(axis=1) / self.sizes.sum())
+
+    def seed_variance(self) -> tuple[float, float, int]:
+        """Return the variance of the mean rate over seeds, what of it is their luck with these images, and S - 1.
+
+        With x[s, g] = right, less the means of seed s and unit g, the luck is sum x² G / (S (S-1) (G-1) N²): the mean
+        square of the interaction in a two-way layout.
+        """
+        (num_seeds, num_units), rates = self.right.shape, self.rates
+        if num_seeds == 1:
+            return 0.0, 0.0, 0
+        own = self.right - self.mean - self.sizes * (rates - rates.mean())[:, None]
+        scale = num_units / (num_units - 1) / (num_seeds - 1) / num_seeds / self.sizes.sum() ** 2
+        return float(rates.var(ddof=1) / num_seeds), float((own**2).sum() * scale), num_seeds - 1
+
+
+def make_sample(correct: ArrayLike, groups: ArrayLike | None) -> Sample:
+    """Count what each seed got right.
+
+    Args:
+        correct: (S, N) or (N,), whether each seed was right on each image.
+        groups: (N,), what each image belongs to, or None.
+
+    Raises:
+        ValueError: The shapes do not fit, or there is no image.
+    """
+    rows = np.atleast_2d(np.asarray(correct, dtype=bool)).astype(np.float64)
+    if rows.ndim != 2 or not rows.size:
+        raise ValueError(f"expected (seeds, images) with one of each at least; got shape {np.shape(correct)}")
+    index = np.arange(rows.shape[1])
+    if groups is not None:
+        names = np.asarray(groups)
+        if names.shape != rows.shape[1:]:
+            raise ValueError(f"expected a group for each of {rows.shape[1]} images; got shape {names.shape}")
+        index = np.unique(names, return_inverse=True)[1]
+    right = np.stack([np.bincount(index, weights=row) for row in rows]).astype(np.float64)
+    return Sample(right, np.bincount(index).astype(np.float64))
+
+
+def accuracy_logits(sample: Sample, rng: np.random.Generator) -> _Floats:
+    """Draw the logit of the expected accuracy, (B,); see `hierarchy.accuracy_interval`."""
+    sizes, mean, num_images = sample.sizes, sample.mean, sample.sizes.sum()
+    pseudo = _pseudo_size(min(mean, sizes - mean, key=np.sum), sizes, _ACCURACY_POWER)
+    sums = _resample(rng, np.stack((mean, sizes - mean), axis=1), pseudo * np.eye(2), 0.5)
+    logits = np.log(sums[:, 0] / sums[:, 1])
+    centre = np.median(logits)
+    draws = centre + (logits - centre) * _widening(rng, len(sizes) - 1, len(logits))
+    _, luck, freedom = sample.seed_variance()
+    if freedom:
+        # Near 1 seeds vary evenly in logits, not in rates; half a pseudo-image keeps those finite.
+        right, half = sample.right.sum(axis=1), min(pseudo, 1.0) / 2
+        spread = np.log((right + half) / (num_images - right + half)).var(ddof=1) / (freedom + 1)
+        value = (mean.sum() + pseudo / 2) / (num_images + pseudo)
+        spread -= luck / (value * (1 - value)) ** 2
+        draws += sqrt(max(spread, 0.0)) * rng.standard_t(freedom, len(draws))
+    return np.asarray(draws)
+
+
+def difference_draws(first: Sample, other: Sample, rng: np.random.Generator) -> _Floats:
+    """Draw the expected difference, (B,); see `hierarchy.compare_to_first`."""
+    mass, sizes, num_units = first.mean - other.mean, first.sizes, len(first.sizes)
+    pseudo = _pseudo_size(np.abs(mass), sizes, _DIFFERENCE_POWER)
+    total = sizes.sum() + 2 * pseudo
+    centre = mass.sum() / total
+    sums = _resample(rng, np.stack((mass, sizes), axis=1), pseudo * np.array([[1, 1], [-1, 1]]), 1.0)
+    images = ((mass - sizes * centre) ** 2).sum() * num_units / (num_units - 1) + 2 * pseudo**2
+    images = float(images / total**2)
+    kept, seeds, noise = components(images, first, other)
+    freedom = (kept + seeds) ** 2 / (images**2 / (num_units - 1) + noise)
+    least = min(max(len(sample.right) - 1, 1) if noise else num_units - 1 for sample in (first, other))
+    draws = (sums[:, 0] / sums[:, 1] - centre) * sqrt(kept / images)
+    draws += sqrt(seeds) * rng.standard_normal(len(draws))
+    return np.asarray(centre + draws * _widening(rng, max(freedom, least), len(draws)))
+
+
+def components(images: float, first: Sample, other: Sample) -> tuple[float, float, float]:
+    """Split the variance of a difference: what images leave, what seeds add, and sum(component² / freedom) of seeds.
+
+    Where seeds vary less than their luck with these images explains, the images' part is too large by that; half of it
+    stays in any case, because few seeds agree by chance too.
+
+    Args:
+        images: Variance of the difference over units, with the seeds at hand.
+        first: On the same images as
+        other: this one.
+    """
+    seeds = surplus = noise = 0.0
+    for sample in (first, other):
+        spread, luck, freedom = sample.seed_variance()
+        seeds, surplus = seeds + max(spread - luck, 0.0), surplus + max(luck - spread, 0.0)
+        if freedom:
+            noise += spread**2 / freedom + luck**2 / freedom / (len(sample.sizes) - 1)
+    return max(images - surplus, images / 2), seeds, noise
+
+
+def _pseudo_size(mass: _Floats, sizes: _Floats, power: float) -> float:
+    """Return how many images a pseudo-image stands for: between those that err together and those of a whole unit."""
+    whole = float((sizes**2).sum() / sizes.sum())
+    together = float((mass**2).sum() / np.abs(mass).sum()) if mass.any() else whole
+    return float(together**power * whole ** (1 - power))
+
+
+def _resample(rng: np.random.Generator, rows: _Floats, pseudo: _Floats, weight: float) -> _Floats:
+    """Return sums over randomly weighted rows (G, 2) and pseudo-rows (2, 2), one per draw, (B, 2).
+
+    Weights are Exp(1), those of pseudo-rows Gamma(weight). n equal rows are drawn at once: theirs add up to Gamma(n).
+    """
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    shapes, values = np.append(counts, (weight, weight)), np.vstack((distinct, pseudo))
+    return np.concatenate([rng.standard_gamma(shapes, (_BLOCK, len(shapes))) @ values for _ in range(_BLOCKS)])
+
+
+def _widening(rng: np.random.Generator, freedom: float, num_draws: int) -> _Floats:
+    """Return factors that turn normal draws into Student's t."""
+    return np.asarray(np.sqrt(freedom / rng.chisquare(freedom, num_draws)))
