@@ -35,7 +35,7 @@ def training_figures(facts: Facts, ident: str) -> list[tuple[str, list[Figure]]]
         ident: What the names of the figures begin with.
     """
     fits = facts.fits()
-    titles = {"selection": "First fit, to select", "final": "Final fit"}
+    titles = {"selection": "First fit, to select or score", "final": "Final fit"}
     groups = []
     for fit, rows in fits.items():
         names = [f"{ident}-{what}{'' if fit == 'final' else f'-{fit}'}" for what in ("loss", "accuracy", "lr")]
@@ -176,10 +176,9 @@ def _chosen(facts: Facts, fit: str, rows: Rows) -> list[float]:
     """Return the epochs whose weights were kept, where an epoch was selected."""
     if not (facts.settings["best_epoch"] or facts.settings["patience"]):
         return []
-    if "selection" in facts.fits():
-        best = facts.settings["choices"].get("stop_after") if fit == "selection" else None
-    else:
-        best = facts.metrics.get("best_epochs")
+    best = facts.settings["choices"].get("stop_after")
+    if fit == "final":  # after a fit that selected, it only repeats the length
+        best = facts.metrics.get("best_epochs") if best is None else None
     return [offset + epoch for offset, epoch in zip(_offsets(rows).values(), best or (), strict=False) if epoch]
 
 

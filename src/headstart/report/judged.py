@@ -46,7 +46,7 @@ def confusion_matrix(facts: Facts, name: str) -> Figure | None:
             axes.plot([edge, edge], [0, num], color=LINE, linewidth=0.6, clip_on=False)
 
     alt = f"Confusion matrix of {num} classes: {np.trace(counts)} of {counts.sum()} images are on the diagonal."
-    caption, side = "Rows: true class, shaded by its shares. Columns: predicted class.", max(3.0, 1.4 + 0.36 * num)
+    caption, side = "Rows: true class, shaded by its shares. Columns: predicted class.", max(3.0, 1.9 + 0.36 * num)
     return draw(name, caption, alt, paint, size=(side, side), is_cut=True)
 
 

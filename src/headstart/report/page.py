@@ -64,16 +64,14 @@ def write_report(
     return page
 
 
-def _write(page: Path, html: str, pngs: dict[str, bytes]) -> None:
-    folder = page.with_suffix("")
-    for name, data in pngs.items():
-        target = folder / name
+def _write(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
+    files: dict[Path, bytes | str] = {page.with_suffix("") / name: data for name, data in pngs.items()}
+    for target, data in {**files, page: html}.items():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise file_error("create", target.parent, error) from error
         write_atomic(target, data)
-    write_atomic(page, html)
 
 
 def _template() -> jinja2.Template:

@@ -74,7 +74,7 @@ def test_both_fits_are_shown_and_the_chosen_epoch_is_marked(make_run):
     rows = [*history(("head", 4), fit="selection"), *history(("head", 4))[:2]]
     path = make_run(rows=rows, best_epoch=True, phase_epochs=[4], choices={"stop_after": [2]})
     (first, selecting), (second, final) = training_figures(read_run(path), "run1")
-    assert (first, second) == ("First fit, to select", "Final fit")
+    assert (first, second) == ("First fit, to select or score", "Final fit")
     assert ["chosen" in figure.svg for figure in selecting] == [True, True, False]
     assert not any("chosen" in figure.svg for figure in final)
     # The second stopped within the schedule of four epochs, and what was computed still agrees.
