@@ -96,9 +96,9 @@ class Outcome:
 def measure(scenario: Scenario, num_trials: int, *, plain: bool = False) -> Outcome:
     """Simulate a scenario."""
     groups, rows, covered = scenario.groups(), [], []
-    for right in scenario.trials(num_trials):
-        accuracy = hierarchy.accuracy_interval(right["first"], groups)
-        found = hierarchy.compare_to_first(right, groups)
+    for number, right in enumerate(scenario.trials(num_trials)):
+        accuracy = hierarchy.accuracy_interval(right["first"], groups, seed=number)
+        found = hierarchy.compare_to_first(right, groups, seed=number)
         equal, worse = found["equal"], found["worse"]
         rows.append(
             (
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plain", action="store_true", help="also the plain bootstrap")
     given = parser.parse_args(arguments)
     part, parts = map(int, given.part.split("/"))
-    resampling._BLOCKS = 2  # 2,000 draws an interval are enough to count misses
+    resampling._BLOCKS = 2  # 2,000 draws an interval are enough to count misses, each trial with a seed of its own
     print("accuracy | images | seeds | spread | group | accuracy | equal | worse | false | power | plain")
     print("---|" * 10 + "---")
     for scenario in list(scenarios())[part - 1 :: parts]:

@@ -136,9 +136,10 @@ def test_a_table_of_ones_own_with_parts_and_a_penalty(headstart, image_folder, s
     plan = headstart("plan", *words)
     assert "penalty: L2-SP, 0.5 towards the start" in plan.out
     assert "no effect" not in plan.err
-    outcome = headstart("train", *words, "--out", tmp_path / "run")
+    outcome = headstart("train", *words, "--time-limit", "60s", "--out", tmp_path / "run")  # timed on a copy
     assert outcome.code == 0, outcome.err
-    assert load_config(tmp_path / "run" / "config.yaml").lora_rank == 2
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.lora_rank, config.choices["epochs"]) == (2, [1, 1])
 
 
 def test_adapters_without_known_blocks_are_refused(headstart, image_folder):

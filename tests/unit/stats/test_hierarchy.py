@@ -34,7 +34,7 @@ def width(interval):
     "scenario",
     [
         Scenario(0.9, 150, 1),
-        Scenario(0.6, 50, 3),
+        Scenario(0.6, 50, 5, spread=0.1),
         Scenario(0.9, 150, 3, spread=0.1),
         Scenario(0.97, 500, 5, spread=0.1),
         Scenario(0.9, 500, 3, spread=0.1, grouped=True),
@@ -43,7 +43,7 @@ def width(interval):
 )
 def test_intervals_cover_and_equal_models_are_seldom_told_apart(scenario, monkeypatch):
     monkeypatch.setattr(resampling, "_BLOCKS", 1)
-    found = measure(scenario, 800)
+    found = measure(scenario, 600)
     assert 0.93 <= found.accuracy <= 0.97
     assert 0.93 <= found.worse <= 0.97
     assert found.equal >= 0.93
@@ -51,7 +51,7 @@ def test_intervals_cover_and_equal_models_are_seldom_told_apart(scenario, monkey
 
 
 def test_the_plain_bootstrap_would_not_have_covered():
-    found = measure(Scenario(0.9, 150, 3, spread=0.3), 200, plain=True)
+    found = measure(Scenario(0.9, 150, 3, spread=0.3), 120, plain=True)
     assert found.plain < 0.88 < found.accuracy
 
 
