@@ -253,7 +253,7 @@ HOTDOG_GLUON = Recipe(
         ),
     ),
     (_FROZEN_NOTE, "Gluon resizes with OpenCV's bilinear filter, which is not antialiased", _LEAKS_NOTE),
-    "on two CPU cores 15 minutes for the source, then 25 minutes a seed for the first part and 1.5 hours for all",
+    "on two CPU cores 10 minutes for the source, then 25 minutes a seed for the first part and 1.5 hours for all",
     pretraining=_PRETRAINING,
 )
 
@@ -315,7 +315,7 @@ ANIMALS_VEHICLES = Recipe(
         "where only the head trains an image is mirrored in every other epoch, not in a random half of them",
         "half of a network is counted in stages: of ResNet-18 the first half is all below layer3",
     ),
-    "on two CPU cores with ResNet-18 35 minutes a seed for the first part and 1.5 hours for all; minutes on a GPU",
+    "on two CPU cores with ResNet-18 20 minutes a seed for the first part and an hour for all; minutes on a GPU",
     label_map={**dict.fromkeys(_ANIMALS, "animal"), **dict.fromkeys(_VEHICLES, "vehicle")},
     train_per_class=1000,
     reported_per_class=200,
@@ -388,7 +388,7 @@ ANTS_BEES = Recipe(
         ),
     ),
     (_FROZEN_NOTE, "within five epochs the rate never falls: it falls after every seventh", _LEAKS_NOTE),
-    "on two CPU cores with ResNet-18 15 minutes a seed for the first part, 2.5 hours for all (VGG: half of it)",
+    "on two CPU cores with ResNet-18 15 minutes a seed for the first part and an hour for all",
     backbones=("resnet18", "vgg16", "mobilenet_v2"),
 )
 
@@ -411,7 +411,7 @@ PRETRAIN_TRANSFER = Recipe(
         ),
     ),
     ("the lesson has no figures of its own: rates and schedules are Headstart's defaults", _LEAKS_NOTE),
-    "on two CPU cores with ResNet-18 15 minutes for the source, then 10 minutes a seed",
+    "on two CPU cores with ResNet-18 10 minutes for the source, then 10 minutes a seed",
     pretraining=_PRETRAINING,
     pretrains_always=True,
 )
