@@ -43,7 +43,7 @@ def engine_images_per_second(
     import headstart
 
     classifier = headstart.load(run)
-    classifier.classify_views(views[:batch_size])  # opens the engine
+    next(classifier.classify_batches([views[:batch_size]]))  # opens the engine
     batches = [views[start : start + batch_size] for start in range(0, len(views), batch_size)]
     started = time.perf_counter()
     in_time = takewhile(lambda batch: time.perf_counter() - started < seconds, cycle(batches))
@@ -89,7 +89,7 @@ def copied_gb_per_second(threads: int, megabytes: int = 512, repeats: int = 8) -
 
 
 def measure(run: Path, folder: Path) -> dict[str, float]:
-    from headstart.inference.inputs import default_threads
+    from headstart.data.threads import default_threads
 
     files, threads = sorted(folder.iterdir()), default_threads()
     decode, views = decoded(run, files, threads)

@@ -175,8 +175,8 @@ def page(reports: dict[str, dict[str, Any]]) -> str:
 
 
 def write(folder: Path, target: Path) -> None:
-    files = {name: folder / f"{name}.json" for name in QUESTIONS}
-    reports = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+    found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    reports = {name: found[name] for name in (*QUESTIONS, *found) if name in found}
     target.write_text(page(reports), encoding="utf-8")
     print(f"wrote {target}")
 

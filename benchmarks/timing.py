@@ -146,8 +146,8 @@ def of_run(folder: Path) -> dict[str, Any]:
 
 
 def ratios(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[float]:
-    """How many times faster the second side was, pair by pair."""
-    return [a["wall_s"] / b["wall_s"] for a, b in zip(first, second, strict=False)]
+    """How many times faster the second side was, pair by pair; of a side that ran less often the last run counts on."""
+    return [first[min(i, len(first) - 1)]["wall_s"] / own["wall_s"] for i, own in enumerate(second)]
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

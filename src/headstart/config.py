@@ -289,6 +289,23 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
+def command_words(values: Mapping[str, Any], *left_out: str) -> list[str]:
+    """Write the settings that differ from the defaults as words of `headstart train`, but for the folder."""
+    words = ["headstart", "train", str(values["data"])]
+    for name, field in Config.model_fields.items():
+        value, flag = values[name], "--" + name.replace("_", "-")
+        # With the weights of a run its head's rows are kept, unless this says otherwise.
+        is_meant = name == "head_init" and values["weights"] is not None
+        if name in ("data", "out", "table", "choices", *left_out) or (value == field.default and not is_meant):
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+            continue
+        parts = [f"{key}={item}" for key, item in value.items()] if isinstance(value, Mapping) else value
+        words += [flag, ",".join(map(str, parts)) if isinstance(parts, list) else str(parts)]
+    return words
+
+
 def ineffective_settings(config: Config) -> list[str]:
     """Return one sentence for each setting that was given and changes nothing."""
     given = config.model_fields_set

@@ -85,3 +85,15 @@ def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     if not close:
         return ""
     return " Did you mean " + " or ".join(repr(lowered[match]) for match in close) + "?"
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Return `{what} 'x' is not known. Did you mean 'y'? There are: y, z`."""
+    known = list(known)
+    return f"{what} {name!r} is not known.{did_you_mean(name, known)} There are: {', '.join(known)}"
+
+
+def listed(words: Iterable[str], most: int = 5) -> str:
+    """Return `a, b and 3 more`, naming `most` words at most."""
+    words = list(words)
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

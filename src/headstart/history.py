@@ -2,9 +2,7 @@
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,10 @@ _WORDS = ("fit", "phase_name", "val_split")
 
 
 class MetricsLog:
-    """The table of epochs, `metrics.csv`: appended as it happens, readable after a kill at any moment.
+    """The table of epochs, `metrics.csv`: written whole after each, readable after a kill at any moment.
 
-    A row counts once its line is ended; what a kill left behind the last line end is ignored when reading and cut off
-    by the next `append`. A run may fit twice (to select an epoch, then for good); the rows say which fit they are of.
+    A row counts once its line is ended; what stands behind the last line end is ignored when reading and left out by
+    the next `append`. A run may fit twice (to select an epoch, then for good); the rows say which fit they are of.
     """
 
     COLUMNS = (
@@ -47,33 +45,25 @@ class MetricsLog:
         if unknown := row.keys() - set(self.COLUMNS):
             raise ValueError(f"metrics.csv has no column {sorted(unknown)}")
         line = _csv_line([row.get(column) for column in self.COLUMNS])
-        try:
-            with self.path.open("ab+", buffering=0) as file:
-                size = _whole_lines(file)
-                file.truncate(size)
-                try:
-                    _write_all(file, line if size else _csv_line(self.COLUMNS) + line)
-                    os.fsync(file.fileno())
-                except OSError:
-                    with suppress(OSError):
-                        file.truncate(size)
-                    raise
-        except OSError as error:
-            raise file_error("write", self.path, error) from error
+        write_atomic(self.path, (self._whole() or _csv_line(self.COLUMNS)) + line)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the whole rows, with numbers as numbers and empty cells as None."""
+        text = io.StringIO(self._whole().decode("utf-8", "replace"), newline="")
         try:
-            text = self.path.read_bytes()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise file_error("read", self.path, error) from error
-        whole = text[: text.rfind(b"\n") + 1].decode("utf-8", "replace")
-        try:
-            return [{k: _cell(k, v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(whole, newline=""))]
+            return [{k: _cell(k, v) for k, v in row.items()} for row in csv.DictReader(text)]
         except (ValueError, TypeError, AttributeError, csv.Error) as error:
             raise RunError(f"{self.path} is damaged: {error}; train again with --overwrite") from error
+
+    def _whole(self) -> bytes:
+        """Return the file up to and with its last line end."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise file_error("read", self.path, error) from error
+        return data[: data.rfind(b"\n") + 1]
 
     def truncate_to(self, num_rows: int) -> None:
         """Keep the first `num_rows` rows of this fit: a resume goes on from its checkpoint, so later rows come again.
@@ -109,15 +99,3 @@ def _cell(column: str, text: str) -> int | float | str | None:
     if column in _WORDS:
         return text
     return int(text) if column in _INTEGERS else float(text)
-
-
-def _whole_lines(file: io.FileIO) -> int:
-    """Return the size in bytes of an open file up to and with its last line end."""
-    file.seek(0)
-    return file.readall().rfind(b"\n") + 1
-
-
-def _write_all(file: io.FileIO, data: bytes) -> None:
-    # Unbuffered, so that nothing is left to be flushed, and to fail again, when the file is closed.
-    while data:
-        data = data[file.write(data) :]

@@ -111,11 +111,6 @@ class Run:
         except pyarrow.ArrowInvalid as error:
             raise RunError(f"{self.path / PREDICTIONS} is damaged: {error}; train again with --overwrite") from error
 
-    def correct_by_image(self) -> dict[str, bool]:
-        """Return path -> whether the prediction was right, for `stats.compare.compare_by_image`."""
-        columns = (self.predictions().column(name).to_pylist() for name in ("path", "label", "predicted"))
-        return {path: label == predicted for path, label, predicted in zip(*columns, strict=True)}
-
     def _json(self, name: str) -> dict[str, Any]:
         try:
             value = json.loads(self._read(name))

@@ -1,7 +1,5 @@
 """Tables and plots of the command line."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headstart.errors import RunError
+from headstart.types import Interval
 
 if TYPE_CHECKING:
     from headstart.data.manifest import Manifest
@@ -22,10 +21,14 @@ if TYPE_CHECKING:
     from headstart.training.plan import PhaseTable
 
 
+_MAX_CONFUSION = 12  # classes whose confusion matrix still fits a terminal
+
+
 def _console() -> Console:
     # A pipe has no width; a table that wraps at 80 columns is hard to read back.
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # a class may be called [b] or :cat:
+    console = Console(**plain)
+    return console if console.is_terminal else Console(width=140, **plain)
 
 
 def _table(*columns: str) -> Table:
@@ -66,6 +69,34 @@ def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifes
         console.print(f"  freeze boundary: {phase.boundary}; BatchNorm statistics: {phase.batch_norm}{penalty}\n")
 
 
+def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
+    """Print the accuracy with its interval in one line and, unless `brief`, the other figures.
+
+    Args:
+        metrics: As in `metrics.json`.
+        brief: Whether that is all.
+    """
+    console, labels = _console(), list(metrics["per_class"])
+    line = f"accuracy {Interval(**metrics['accuracy'])} on {metrics['num_images']} {metrics['split']} images"
+    is_marked = metrics.get("selected_on_reported")
+    console.print(line + "; too good, because these images also selected the model" * bool(is_marked), soft_wrap=True)
+    if brief:
+        return
+    names = ("balanced_accuracy", "macro_f1", "log_loss", "ece")
+    console.print(", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in names), soft_wrap=True)
+    table = _table("class", "images", "precision", "recall", "f1")
+    for label, row in metrics["per_class"].items():
+        figures = (row[name] for name in ("precision", "recall", "f1"))
+        table.add_row(label, str(row["num_images"]), *("-" if each is None else f"{each:.3f}" for each in figures))
+    console.print(table)
+    if len(labels) <= _MAX_CONFUSION:
+        console.print("confusion (rows: true class, columns: predicted class)")
+        table = _table("", *labels)
+        for label, counts in zip(labels, metrics["confusion"], strict=True):
+            table.add_row(label, *map(str, counts))
+        console.print(table)
+
+
 def print_comparison(comparison: "Comparison") -> None:
     """Print a row per cell, best first, then the verdict."""
     console, scored = _console(), comparison.ranked_by == "selection"
@@ -102,15 +133,6 @@ def print_ranking(rows: Sequence["Ranked"]) -> None:
             f"{row.megabytes:.1f}", f"{row.images_per_s:.0f}", row.engine,
         )  # fmt: skip
     _console().print(table)
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of the same keys as CSV, with a header."""
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 def plan_json(strategy: str, tables: Sequence["PhaseTable"]) -> str:

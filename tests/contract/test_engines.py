@@ -498,7 +498,7 @@ def test_choices_are_ordered_and_end_with_pytorch() -> None:
     fast = (HALF,) if engines._has_bf16() else ()
     assert choices(CPU) == (*fast, OPENVINO, TORCH)
     assert choices(CPU, engine="openvino", precision="32") == (OPENVINO, TORCH)
-    assert choices(CPU, precision="bf16") == (*fast, TORCH)
+    assert choices(CPU, precision="bf16") == (*fast, OPENVINO, TORCH)
     assert choices(CPU, engine="torch") == (TORCH,)
     cuda = torch.device("cuda")
     assert choices(cuda) == (Choice("torch", "bf16"), TORCH)

@@ -9,7 +9,6 @@ from lightning_fabric import Fabric
 from headstart.config import make_config
 from headstart.errors import PlanError
 from headstart.experiment.preparation import build_plan, fit_settings, insert_parts, resolve_strategy
-from headstart.features.supply import PixelSupply
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import build_classifier
 from headstart.models.stages import derive_stages
@@ -20,6 +19,7 @@ from headstart.training.plan import describe, resolve
 from headstart.training.strategies import STRATEGIES
 from headstart.types import InputSpec
 from tests.contract.test_models import NETWORKS
+from tests.supplies import PixelSupply
 from tests.unit.training.conftest import TensorBatches
 from tests.unit.training.test_engine import Rows
 

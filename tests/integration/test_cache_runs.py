@@ -17,6 +17,7 @@ import torch
 
 from headstart import experiment
 from headstart.config import make_config
+from headstart.experiment import session
 from headstart.features import supply, trunk
 from headstart.runs import Run
 from headstart.training.observers import Row, SilentProgress
@@ -331,7 +332,7 @@ def test_a_run_that_is_killed_while_it_computes_features_resumes_to_the_same_byt
     assert not (folder / "metrics.json").exists()
     assert train.shards()  # of the rows computed so far
     monkeypatch.setenv("HEADSTART_CACHE", str(train.cache))
-    resumed = experiment.resume(folder)
+    resumed = session.resume(folder)
     assert model_of(folder) == model_of(whole.path)
     assert rows_of(resumed) == rows_of(whole)
     counts = [run.metrics()["epochs_run"] for run in (resumed, whole)]
@@ -358,7 +359,7 @@ def test_a_run_that_is_interrupted_around_the_solved_head_resumes_to_the_same_by
     stopped = train.settings(**settings)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(make_config(stopped), make_observer=lambda title: _StopsAt(phase, epoch))
-    resumed = experiment.resume(Path(stopped["out"]))
+    resumed = session.resume(Path(stopped["out"]))
     assert model_of(resumed.path) == model_of(whole.path)
     assert rows_of(resumed) == rows_of(whole)
     assert resumed.metrics()["epochs_run"] == whole.metrics()["epochs_run"] == [0, 2]

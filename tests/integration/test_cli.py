@@ -74,6 +74,7 @@ def test_unusable_data(headstart, make_folder, tmp_path, kind):
         (("--head-lr", "0.1", "--head-lr-mult", "5"), "give one of them"),
         (("--set", "epochs"), "key=value"),
         (("--device", "tpu"), "not one of auto, cpu"),
+        (("--device", "cpu:1"), "no such device is visible"),
         (("--config", "missing.yaml"), "cannot read missing.yaml"),
         (("--map", "pear=fruit"), "pear"),
         (("--strategy", "partial", "--backbone", "lite0", "--stages", "99"), "stages=99"),
@@ -216,7 +217,7 @@ def test_nothing_is_written_among_the_images(headstart, make_folder, monkeypatch
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--device", "cuda", "--precision", "32"), "no CUDA device"),
+        (("--device", "cuda", "--precision", "32"), "no such device is visible to PyTorch here"),
         (("--batch-size", "1"), "a batch of one image has none"),
     ],
 )

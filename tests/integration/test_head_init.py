@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from headstart import experiment
 from headstart.config import load_config, make_config
 from headstart.errors import ConfigError
+from headstart.experiment import session
 from headstart.runs import Run
 from headstart.training.observers import SilentProgress
 from tests.conftest import COLOURS, write_folder
@@ -79,13 +80,15 @@ def test_without_epochs_a_run_on_its_own_classes_is_what_it_was(train: Train, so
     assert any("--head-init random would start anew" in line for line in train.said)
 
 
+@pytest.mark.parametrize("new", ["banana", "apples"])  # the second would mean a row of the source that is taken
 def test_a_new_class_leaves_the_rows_of_the_others_as_they_were(
-    train: Train, source: Run, make_folder: Callable[..., Path]
+    train: Train, source: Run, make_folder: Callable[..., Path], new: str
 ) -> None:
-    counts = {f"{split}/{label}": 4 for split in ("train", "val") for label in (*COLOURS, "banana")}
+    counts = {f"{split}/{label}": 4 for split in ("train", "val") for label in (*COLOURS, new)}
     run = train(data=str(make_folder(counts, "more")), epochs=0)
-    assert run.labels == ("apple", "banana", "leaf", "sky")
-    assert any("new rows for banana" in line for line in train.said)
+    assert run.labels == ("apple", new, "leaf", "sky")
+    assert run.config().match == {}
+    assert any(f"new rows for {new}" in line for line in train.said)
     (weight, bias), (old_weight, old_bias) = head_of(run), head_of(source)
     for row, old in ((0, 0), (2, 1), (3, 2)):
         assert torch.equal(weight[row], old_weight[old])
@@ -124,7 +127,7 @@ def test_one_class_against_the_rest_needs_no_training(train: Train, source: Run)
     run = train(**RED, epochs=0)
     assert run.labels == ("apple", "not_apple")
     assert run.metrics()["accuracy"]["value"] >= 17 / 18
-    assert any("the row of not_apple is within" in line for line in train.said)
+    assert any("not_apple starts from all other classes" in line for line in train.said)
     assert torch.equal(head_of(run)[0][0], head_of(source)[0][0])
     assert model_of(train(**RED, epochs=0, cache=False)) == model_of(run)
     assert model_of(train(map=RED["map"], epochs=0, head_init="random")) != model_of(run)
@@ -180,7 +183,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bytes(
     shutil.copytree(tmp_path / "k", copy)
     (copy / "checkpoints" / "final" / "rest-row.safetensors").unlink()  # it comes out the same again
     for folder in (tmp_path / "k", copy):
-        assert model_of(experiment.resume(folder)) == model_of(whole)
+        assert model_of(session.resume(folder)) == model_of(whole)
 
 
 def test_selection_and_refit_start_from_rows_of_their_own(train: Train) -> None:

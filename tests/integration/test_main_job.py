@@ -113,6 +113,10 @@ def test_predict_reads_files_folders_globs_and_goes_on_after_a_bad_one(trained, 
     globbed = headstart("predict", trained.path, image_folder / "val" / "leaf" / "*.png", "--format", "csv")
     assert globbed.code == 0
     assert len(list(csv.DictReader(globbed.out.splitlines()))) == 3
+    wide = headstart("predict", trained.path, bad, good[0], "--format", "csv", "--top-k", 9)
+    header = "path,label,probability,label_2,probability_2,label_3,probability_3,error"
+    assert wide.out.splitlines()[0] == header  # of three classes, and with the first file unreadable
+    assert "Did you mean 'json'" in headstart("predict", trained.path, bad, "--format", "jsn").err
     table = headstart("predict", trained.path, good[0])
     assert good[0].name in table.out
     parquet = headstart("predict", trained.path, *good, "--format", "parquet", "--out", tmp_path / "p.parquet")

@@ -96,12 +96,27 @@ def test_an_adapter_model_says_that_only_headstart_loads_it(headstart, image_fol
     outcome = headstart("train", image_folder, *words, "--out", run)
     assert outcome.code == 0, outcome.err
     own = json.loads((run / "model" / "config.json").read_text())["headstart"]
-    assert own["adapters"] == {"width": 4, "channels": {"blocks.6.0": 320}}
+    assert own["adapters"] == {"blocks.6.0": [320, 4]}
     card = (run / "model" / "README.md").read_text()
     assert "library_name: headstart" in card
     assert "local-dir" not in card
     with pytest.raises(RuntimeError, match="adapter"):
         timm.create_model(f"local-dir:{run / 'model'}", pretrained=True)
+
+
+def test_adapters_of_two_widths_in_one_run(headstart, image_folder, source, tmp_path):
+    words = ("train", image_folder, *SMALL, "--epochs", 1, "--strategy", "adapter")
+    first = headstart(*words, "--weights", source, "--stages", 1, "--adapter-width", 4, "--out", tmp_path / "a")
+    assert first.code == 0, first.err
+    assert "keep their width" not in first.err
+    second = headstart(*words, "--weights", tmp_path / "a", "--adapter-width", 2, "--out", tmp_path / "b")
+    assert second.code == 0, second.err
+    assert (
+        f"the adapters that {tmp_path / 'a'} brings keep their width, 4; adapter_width=2 is for new ones" in second.err
+    )
+    own = json.loads((tmp_path / "b" / "model" / "config.json").read_text())["headstart"]
+    assert own["adapters"] == {"conv1.2": [32, 2], "conv2.2": [64, 2], "conv3.2": [128, 2], "hidden.6": [64, 4]}
+    assert library.load(tmp_path / "b").predict_proba(sorted(image_folder.glob("val/*/*"))[:2]).shape == (2, 3)
 
 
 @pytest.mark.parametrize("strategy", ["lora", "l2-sp"])

@@ -5,7 +5,6 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from headstart.cli.report import _comparison
 from headstart.runs import MetricsLog, open_run
 from headstart.training.observers import TensorBoardLog
 from tests.integration.conftest import TINY
@@ -42,10 +41,6 @@ def test_report_draws_explanations_once(headstart, image_folder, tmp_path, monke
     assert outcome.err.count("drawing where the network") == 1  # the first has its pictures already
     assert "report: report.html" in outcome.out
     assert "First is scratch, lr=" in (tmp_path / "report.html").read_text()
-    # A comparison that a study of just these runs wrote is taken as it is; one of other runs is not.
-    for rows, is_used in (([{"runs": ["run0", "run1"]}], True), ([{"runs": ["run0"]}], False)):
-        (tmp_path / "comparison.json").write_text(json.dumps({"verdict": "said before", "rows": rows}))
-        assert (_comparison([first, second])["verdict"] == "said before") == is_used
 
 
 def test_report_says_what_it_cannot_do(headstart, tmp_path):

@@ -14,7 +14,6 @@ from torch.nn import functional
 from headstart.config import make_config
 from headstart.data.loading import Batch
 from headstart.experiment.preparation import build_plan, fit_settings, resolve_strategy
-from headstart.features.supply import PixelSupply
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import build_classifier
 from headstart.models.gluon import NETWORKS, load_params, resnet18_v2, save_params
@@ -23,6 +22,7 @@ from headstart.training.checkpoint import Checkpoints
 from headstart.training.engine import fit
 from headstart.training.observers import SilentProgress
 from headstart.training.optim import build_optimizer
+from tests.supplies import PixelSupply
 from tests.unit.training.test_engine import Rows
 
 ROOT = Path(__file__).parents[2]

@@ -49,16 +49,18 @@ def main() -> None:
 def _report(error: BaseException) -> int | str | None:
     """Say in one line what went wrong; return the exit code."""
     match error:
+        case KeyboardInterrupt() | SystemExit(code=130):  # typer turns the one into the other
+            print(
+                "interrupted; the same command goes on with a study or a recipe, and a single run can be finished "
+                "with: headstart train --resume RUN",
+                file=sys.stderr,
+            )
+            return 130
         case SystemExit():
             return error.code
         case HeadstartError():
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return error.exit_code
-        case KeyboardInterrupt():
-            print(
-                "interrupted; a run that was begun can be finished with: headstart train --resume RUN", file=sys.stderr
-            )
-            return 130
         case BrokenPipeError():
             # The reader (`| head`) is gone; Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

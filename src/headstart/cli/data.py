@@ -26,7 +26,7 @@ def data_get(name: Annotated[str, typer.Argument(help="a name from: headstart da
     """Fetch a data set of the catalogue and say where it is."""
     from headstart.data.catalog import resolve
 
-    echo(str(resolve(name)))
+    echo(str(resolve(name, data_progress)))
 
 
 @data_app.command("show")
@@ -41,11 +41,9 @@ def data_show(
     augmented: Annotated[bool, typer.Option("--augmented", help="show augmented training views instead")] = False,
 ) -> None:
     """Print the class counts per split and write a labelled contact sheet."""
-    from headstart import experiment
+    from headstart.experiment.tools import show_data
     from headstart.tables import print_counts
 
-    manifest = experiment.show_data(
-        config, sheet, split=split, per_class=per_class, augmented=augmented, progress=data_progress
-    )
+    manifest = show_data(config, sheet, split=split, per_class=per_class, augmented=augmented, progress=data_progress)
     print_counts(manifest)
     echo(f"contact sheet: {sheet}")

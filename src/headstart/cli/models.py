@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headstart.cli.shared import EngineOption, PrecisionOption, RunArgument, app, check_format, echo, say
+from headstart.cli.shared import EngineOption, PrecisionOption, RunArgument, app, check_format, data_progress, echo, say
 
 
 @app.command()
@@ -23,12 +23,12 @@ def evaluate(
     precision: PrecisionOption = "auto",
 ) -> None:
     """Measure a trained model on labelled images."""
-    from headstart import experiment
     from headstart.config import load_config
-    from headstart.inference.evaluate import format_metrics
+    from headstart.experiment.tools import evaluate_folder
+    from headstart.tables import print_metrics
 
     check_format(output_format, ("table", "json"))
-    metrics = experiment.evaluate_folder(
+    metrics = evaluate_folder(
         run,
         data,
         label_map=load_config(None, {"map": label_map}).map if label_map else None,
@@ -39,13 +39,14 @@ def evaluate(
         engine=engine,
         precision=precision,
         say=say,
+        progress=data_progress,
     )
     if output_format == "json":
         import json
 
         echo(json.dumps(metrics, indent=2, ensure_ascii=False))
     else:
-        echo(format_metrics(metrics))
+        print_metrics(metrics)
 
 
 @app.command()
@@ -61,14 +62,14 @@ def predict(
     precision: PrecisionOption = "auto",
 ) -> None:
     """Classify images; an unreadable file is a row with its error, and then the exit code is 1."""
-    from headstart.inference.output import write_predictions
+    from headstart.inference.output import FORMATS, write_predictions
     from headstart.inference.predict import expand_inputs, load, predict_stream
 
-    check_format(output_format, ("table", "json", "csv", "parquet"))
+    check_format(output_format, FORMATS)
     classifier = load(run, device=device, engine=engine, precision=precision)
     files = expand_inputs(paths, sys.stdin)
     rows = predict_stream(classifier, files, top_k=top_k, batch_size=batch_size)
-    num_failed = write_predictions(rows, output_format, out)
+    num_failed = write_predictions(rows, output_format, out, top_k=min(top_k, len(classifier.labels)))
     for line in classifier.notes:
         say(f"note: {line}")
     if num_failed:
@@ -99,9 +100,9 @@ def delta(
     out: Annotated[Path, typer.Option(help="file to write")] = Path("delta.safetensors"),
 ) -> None:
     """Write a small file of only what a run changed in its pretrained network; `rebuild` makes the model of it."""
-    from headstart import experiment
+    from headstart.experiment.tools import write_delta
 
-    experiment.write_delta(run, out)
+    write_delta(run, out)
     whole = (run / "model" / "model.safetensors").stat().st_size
     echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, the whole model is {whole / 1e6:.2f} MB")
     echo(f"next: headstart rebuild {out} --out FOLDER")
@@ -116,8 +117,8 @@ def rebuild(
     ] = None,
 ) -> None:
     """Put a delta onto the pretrained network that it was trained from, which must be the same to the bit."""
-    from headstart import experiment
+    from headstart.experiment.tools import rebuild_model
 
-    experiment.rebuild_model(file, out, weights=weights)
+    rebuild_model(file, out, weights=weights)
     echo(f"model folder: {out}")
     echo(f"next: headstart predict {out} IMAGE...")

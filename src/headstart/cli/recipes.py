@@ -1,11 +1,13 @@
 """Commands for the field's standard lessons."""
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.shared import app, echo, say
+from headstart.cli.shared import app, data_progress, echo, say
 
 if TYPE_CHECKING:
     from headstart.config import Config
@@ -17,15 +19,42 @@ recipe_app = typer.Typer(
 )
 app.add_typer(recipe_app)
 
-NameArgument = Annotated[str, typer.Argument(help="a name from: headstart recipe list")]
-BackboneOption = Annotated[str | None, typer.Option(help="another network; several for a part that compares them: a,b")]
-DataOption = Annotated[str | None, typer.Option(help="another folder, manifest or catalogue name")]
-SourceOption = Annotated[str | None, typer.Option(help="what a source network learns first; default: many snacks")]
-WeightsOption = Annotated[Path | None, typer.Option(help="weight file or run to start from")]
-SeedsOption = Annotated[int | None, typer.Option(min=1, help="how many seeds; default: 3")]
-PartOption = Annotated[list[str] | None, typer.Option("--part", help="run this part only; may be repeated")]
-OutOption = Annotated[Path | None, typer.Option(help="folder; default: runs/recipe-NAME-BACKBONE")]
-QuickOption = Annotated[bool, typer.Option("--quick", help="smoke run: few small images, one epoch, one seed")]
+
+def _with_lesson(*, fetch: bool) -> Callable[[Callable[["Lesson"], None]], Callable[..., None]]:
+    """Give a command the options that a lesson is made of."""
+
+    def decorate(command: Callable[["Lesson"], None]) -> Callable[..., None]:
+        def wrapper(
+            name: Annotated[str, typer.Argument(help="a name from: headstart recipe list")],
+            backbone: Annotated[
+                str | None, typer.Option(help="another network; several for a part that compares them: a,b")
+            ] = None,
+            data: Annotated[str | None, typer.Option(help="another folder, manifest or catalogue name")] = None,
+            source: Annotated[
+                str | None, typer.Option(help="what a source network learns first; default: many snacks")
+            ] = None,
+            weights: Annotated[Path | None, typer.Option(help="weight file or run to start from")] = None,
+            seeds: Annotated[int | None, typer.Option(min=1, help="how many seeds; default: 3")] = None,
+            part: Annotated[
+                list[str] | None, typer.Option("--part", help="run this part only; may be repeated")
+            ] = None,
+            out: Annotated[Path | None, typer.Option(help="folder; default: runs/recipe-NAME-BACKBONE")] = None,
+            quick: Annotated[
+                bool, typer.Option("--quick", help="smoke run: few small images, one epoch, one seed")
+            ] = False,
+        ) -> None:
+            from headstart.studies.lessons import make_lesson
+
+            lesson = make_lesson(
+                name, backbone=backbone, data=data, source=source, weights=weights, seeds=seeds, parts=part or (),
+                out=out, quick=quick, fetch=fetch, progress=data_progress,
+            )  # fmt: skip
+            command(lesson)
+
+        wrapper.__doc__ = command.__doc__
+        return wrapper
+
+    return decorate
 
 
 @recipe_app.command("list")
@@ -38,24 +67,9 @@ def recipe_list() -> None:
 
 
 @recipe_app.command("show")
-def recipe_show(
-    name: NameArgument,
-    backbone: BackboneOption = None,
-    data: DataOption = None,
-    source: SourceOption = None,
-    weights: WeightsOption = None,
-    seeds: SeedsOption = None,
-    part: PartOption = None,
-    out: OutOption = None,
-    quick: QuickOption = False,
-) -> None:
+@_with_lesson(fetch=False)
+def recipe_show(lesson: "Lesson") -> None:
     """Show what a recipe does, as commands that one could type, and what was published."""
-    from headstart.studies.lessons import make_lesson
-
-    lesson = make_lesson(
-        name, backbone=backbone, data=data, source=source, weights=weights, seeds=seeds, parts=part or (), out=out,
-        quick=quick, fetch=False,
-    )  # fmt: skip
     recipe = lesson.recipe
     echo(f"{recipe.title}\n{recipe.question}\n")
     echo(
@@ -65,7 +79,7 @@ def recipe_show(
     for note in recipe.notes:
         echo(f"note: {note}")
     echo("\nfirst, the class counts and a contact sheet of the data, and the source's head:")
-    echo(f"    headstart data show {lesson.data}\n    headstart model {lesson.backbones[0]}")
+    echo(f"    {shlex.join(['headstart', 'data', 'show', lesson.data])}\n    headstart model {lesson.backbones[0]}")
     if lesson.source is not None:
         echo(f"\nsource network (into {lesson.weights}):\n    {train_command(lesson.pretraining().config)}")
     for each in lesson.parts:
@@ -77,43 +91,34 @@ def recipe_show(
 
 
 @recipe_app.command("run")
-def recipe_run(
-    name: NameArgument,
-    backbone: BackboneOption = None,
-    data: DataOption = None,
-    source: SourceOption = None,
-    weights: WeightsOption = None,
-    seeds: SeedsOption = None,
-    part: PartOption = None,
-    out: OutOption = None,
-    quick: QuickOption = False,
-) -> None:
+@_with_lesson(fetch=True)
+def recipe_run(lesson: "Lesson") -> None:
     """Run a recipe, from data to verdict. What is finished in its folder is not run again."""
     from rich.console import Console
 
-    from headstart.studies.lessons import make_lesson
+    from headstart.data.manifest import Manifest
     from headstart.studies.progress import StudyProgress
-    from headstart.studies.teaching import Look, Outcome, SourceHead, run_lesson
+    from headstart.studies.teaching import Outcome, run_lesson
     from headstart.tables import print_counts
 
-    lesson = make_lesson(
-        name, backbone=backbone, data=data, source=source, weights=weights, seeds=seeds, parts=part or (), out=out,
-        quick=quick,
-    )  # fmt: skip
     echo(f"{lesson.recipe.title}\n{lesson.recipe.question}")
     for note in lesson.recipe.notes:
         say(f"note: {note}")
+    has_failed = False
     for step in run_lesson(lesson, progress=StudyProgress(Console(stderr=True))):
         match step:
-            case Look():
-                print_counts(step.manifest)
-                echo(f"contact sheet: {step.sheet}")
-            case SourceHead():
-                echo(f"source head of {step.facts['name']}: {step.facts['head']} ({step.facts['weights']})")
+            case Manifest():
+                print_counts(step)
+                echo(f"contact sheet: {lesson.out / 'contact-sheet.png'}")
             case Outcome():
+                has_failed |= step.has_failed
                 _print_outcome(step)
                 _write_report(lesson, step)
+            case _:
+                echo(f"source head of {step['name']}: {step['head']} ({step['weights']})")
     echo(f"\nfolder: {lesson.out} (recipe.json, a report per part, a run folder per cell and seed)")
+    if has_failed:
+        raise typer.Exit(1)
 
 
 def _print_outcome(outcome: "Outcome") -> None:
@@ -158,22 +163,6 @@ def _write_report(lesson: "Lesson", outcome: "Outcome") -> None:
 
 def train_command(config: "Config") -> str:
     """Write settings as a `headstart train` command that one could type."""
-    import shlex
+    from headstart.config import command_words
 
-    from headstart.config import Config
-
-    words = ["headstart", "train", config.data]
-    for name, setting in Config.model_fields.items():
-        value = getattr(config, name)
-        # Where a run's head fits the data, its rows are kept unless that is refused.
-        is_meant = name == "head_init" and config.weights is not None and name in config.model_fields_set
-        if (value == setting.default and not is_meant) or name in ("data", "seed", "out", "table", "choices"):
-            continue
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-            continue
-        if isinstance(value, dict):
-            value = ",".join(f"{key}={item}" for key, item in value.items())
-        words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
-    return shlex.join(words)
+    return shlex.join(command_words(config.model_dump(), "seed"))

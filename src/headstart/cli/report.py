@@ -17,14 +17,14 @@ def report(
     ] = None,
     title: Annotated[str | None, typer.Option(help="title of the page")] = None,
     comparison: Annotated[
-        Path | None, typer.Option(help="comparison.json of headstart compare; default: that of just these runs")
+        Path | None, typer.Option(help="comparison.json of headstart compare; default: these runs are compared now")
     ] = None,
     explain: Annotated[bool, typer.Option(help="draw where the network looks (Grad-CAM)")] = True,
 ) -> None:
     """Write one HTML page about runs, that needs no other file, and its figures as PNGs."""
     from headstart.report import write_report
 
-    study = comparison or (_comparison(paths) if len(paths) > 1 else None)
+    study = comparison or (_compared(paths) if len(paths) > 1 else None)
     for path in paths if explain else ():
         _explain(path)
     page = write_report(paths, out, title=title, comparison=study)
@@ -32,23 +32,14 @@ def report(
     echo(f"figures: {page.with_suffix('')}/")
 
 
-def _comparison(paths: Sequence[Path]) -> Mapping[str, Any]:
-    """Read the comparison that a study of just these runs wrote, or make one."""
-    import os
-
+def _compared(paths: Sequence[Path]) -> Mapping[str, Any]:
+    """Compare the runs; those of different images can still be shown beside one another."""
     from headstart.errors import HeadstartError
-    from headstart.report.reading import read_comparison
     from headstart.studies.compare import compare_runs, group_runs
 
-    folders = {path.resolve() for path in paths}
-    file = Path(os.path.commonpath([path.parent for path in folders])) / "comparison.json"
-    if file.is_file():
-        study = read_comparison(file)
-        if {(file.parent / run).resolve() for row in study.get("rows", []) for run in row.get("runs", [])} == folders:
-            return study
     try:
         return compare_runs(group_runs(paths)).to_dict()
-    except HeadstartError as error:  # runs on different images can still be shown beside one another
+    except HeadstartError as error:
         return {"verdict": f"The runs were not compared: {error}."}
 
 

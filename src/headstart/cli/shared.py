@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headstart.errors import ConfigError
+from headstart.errors import ConfigError, unknown
 
 app = typer.Typer(
     name="headstart",
@@ -35,21 +35,19 @@ _said: dict[str, float] = {}
 
 
 def data_progress(title: str, done: int, total: int) -> None:
-    """Say how far a long pass over the images is: on one line of the terminal, or a line every 15 seconds in a log."""
-    now = time.monotonic()
-    every_s = 0.1 if sys.stderr.isatty() else 15.0
-    if now - _said.setdefault(title, now) >= every_s:
+    """Say how far a long pass over the data is: on one line of the terminal, or a line every 15 seconds in a log."""
+    is_terminal, now = sys.stderr.isatty(), time.monotonic()
+    if now - _said.setdefault(title, now) >= (0.1 if is_terminal else 15.0):
         _said[title] = now
-        start, end = ("\r", "\r") if sys.stderr.isatty() else ("", "\n")
-        print(f"{start}{title}: {done} of {total}", end=end, file=sys.stderr, flush=True)
+        line = f"{title}: {done:,}" + (f" of {total:,}" if total else "")
+        # On a terminal it goes over the line before, which may be longer.
+        print(f"\x1b[K{line}" if is_terminal else line, end="\r" if is_terminal else "\n", file=sys.stderr, flush=True)
 
 
 def check_format(value: str, known: tuple[str, ...]) -> None:
     """Refuse an unknown --format."""
-    from headstart.errors import did_you_mean
-
     if value not in known:
-        raise ConfigError(f"--format {value!r} is not one of {', '.join(known)}.{did_you_mean(value, known)}")
+        raise ConfigError(unknown("--format", value, known))
 
 
 DataArgument = Annotated[str | None, typer.Argument(help="folder of class folders, manifest or catalogue name")]

@@ -106,8 +106,9 @@ def rank(
     import json
     from dataclasses import asdict
 
+    from headstart.files import csv_text
     from headstart.studies.rank import rank as rank_backbones
-    from headstart.tables import csv_text, print_ranking
+    from headstart.tables import print_ranking
 
     check_format(output_format, ("table", "json", "csv"))
     rows = rank_backbones(config, _words(backbones), say=say, progress=data_progress)

@@ -29,14 +29,16 @@ def train(
     if resume is not None:
         if data is not None or config.model_fields_set or overwrite:
             raise ConfigError("--resume takes its settings from the run folder; leave out DATA and other settings")
-        run = experiment.resume(resume, say=say, make_observer=terminal_progress, progress=data_progress)
+        from headstart.experiment import session
+
+        run = session.resume(resume, say=say, make_observer=terminal_progress, progress=data_progress)
     else:
         run = experiment.run(
             config, overwrite=overwrite, say=say, make_observer=terminal_progress, progress=data_progress
         )
-    from headstart.inference.evaluate import format_metrics
+    from headstart.tables import print_metrics
 
-    echo(format_metrics(run.metrics(), brief=True))
+    print_metrics(run.metrics(), brief=True)
     echo(f"run folder: {run.path}")
     echo(f"next: headstart predict {run.path} IMAGE...")
 
@@ -50,12 +52,12 @@ def plan(
     output_format: Annotated[str, typer.Option("--format", help="table or json")] = "table",
 ) -> None:
     """Show what a strategy would train, per phase and stage, before anything runs."""
-    from headstart import experiment
+    from headstart.experiment.preparation import prepare
     from headstart.tables import plan_json, print_plan
     from headstart.training.plan import describe
 
     check_format(output_format, ("table", "json"))
-    prepared = experiment.prepare(config, progress=data_progress)
+    prepared = prepare(config, progress=data_progress)
     for line in prepared.warnings:
         say(f"note: {line}")
     tables = describe(prepared.plan, prepared.model.network, prepared.model.stages)
@@ -77,17 +79,16 @@ def lr_find(
     steps: Annotated[int, typer.Option(min=10, help="steps between them")] = 100,
 ) -> None:
     """Raise the learning rate step by step, plot the loss and suggest a rate; the model is thrown away."""
-    from headstart import experiment
+    from headstart.experiment.tools import find_learning_rate
     from headstart.tables import plot_range_test
 
     if not 0 < low < high:
         raise ConfigError(f"--low {low} must be above 0 and below --high {high}")
-    result = experiment.find_learning_rate(
-        config, plot, low=low, high=high, num_steps=steps, say=say, progress=data_progress
-    )
+    result = find_learning_rate(config, plot, low=low, high=high, num_steps=steps, say=say, progress=data_progress)
     plot_range_test(result, plot)
-    # These begin with a phase for the head alone, whose rate has a flag of its own.
-    flag = "--head-lr" if config.strategy in ("gradual", "lp-ft") else "--lr"
+    # These begin with training the head alone, whose rate has a flag of its own.
+    begins_with_head = config.strategy == "gradual" or (config.strategy == "lp-ft" and config.solver == "loop")
+    flag = "--head-lr" if begins_with_head else "--lr"
     echo(f"suggested: {flag} {result.suggestion:.1e}   (lowest loss {min(result.losses):.4f}; plot: {plot})")
 
 
@@ -98,4 +99,4 @@ def demo(
     """Train two strategies on pictures that need no download, and compare them (under two minutes)."""
     from headstart.demo import run_demo
 
-    run_demo(out, echo)
+    run_demo(out, echo, data_progress)

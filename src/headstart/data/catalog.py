@@ -4,16 +4,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from headstart.data.download import Progress, download, extract_zip, terminal_progress
+from headstart.data.download import Progress, download, extract_zip
 from headstart.data.snacks import render_snacks
-from headstart.errors import DownloadError, HeadstartError, did_you_mean
+from headstart.errors import DownloadError, HeadstartError, unknown
 
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 
@@ -47,25 +45,26 @@ def is_catalog_name(name: str) -> bool:
     return name in CATALOG
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, progress: Progress | None = None) -> Path:
     """Return the folder of a data set, fetching or rendering it on first use.
+
+    Args:
+        name: Of the data set.
+        progress: Told what is done, how far it is, and how much there is (0: not known); whatever it raises ends it.
 
     Raises:
         DownloadError: The name is not known, or the data set cannot be made.
     """
     if name not in CATALOG:
-        raise DownloadError(
-            f"the catalogue has no data set {name!r}.{did_you_mean(name, CATALOG)} There are: {', '.join(CATALOG)}"
-        )
+        raise DownloadError(unknown("catalogue data set", name, CATALOG))
     folder, entry = data_root() / name, CATALOG[name]
     if not folder.exists():
         print(f"preparing {name} in {folder} ...", file=sys.stderr, flush=True)
-        with terminal_progress() as progress:
-            try:
-                entry.make(folder, progress)
-            except (HeadstartError, OSError):
-                if not folder.exists():  # it appears whole or not at all: another process was quicker
-                    raise
+        try:
+            entry.make(folder, progress or (lambda title, done, total: None))
+        except (HeadstartError, OSError):
+            if not folder.exists():  # it appears whole or not at all: another process was quicker
+                raise
     return folder / entry.inner
 
 
@@ -112,22 +111,14 @@ def write_animals_and_vehicles(parts: dict[str, Any], classes: list[str], folder
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         whole = Path(temporary) / folder.name
         for split, pictures in parts.items():
-            _write_split(pictures, classes, whole / split, split, progress)
+            for number, (picture, label) in enumerate(pictures):
+                name = classes[label]
+                path = whole / split / ("animal" if name in ANIMALS else "vehicle") / f"{name}-{number:05d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
+                progress(f"writing {split}", number + 1, len(pictures))
         if not folder.exists():
             whole.rename(folder)
-
-
-def _write_split(
-    pictures: Sequence[tuple[Image.Image, int]], classes: list[str], folder: Path, split: str, progress: Progress
-) -> None:
-    for name in ("animal", "vehicle"):
-        (folder / name).mkdir(parents=True)
-    total = len(pictures)
-    for number, (picture, label) in enumerate(pictures):
-        name = classes[label]
-        kind = "animal" if name in ANIMALS else "vehicle"
-        picture.save(folder / kind / f"{name}-{number:05d}.png")
-        progress(f"writing {split}", number + 1, total)
 
 
 CATALOG: dict[str, Entry] = {

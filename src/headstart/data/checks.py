@@ -4,24 +4,24 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from headstart.data.manifest import ImageRecord, Manifest
+from headstart.data.threads import map_ahead
 from headstart.data.transforms import open_image, read_rgb, shown, why_unreadable
 from headstart.errors import DataError, UnreadableImageError, did_you_mean
 
 Progress = Callable[[str, int, int], None]
 _RANK = {"train": 0, "validation": 1, "test": 2}
-_MAP_BLOCK = 4096  # tasks in the queue at a time: a million images would fill gigabytes
+_AHEAD = 4096  # a million images in the queue would fill gigabytes
 _T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -84,23 +84,6 @@ class DataReport:
         """Return plain JSON types."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild a report from what `to_dict` gave, also after a trip through JSON."""
-        return cls(
-            source=values["source"],
-            counts=values["counts"],
-            label_map=values["label_map"],
-            splits_made=values["splits_made"],
-            ignored_files=values["ignored_files"],
-            unreadable=tuple(BadImage(**item) for item in values["unreadable"]),
-            leaks=tuple(Leak(**item) for item in values["leaks"]),
-            leaks_policy=values["leaks_policy"],
-            duplicates=tuple(tuple(group) for group in values["duplicates"]),
-            conflicts=tuple(tuple((path, label) for path, label in group) for group in values["conflicts"]),
-            warnings=tuple(values["warnings"]),
-        )
-
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, hexadecimal."""
@@ -112,9 +95,8 @@ def unreadable_headers(
     records: Sequence[ImageRecord], *, threads: int, progress: Progress | None = None
 ) -> list[BadImage]:
     """Read the header of every image and return those without a usable one, in order."""
-    paths = [record.path for record in records]
-    reasons = _map("reading headers", _header_problem, paths, threads, progress)
-    return [BadImage(shown(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason]
+    reasons = _map("reading headers", _header_problem, records, threads, progress)
+    return [BadImage(shown(r.path), reason) for r, reason in zip(records, reasons, strict=True) if reason]
 
 
 def fingerprint(
@@ -132,8 +114,7 @@ def fingerprint(
         progress: Told how far it is.
         keep: Given every decoded picture, from any thread.
     """
-    check = partial(_fingerprint, keep=keep)
-    return _map("checking pixels", check, [record.path for record in records], threads, progress)
+    return _map("checking pixels", partial(_fingerprint, keep=keep), records, threads, progress)
 
 
 def raise_unreadable(bad: Sequence[BadImage]) -> None:
@@ -251,17 +232,13 @@ def _fingerprint(path: Path, keep: Callable[[Path, Image.Image], None] | None) -
 
 
 def _map(
-    stage: str, function: Callable[[_T], _R], items: Sequence[_T], threads: int, progress: Progress | None
-) -> list[_R]:
-    """Apply `function` in threads, keep the order, and leave at once when interrupted."""
-    results: list[_R] = []
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-check")
-    try:
-        for start in range(0, len(items), _MAP_BLOCK):
-            for result in pool.map(function, items[start : start + _MAP_BLOCK]):
-                results.append(result)
-                if progress is not None:
-                    progress(stage, len(results), len(items))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    stage: str, function: Callable[[Path], _T], records: Sequence[ImageRecord], threads: int, progress: Progress | None
+) -> list[_T]:
+    """Apply `function` to the path of each record in threads, and leave at once when interrupted."""
+    results: list[_T] = []
+    with closing(map_ahead(function, (r.path for r in records), threads=threads, ahead=_AHEAD)) as coming:
+        for result in coming:
+            results.append(result)
+            if progress is not None:
+                progress(stage, len(results), len(records))
     return results

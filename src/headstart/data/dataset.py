@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,8 +25,10 @@ from headstart.data.checks import (
     raise_unreadable,
     unreadable_headers,
 )
+from headstart.data.folders import counted
 from headstart.data.manifest import Manifest, ScanNotes, scan
 from headstart.data.splits import make_splits, subset
+from headstart.data.threads import default_threads
 from headstart.data.transforms import shown
 from headstart.errors import DataError, did_you_mean
 
@@ -43,7 +45,7 @@ def load_dataset(
     skip_bad: bool = False,
     test_fraction: float = 0.2,
     split_seed: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
     progress: Progress | None = None,
     single_split_ok: bool = False,
     keep: Keep | None = None,
@@ -58,7 +60,7 @@ def load_dataset(
         skip_bad: Leave unreadable images out and list them, instead of stopping.
         test_fraction: Share of the test split where the data has no splits.
         split_seed: Seed of that split and of the subset.
-        threads: Decoding threads.
+        threads: Decoding threads; default: one per core, 8 at most.
         progress: Called with (what is done, images done, images in all).
         single_split_ok: For evaluation: make no split, call the only split `test`, accept one or missing classes.
         keep: Given every decoded picture, so that it need not be decoded again.
@@ -70,7 +72,8 @@ def load_dataset(
         UnreadableImageError: An image cannot be decoded and `skip_bad` is False.
         DataError: The source, its layout, its classes or the settings are not usable.
     """
-    path, name, located = _locate(source)
+    threads = threads or default_threads()
+    path, name, located = _locate(source, progress)
     manifest, notes = scan(path, name=name, label_map=label_map)
     notes = replace(notes, warnings=(*located, *notes.warnings))
     check: Callable[..., None] = check_not_empty if single_split_ok else check_classes
@@ -83,18 +86,31 @@ def load_dataset(
         manifest = subset(manifest, max_per_class, split_seed)
     manifest, pixels, bad_bodies = _with_hashes(manifest, skip_bad, threads, progress, keep)
     bad = (*bad_headers, *bad_bodies)
-    check(manifest, str(source), hint=f" ({_images(len(bad), 'unreadable ')} left out)" if bad else "")
+    check(manifest, str(source), hint=f" ({counted(bad, 'unreadable ')} left out)" if bad else "")
     leaked = find_leaks(manifest.records, pixels)
-    report = _report(str(source), manifest, notes, pixels, bad, tuple(leaked.values()), leaks)
-    report = replace(report, label_map=dict(label_map or {}), splits_made=splits_made)
+    if leaked and leaks == "error":
+        _refuse(tuple(leaked.values()))
+    report = DataReport(
+        source=str(source),
+        counts={},
+        label_map=dict(label_map or {}),
+        splits_made=splits_made,
+        ignored_files=dict(sorted(Counter(path.suffix.lower() for path in notes.ignored).items())),
+        unreadable=bad,
+        leaks=tuple(leaked.values()),
+        leaks_policy=leaks,
+        duplicates=find_duplicates(manifest.records, pixels),
+        conflicts=find_conflicts(manifest.records, pixels, manifest.labels),
+        warnings=notes.warnings,
+    )
     if leaked and leaks == "drop":
         kept = [record for position, record in enumerate(manifest.records) if position not in leaked]
         manifest = manifest.with_records(kept)
-        check(manifest, str(source), hint=f" ({_images(len(leaked))} dropped as copies of one in another split)")
-    return manifest, replace(report, counts=manifest.counts())
+        check(manifest, str(source), hint=f" ({counted(leaked)} dropped as copies of one in another split)")
+    return manifest, replace(report, counts=manifest.counts(), warnings=(*report.warnings, *_sentences(report)))
 
 
-def _locate(source: str | Path) -> tuple[Path, str | None, tuple[str, ...]]:
+def _locate(source: str | Path, progress: Progress | None) -> tuple[Path, str | None, tuple[str, ...]]:
     """Return the path, the catalogue name if it is one, and warnings."""
     from headstart.data import catalog
 
@@ -104,7 +120,7 @@ def _locate(source: str | Path) -> tuple[Path, str | None, tuple[str, ...]]:
         both = f"read {word!r} from the folder here; the catalogue has a data set of that name too"
         return path, None, (both,) if is_name else ()
     if is_name:
-        return catalog.resolve(word), word, ()
+        return catalog.resolve(word, progress), word, ()
     beside: list[str] = []
     with contextlib.suppress(OSError):
         beside = sorted(os.listdir(path.parent))
@@ -123,10 +139,6 @@ def _exists(path: Path) -> bool:
     except OSError:  # it may, behind a folder without permission; the scan says so
         return True
     return True
-
-
-def _images(count: int, kind: str = "") -> str:
-    return f"{count} {kind}image{'' if count == 1 else 's'}"
 
 
 def _ignored_hint(notes: ScanNotes) -> str:
@@ -184,57 +196,28 @@ def _with_hashes(
     return replace(manifest, records=tuple(records)), pixels, bad
 
 
-def _report(
-    source: str,
-    manifest: Manifest,
-    notes: ScanNotes,
-    pixels: list[str],
-    bad: tuple[BadImage, ...],
-    leaks: tuple[Leak, ...],
-    policy: LeaksPolicy,
-) -> DataReport:
-    if leaks and policy == "error":
-        first = leaks[0]
-        raise DataError(
-            f"{first.path} ({first.split}) is an exact copy of {first.copy_of} ({first.copy_of_split})"
-            f"{f', and {len(leaks) - 1} more such copies' if len(leaks) > 1 else ''}; remove them, or use --leaks drop"
-        )
-    duplicates = find_duplicates(manifest.records, pixels)
-    conflicts = find_conflicts(manifest.records, pixels, manifest.labels)
-    return DataReport(
-        source=source,
-        counts={},
-        label_map={},
-        splits_made=False,
-        ignored_files=dict(sorted(Counter(path.suffix.lower() for path in notes.ignored).items())),
-        unreadable=bad,
-        leaks=leaks,
-        leaks_policy=policy,
-        duplicates=duplicates,
-        conflicts=conflicts,
-        warnings=(*notes.warnings, *_sentences(bad, leaks, policy, duplicates, conflicts)),
+def _refuse(leaks: Sequence[Leak]) -> None:
+    first, more = leaks[0], f", and {len(leaks) - 1} more such copies" if len(leaks) > 1 else ""
+    raise DataError(
+        f"{first.path} ({first.split}) is an exact copy of {first.copy_of} ({first.copy_of_split}){more}; remove them, "
+        "or use --leaks drop"
     )
 
 
-def _sentences(
-    bad: tuple[BadImage, ...],
-    leaks: tuple[Leak, ...],
-    policy: LeaksPolicy,
-    duplicates: tuple[tuple[str, ...], ...],
-    conflicts: tuple[tuple[tuple[str, str], ...], ...],
-) -> list[str]:
+def _sentences(report: DataReport) -> list[str]:
+    bad, leaks, duplicates, conflicts = report.unreadable, report.leaks, report.duplicates, report.conflicts
     sentences = []
     if bad:
-        sentences.append(f"left out {_images(len(bad), 'unreadable ')}, first {bad[0].path}: {bad[0].reason}")
+        sentences.append(f"left out {counted(bad, 'unreadable ')}, first {bad[0].path}: {bad[0].reason}")
     if leaks:
-        done = "dropped" if policy == "drop" else "kept"
+        done = "dropped" if report.leaks_policy == "drop" else "kept"
         sentences.append(
-            f"{done} {_images(len(leaks))} with exactly the pixels of one in another split, first {leaks[0].path} "
+            f"{done} {counted(leaks)} with exactly the pixels of one in another split, first {leaks[0].path} "
             f"({leaks[0].split}), a copy of {leaks[0].copy_of} ({leaks[0].copy_of_split})"
         )
     if duplicates:
-        sentences.append(f"{_images(len(duplicates))} found more than once within a split, first {duplicates[0][0]}")
+        sentences.append(f"{counted(duplicates)} found more than once within a split, first {duplicates[0][0]}")
     if conflicts:
         pictures = " and ".join(f"{path} ({label})" for path, label in conflicts[0][:2])
-        sentences.append(f"{_images(len(conflicts))} found under different labels, first {pictures}")
+        sentences.append(f"{counted(conflicts)} found under different labels, first {pictures}")
     return sentences

@@ -15,10 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-
 from headstart.errors import DownloadError
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +35,7 @@ def download(url: str, target: Path, *, sha1: str | None = None, progress: Progr
         url: Where from.
         target: The file; one that is there already is only checked.
         sha1: What its content must hash to, where that is published.
-        progress: Told (file name, bytes so far, bytes in all or 0).
+        progress: Told what is done, bytes so far, and bytes in all or 0; whatever it raises ends the download.
 
     Returns:
         The SHA-256 of the content.
@@ -148,7 +144,7 @@ def _fetch_rest(url: str, part: Path, name: str, progress: Progress | None) -> b
                 file.write(block)
                 have += len(block)
                 if progress is not None:
-                    progress(name, have, total)
+                    progress(f"bytes of {name}", have, total)
     whole = not response.headers.get("Content-Length") or have == total
     if whole:
         tag.unlink(missing_ok=True)
@@ -231,34 +227,3 @@ def _safe_name(member: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
     if kind not in (0, 0o100000, 0o040000):
         raise DownloadError(f"{archive} has a link or special file: {member.filename!r}; refused")
     return name
-
-
-@contextmanager
-def terminal_progress() -> Iterator[Progress]:
-    """Give a progress function: a bar on a terminal, a line for every tenth elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _tenths()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name)
-            bar.update(tasks[name], completed=done, total=total or None)
-
-        yield show
-
-
-def _tenths() -> Progress:
-    said: dict[str, int] = {}
-
-    def show(name: str, done: int, total: int) -> None:
-        tenth = 10 * done // total if total else 0
-        if tenth > said.get(name, 0):
-            said[name] = tenth
-            print(f"{name}: {10 * tenth} %", file=sys.stderr, flush=True)
-
-    return show

@@ -2,11 +2,11 @@
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headstart.errors import DataError
+from headstart.errors import DataError, listed
 
 # Formats that Pillow cannot read without a plugin are listed too: a photo must be reported, not passed over.
 # fmt: off
@@ -149,7 +149,7 @@ def _by_split(root: Path, tree: _Folder, named: Mapping[str, str]) -> dict[str, 
             raise DataError(f"no image in {root / name}; add some, or remove the folder")
         if not folder.has_class_folders():
             raise DataError(
-                f"{root / name} holds {_count(folder.images)} and no class folder; expected {name}/<class>/"
+                f"{root / name} holds {counted(folder.images)} and no class folder; expected {name}/<class>/"
                 f"picture.jpg (if {name!r} is a class, give a CSV manifest with the columns path,label)"
             )
         splits[split] = folder
@@ -160,9 +160,9 @@ def _add_classes(listing: Listing, folder: _Folder, split: str, root: Path) -> N
     if folder.images:
         place = f"the {split} folder" if split else "the folder itself"
         if not folder.folders:
-            raise DataError(f"{root} holds {_count(folder.images)} and no class folder; {_LAYOUT}")
+            raise DataError(f"{root} holds {counted(folder.images)} and no class folder; {_LAYOUT}")
         lie = "lies" if len(folder.images) == 1 else "lie"
-        listing.warnings.append(f"{_count(folder.images)} {lie} in {place} of {root}, outside any class; ignored")
+        listing.warnings.append(f"{counted(folder.images)} {lie} in {place} of {root}, outside any class; ignored")
     for name, class_folder in folder.folders.items():
         label = class_name(name)
         listing.classes.add(label)
@@ -174,11 +174,10 @@ def _add_classes(listing: Listing, folder: _Folder, split: str, root: Path) -> N
             )
 
 
-def _count(images: Sequence[str]) -> str:
-    return f"{len(images)} image{'' if len(images) == 1 else 's'}"
+def counted(images: Sized, kind: str = "") -> str:
+    """Return `1 image` or `2 images`, of a kind."""
+    return f"{len(images)} {kind}image{'' if len(images) == 1 else 's'}"
 
 
-def _quoted(names: Iterable[str], limit: int = 5) -> str:
-    shown = list(names)
-    more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
-    return ", ".join(repr(name) for name in shown[:limit]) + more
+def _quoted(names: Iterable[str]) -> str:
+    return listed(map(repr, names))

@@ -2,12 +2,10 @@
 
 import copy
 import math
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol, Self, final
 
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor
 from headstart.data.checks import file_sha256
 from headstart.data.manifest import ImageRecord
 from headstart.data.pictures import Pictures
+from headstart.data.threads import map_ahead
 from headstart.data.transforms import Augment, Pixels, eval_view, mirrored, train_view
 from headstart.types import InputSpec
 
@@ -68,10 +67,6 @@ class ImageBatches:
     threads and wherever it starts. Memory is bounded by the batches decoded ahead.
 
     Attributes:
-        num_images: Images in an epoch.
-        batch_size: Images in a batch; the last one may be smaller.
-        spec: Geometry of the views.
-        augment: Preset of `train_view`, or None for the evaluation view.
         digests: SHA-256 of each file, 32 bytes.
         num_views: How many different views there are of each image, or None: a fresh one in every epoch.
     """
@@ -164,35 +159,25 @@ class ImageBatches:
         """Yield the views of an epoch as `uint8` (N, H, W, 3), in the order given."""
         numbers = None if self.num_views is None else self.view_numbers(epoch)
         tasks = ((int(i), (epoch if numbers is None else int(numbers[i]),)) for i in order)
-        return self.views(tasks, batch_size)
+        return self._stacked(tasks, batch_size, most=1)
 
-    def views(self, tasks: Iterable[Task], batch_size: int) -> Iterator[Pixels]:
+    def views(self, tasks: Sequence[Task], batch_size: int) -> Iterator[Pixels]:
         """Yield views as `uint8` (N, H, W, 3), in the order of the tasks; each image of a task is decoded once."""
-        views = self._decoded(tasks, ahead=2 * (batch_size + self._threads))
-        with closing(views):
+        return self._stacked(tasks, batch_size, most=max((len(numbers) for _, numbers in tasks), default=1))
+
+    def _stacked(self, tasks: Iterable[Task], batch_size: int, *, most: int) -> Iterator[Pixels]:
+        # About two batches of views are made ahead, of tasks with `most` views each; no thread is left idle.
+        ahead = max(self._threads, 2 * (batch_size + self._threads) // most)
+        with closing(map_ahead(self._make_views, tasks, threads=self._threads, ahead=ahead)) as made:
+            views = chain.from_iterable(made)
             while rows := list(islice(views, batch_size)):
                 yield np.stack(rows)
 
-    def _decoded(self, tasks: Iterable[Task], ahead: int) -> Generator[Pixels]:
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="headstart-decode")
-        pending: deque[Future[list[Pixels]]] = deque()
-        waiting = 0  # views
-        try:
-            for task in tasks:
-                pending.append(pool.submit(self._make_views, *task))
-                waiting += len(task[1])
-                while waiting > ahead:
-                    ready = pending.popleft().result()
-                    waiting -= len(ready)
-                    yield from ready
-            while pending:
-                yield from pending.popleft().result()
-        finally:  # also where the reader stops early: no thread outlives the epoch
-            pool.shutdown(cancel_futures=True)
-
-    def _make_views(self, index: int, numbers: tuple[int, ...]) -> list[Pixels]:
-        image = self._pictures.decode(self._records[index].path, self.spec.smallest_side)
-        return [self._make_view(image, self.digests[index], number) for number in numbers]
+    def _make_views(self, task: Task) -> list[Pixels]:
+        index, numbers = task
+        digest = self.digests[index]
+        image = self._pictures.decode(self._records[index].path, self.spec.smallest_side, digest)
+        return [self._make_view(image, digest, number) for number in numbers]
 
     def _make_view(self, image: Image.Image, digest: bytes, number: int) -> Pixels:
         if self.augment is None:

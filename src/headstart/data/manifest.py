@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from headstart.data.folders import SPLIT_WORDS, SPLITS, Listing, class_name, list_folder, split_of
-from headstart.errors import DataError, did_you_mean
+from headstart.errors import DataError, did_you_mean, listed
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("path", "label", "split", "group")
@@ -175,7 +175,7 @@ def _mapped_names(classes: Iterable[str], label_map: Mapping[str, str]) -> dict[
         if source not in known:
             raise DataError(
                 f"the label map names the class {source!r}, which is not in the data.{did_you_mean(source, known)} "
-                f"Classes: {', '.join(known[:20])}{' ...' if len(known) > 20 else ''}"
+                f"Classes: {listed(known, 20)}"
             )
     return {name: targets.get(name, name) for name in known}
 
@@ -231,11 +231,9 @@ def _csv_rows(path: Path) -> _Rows:
 def _parquet_rows(path: Path) -> _Rows:
     table = _open_parquet(path)
     columns = _columns(path, table.column_names)
-    used = sorted(columns.values())
-    values = table.select(used).to_pydict()
-    lists = [list(values[table.column_names[position]]) for position in used]
-    moved = {key: used.index(position) for key, position in columns.items()}
-    for number, row in enumerate(zip(*lists, strict=True), start=1):
+    values = [table.column(position).to_pylist() for position in columns.values()]
+    moved = {key: position for position, key in enumerate(columns)}
+    for number, row in enumerate(zip(*values, strict=True), start=1):
         yield f"{path} row {number}", _fields(["" if value is None else str(value) for value in row], moved)
 
 

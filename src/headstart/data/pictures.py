@@ -6,7 +6,9 @@ from typing import final
 
 from PIL import Image
 
-from headstart.data.transforms import decode
+from headstart.data.checks import file_sha256
+from headstart.data.transforms import decode, shown
+from headstart.errors import UnreadableImageError
 
 _LIMIT_BYTES = 320 << 20
 
@@ -33,12 +35,18 @@ class Pictures:
                 self._left -= num_bytes
                 self._kept[path] = image
 
-    def decode(self, path: Path, smallest: int | None) -> Image.Image:
-        """Return what `transforms.decode` gives; see there for what it raises."""
-        if smallest is not None:
-            return decode(path, smallest=smallest)
-        image = self._kept.get(path)
+    def decode(self, path: Path, smallest: int | None, digest: bytes) -> Image.Image:
+        """Return what `transforms.decode` gives of the file whose SHA-256 is `digest`.
+
+        Raises:
+            UnreadableImageError: It cannot be decoded, or has another content by now: what is computed from it would be
+                kept under the name of what was checked.
+        """
+        image = self._kept.get(path) if smallest is None else None
         if image is None:
-            image = decode(path)
-            self.keep(path, image)
+            image = decode(path, smallest=smallest)
+            if bytes.fromhex(file_sha256(path)) != digest:
+                raise UnreadableImageError(f"{shown(path)} has changed since the data was checked; start again")
+            if smallest is None:
+                self.keep(path, image)
         return image

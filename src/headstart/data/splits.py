@@ -34,14 +34,14 @@ def make_splits(manifest: Manifest, test_fraction: float, seed: int) -> Manifest
 
 
 def inner_split(
-    records: Sequence[ImageRecord], fraction: float, seed: int
+    records: Sequence[ImageRecord], fraction: float, seed: int, labels: Sequence[str] | None = None
 ) -> tuple[tuple[ImageRecord, ...], tuple[ImageRecord, ...]]:
     """Part train into (what trains, what is held out to select): stratified by class, groups kept together.
 
     Raises:
         DataError: A class has too few images, or too few groups, to appear in both parts.
     """
-    held_out = _held_out(records, None, fraction, seed)
+    held_out = _held_out(records, labels, fraction, seed)
     pairs = list(zip(records, held_out, strict=True))
     return tuple(record for record, held in pairs if not held), tuple(record for record, held in pairs if held)
 

@@ -3,7 +3,6 @@
 Importing this package loads no torch; what needs it is imported while the data is being read.
 """
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,31 +11,7 @@ from headstart.experiment.reading import DataProgress, Reading
 from headstart.runs import Run
 
 if TYPE_CHECKING:
-    from headstart.experiment.preparation import Prepared, prepare
-    from headstart.experiment.session import MakeObserver, Say, resume
-    from headstart.experiment.tools import evaluate_folder, find_learning_rate, rebuild_model, show_data, write_delta
-
-__all__ = [
-    "Prepared", "evaluate_folder", "find_learning_rate", "fit", "prepare", "rebuild_model", "resume", "run",
-    "show_data", "write_delta",
-]  # fmt: skip
-
-_HOMES = {
-    "Prepared": "preparation",
-    "evaluate_folder": "tools",
-    "find_learning_rate": "tools",
-    "prepare": "preparation",
-    "rebuild_model": "tools",
-    "resume": "session",
-    "show_data": "tools",
-    "write_delta": "tools",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    from headstart.experiment.session import MakeObserver, Say
 
 
 def fit(data: str | Path, *, overwrite: bool = False, **settings: Any) -> Run:

@@ -11,16 +11,17 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from headstart.config import Config, ineffective_settings, read_yaml
-from headstart.data.checks import DataReport
 from headstart.data.loading import ImageBatches
 from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.pictures import Pictures
-from headstart.errors import ConfigError, PlanError, did_you_mean
+from headstart.data.splits import inner_split
+from headstart.errors import ConfigError, PlanError, unknown
 from headstart.experiment.heads import head_notes, source_head_of, with_head_init
 from headstart.experiment.reading import DataProgress, Reading, num_threads
 from headstart.features.cache import FeatureCache
+from headstart.features.engines import choices, pick_device
 from headstart.features.supply import FeatureSupply
-from headstart.models.adapters import insert_adapters, insert_lora, norm_and_bias_names
+from headstart.models.adapters import adapter_layout, insert_adapters, insert_lora, norm_and_bias_names
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.heads import head_of
@@ -40,7 +41,6 @@ class Prepared:
     Attributes:
         config: Settings with nothing left open.
         manifest: Images, labels and splits.
-        report: What the checks of the data found.
         model: The network with its new head, untrained.
         plan: What trains when.
         pictures: The images decoded so far.
@@ -49,7 +49,6 @@ class Prepared:
 
     config: Config
     manifest: Manifest
-    report: DataReport
     model: ClassifierNetwork
     plan: Plan
     pictures: Pictures
@@ -67,10 +66,10 @@ def prepare(config: Config, reading: Reading | None = None, *, progress: DataPro
     Raises:
         HeadstartError: Any input or setting is not usable.
     """
-    rate_is_open, config = config.lr is None, resolve_strategy(config)
+    resolve_strategy(config)  # before anything is read
     reading = reading or Reading(config, progress)
-    manifest, report = reading.result()
-    config = with_head_init(config, manifest.labels, is_pretrained=_is_pretrained(config), rate_is_open=rate_is_open)
+    manifest = reading.result()[0]
+    config = decide(config, manifest.labels)
     model = build_model(config, manifest.labels)
     if model.source_head is not None:
         config = config.model_copy(
@@ -81,12 +80,27 @@ def prepare(config: Config, reading: Reading | None = None, *, progress: DataPro
         found = _batch_size(config, model, plan, num_images=len(manifest.of_split("train")))
         config = config.model_copy(update={"batch_size": found})
     _check_plan(plan, model, config, num_images=len(manifest.of_split("train")))
-    return Prepared(config, manifest, report, model, plan, reading.pictures, tuple(_warnings(config, model, plan)))
+    choices(pick_device(config.device), engine=config.engine, precision=config.precision)
+    if config.cache:
+        FeatureCache()  # refuses a limit that is no size
+    if manifest.selection is None and (config.selection_score or (selects(config) and config.select_on == "auto")):
+        inner_split(manifest.of_split("train"), config.validation_fraction, config.split_seed, manifest.labels)
+    return Prepared(config, manifest, model, plan, reading.pictures, tuple(_warnings(config, model, plan)))
+
+
+def decide(config: Config, labels: Sequence[str]) -> Config:
+    """Fill in what follows from the strategy, the machine and the classes.
+
+    Raises:
+        ConfigError: The strategy is not known.
+    """
+    rate_is_open, config = config.lr is None, resolve_strategy(config)
+    return with_head_init(config, labels, is_pretrained=_is_pretrained(config), rate_is_open=rate_is_open)
 
 
 def _batch_size(config: Config, model: ClassifierNetwork, plan: Plan, *, num_images: int) -> int:
     """Find the batch size that trains the plan's last phase fastest on a GPU; 32 on a CPU, where it hardly matters."""
-    device = torch.device(accelerator(config)[0])
+    device = make_fabric(config).device
     if device.type != "cuda":
         return 32
     network = model.network.to(device)
@@ -121,14 +135,11 @@ def resolve_strategy(config: Config) -> Config:
         changes["table"] = read_yaml(Path(config.strategy))
         changes["strategy"] = str(changes["table"].get("name", Path(config.strategy).stem))
     elif config.table is None and config.strategy not in STRATEGIES:
-        raise ConfigError(
-            f"strategy {config.strategy!r} is not known.{did_you_mean(config.strategy, STRATEGIES)} "
-            f"There are: {', '.join(STRATEGIES)}, or a YAML file with a table of your own"
-        )
+        raise ConfigError(f"{unknown('strategy', config.strategy, STRATEGIES)}, or a YAML file with your own table")
     strategy = changes.get("strategy", config.strategy)
     lr = config.lr or default_lr(strategy, config.optimizer)
     changes["lr"] = lr
-    accelerator(config)  # before anything is read
+    pick_device(config.device)
     return config.model_copy(update=changes)
 
 
@@ -165,7 +176,7 @@ def insert_parts(config: Config, model: ClassifierNetwork) -> None:
     Raises:
         PlanError: Adapters have no place, since the blocks of the network are not known.
     """
-    parts = STRATEGIES[config.strategy].parts if config.table is None else config.table.get("parts")
+    parts = _parts(config)
     stages = model.stages[:-1][-(config.stages or 0) :]
     if parts == "lora":
         insert_lora(model.network, stages, rank=config.lora_rank, alpha=config.lora_alpha)
@@ -173,6 +184,10 @@ def insert_parts(config: Config, model: ClassifierNetwork) -> None:
         raise PlanError(f"the blocks of {config.backbone} are not known, so adapters have no place; use strategy lora")
     elif parts == "adapter":
         insert_adapters(model.network, stages, width=config.adapter_width, size=model.spec.size)
+
+
+def _parts(config: Config) -> str | None:
+    return STRATEGIES[config.strategy].parts if config.table is None else config.table.get("parts")
 
 
 def _is_pretrained(config: Config) -> bool:
@@ -267,6 +282,12 @@ def _warnings(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]
     if model.weights == "none" and any(phase.penalty for phase in plan.phases):
         lines.append(f"{config.backbone} has random weights here, and {config.strategy} pulls towards them")
     lines += head_notes(config, model, plan)
+    kept = {width for _, width in (adapter_layout(model.network) or {}).values()} - {config.adapter_width}
+    if kept and _parts(config) == "adapter":
+        lines.append(
+            f"the adapters that {config.weights} brings keep their width, {', '.join(map(str, sorted(kept)))}; "
+            f"adapter_width={config.adapter_width} is for new ones"
+        )
     if config.solver == "lbfgs" and not any(phase.solver == "lbfgs" for phase in plan.phases):
         lines.append("solver=lbfgs has no effect: it solves a linear head in a phase of its own; the head is trained")
     if config.select_on == "reported" and selects(config):
@@ -274,33 +295,16 @@ def _warnings(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]
     return lines
 
 
-def accelerator(config: Config) -> tuple[str, list[int] | int]:
-    """Return Fabric's accelerator and devices.
-
-    Raises:
-        ConfigError: The device is not known or not there.
-    """
-    kind, _, index = config.device.partition(":")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise ConfigError(f"device={config.device!r} is not one of auto, cpu, cuda, cuda:N, mps")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"device={config.device!r}: no CUDA device is visible to PyTorch here; use device=auto or cpu"
-        )
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device={config.device!r}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0")
-    return kind, [int(index)] if index else 1
-
-
 def make_fabric(config: Config) -> Fabric:
     """Make the Fabric of a config: the device. How steps run is chosen per phase; see `training.tuning`."""
-    kind, devices = accelerator(config)
+    device = pick_device(config.device)
     # Fabric announces its precision in a line of its own.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    return Fabric(accelerator=kind, devices=devices)
+    fabric = Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
+    if fabric.device.type == "cuda":  # Fabric itself does so only when it launches processes
+        torch.cuda.set_device(fabric.device)
+    return fabric
 
 
 def fit_settings(config: Config) -> FitSettings:
@@ -311,8 +315,7 @@ def fit_settings(config: Config) -> FitSettings:
 
 def step_options(config: Config) -> tuple[StepChoice, ...]:
     """Return how steps may run; the first is what is used where nothing is timed."""
-    device = torch.device(accelerator(config)[0])
-    return candidates(device, config.precision, channels_last=config.channels_last)
+    return candidates(pick_device(config.device), config.precision, channels_last=config.channels_last)
 
 
 def make_supply(

@@ -3,7 +3,6 @@
 Importing this module loads no torch: that takes seconds on one core, in which the others can decode.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -15,14 +14,15 @@ from headstart.data.checks import DataReport
 from headstart.data.dataset import Keep, load_dataset
 from headstart.data.manifest import Manifest
 from headstart.data.pictures import Pictures
+from headstart.data.threads import default_threads
 from headstart.errors import ConfigError
 
 DataProgress = Callable[[str, int, int], None]
 
 
 def num_threads(config: Config) -> int:
-    """Return how many threads decode: as set, else one per core and 8 at most."""
-    return config.threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    """Return how many threads decode: as set, else `default_threads`."""
+    return config.threads or default_threads()
 
 
 def read_data(

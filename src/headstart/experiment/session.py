@@ -38,7 +38,7 @@ from headstart.experiment.preparation import (
 from headstart.experiment.reading import DataProgress, Reading, num_threads
 from headstart.features.supply import network_input
 from headstart.inference.evaluate import evaluate
-from headstart.inference.model_card import write_model_card
+from headstart.inference.model_card import render_model_card
 from headstart.inference.predict import Classifier, load
 from headstart.machine import PeakMemory
 from headstart.models.classifier import ClassifierNetwork, save_classifier
@@ -73,19 +73,7 @@ def run(
     make_observer: MakeObserver = watch_nothing,
     progress: DataProgress | None = None,
 ) -> Run:
-    """Do one run from settings to a finished run folder; see `headstart.experiment.run`.
-
-    Args:
-        config: Settings.
-        reading: The data, on its way.
-        overwrite: Whether an existing run folder may be replaced.
-        say: Receives lines for people.
-        make_observer: Makes what watches a fit, from its title.
-        progress: Told how far the computation of features is.
-
-    Raises:
-        HeadstartError: An input is not usable (no folder is left behind), or training cannot go on.
-    """
+    """Do one run from settings to a finished run folder; see `headstart.experiment.run`."""
     started = time.monotonic()
     if config.log == "tensorboard":
         require_tensorboard()
@@ -97,11 +85,12 @@ def run(
     out = Path(config.out) if config.out else _default_path(prepared)
     refuse_inside(out, config.data, "--out")
     runs.check_out_folder(out, overwrite)
-    for line in (*prepared.warnings, *prepared.report.warnings):
+    report = reading.result()[1]
+    for line in (*prepared.warnings, *report.warnings):
         say(f"note: {line}")
     data_s = time.monotonic() - started
     prepared = _fit_to_time(prepared, say)
-    folder = runs.create_run_folder(out, _first_files(prepared), overwrite=overwrite)
+    folder = runs.create_run_folder(out, _first_files(prepared, report), overwrite=overwrite)
     return _Session(prepared, folder, say, make_observer, progress, started, data_s).finish()
 
 
@@ -126,9 +115,7 @@ def resume(
     manifest = read_manifest(folder.path / "manifest.parquet")
     _check_unchanged(manifest)
     model = build_model(config, manifest.labels)
-    prepared = Prepared(
-        config, manifest, DataReport.from_dict(folder.data_report()), model, build_plan(config, model), Pictures(), ()
-    )
+    prepared = Prepared(config, manifest, model, build_plan(config, model), Pictures(), ())
     say(f"resuming {folder.path}")
     return _Session(prepared, folder, say, make_observer, progress, started, time.monotonic() - started).finish()
 
@@ -145,7 +132,7 @@ def _check_unchanged(manifest: Manifest) -> None:
             raise RunError(f"{record.path} {what} since the run began, so it cannot be resumed; start a new run")
 
 
-def _first_files(prepared: Prepared) -> dict[str, bytes | str]:
+def _first_files(prepared: Prepared, report: DataReport) -> dict[str, bytes | str]:
     config, model = prepared.config, prepared.model
     tables = [asdict(table) for table in describe(prepared.plan, model.network, model.stages)]
     buffer = io.BytesIO()
@@ -153,7 +140,7 @@ def _first_files(prepared: Prepared) -> dict[str, bytes | str]:
     return {
         "config.yaml": dump_config(config),
         "environment.json": json.dumps(runs.environment(config.seed), indent=2),
-        "data_report.json": json.dumps(prepared.report.to_dict(), indent=2, ensure_ascii=False),
+        "data_report.json": json.dumps(report.to_dict(), indent=2, ensure_ascii=False),
         "plan.json": json.dumps({"strategy": prepared.plan.strategy, "phases": tables}, indent=2),
         "manifest.parquet": buffer.getvalue(),
     }
@@ -254,8 +241,8 @@ class _Session:
                 "evaluate": round(ended - evaluated_at, 2),
             },
         }
-        licence = licence_of(config.data)
-        write_model_card(path, model, metrics, data_name=manifest.name, data_licence=licence)
+        card = render_model_card(model, metrics, data_name=manifest.name, data_licence=licence_of(config.data))
+        runs.write_atomic(path / "model" / "README.md", card)
         # Last, because a run with this file counts as complete.
         runs.write_json(path / "metrics.json", metrics)
         if result.unchanged:

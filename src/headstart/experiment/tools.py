@@ -24,7 +24,7 @@ from headstart.experiment.preparation import (
     prepare,
     refuse_inside,
 )
-from headstart.experiment.reading import DataProgress, num_threads, read_data
+from headstart.experiment.reading import DataProgress, read_data
 from headstart.experiment.session import Say
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
@@ -47,6 +47,7 @@ def evaluate_folder(
     device: str = "auto",
     engine: str = "auto",
     precision: str = "auto",
+    progress: DataProgress | None = None,
 ) -> dict[str, Any]:
     """Measure a saved model on labelled images, matching labels by name.
 
@@ -61,6 +62,7 @@ def evaluate_folder(
         device: `auto`, `cpu` or `cuda`.
         engine: `auto`, `openvino` or `torch`.
         precision: `auto`, `32` or `bf16`.
+        progress: Told how far fetching, checking and measuring are.
 
     Returns:
         The figures of metrics.json.
@@ -72,7 +74,7 @@ def evaluate_folder(
         refuse_inside(predictions, data, "--predictions")
     classifier = load(model, device=device, engine=engine, precision=precision)
     manifest, report = load_dataset(
-        data, label_map=label_map, leaks="keep", skip_bad=skip_bad, single_split_ok=True, threads=num_threads(Config())
+        data, label_map=label_map, leaks="keep", skip_bad=skip_bad, single_split_ok=True, progress=progress
     )
     for line in report.warnings:
         say(f"note: {line}")
@@ -83,7 +85,7 @@ def evaluate_folder(
     seen = _seen_by(model, records)
     for line in seen:
         say(f"note: {line}")
-    evaluation = evaluate(classifier, records, manifest.labels, threads=num_threads(Config()))
+    evaluation = evaluate(classifier, records, manifest.labels, progress=progress)
     for line in classifier.notes:
         say(f"note: {line}")
     if predictions is not None:
@@ -118,7 +120,7 @@ def find_learning_rate(
     say: Say,
     progress: DataProgress | None = None,
 ) -> RangeTest:
-    """Run a range test for the first phase of a config's plan; nothing is kept of the model.
+    """Run a range test for the first phase of a config's plan that is trained; nothing is kept of the model.
 
     Args:
         config: Settings; what acts on the whole of training (mixing, averaging, clipping, accumulation) is left out.
@@ -147,7 +149,8 @@ def find_learning_rate(
         pictures=prepared.pictures,
         say=say,
     )
-    phase = prepared.plan.phases[0]
+    phases = prepared.plan.phases
+    phase = next((phase for phase in phases if phase.solver == "loop"), phases[0])
     fabric.to_device(prepared.model.network)
     start_rest_row(prepared.model, supply(prepared.model), None, lambda line: say(f"note: {line}"))
     return find_lr(prepared.model, phase, supply, settings, fabric, low=low, high=high, num_steps=num_steps)

@@ -106,10 +106,10 @@ class FeatureCache:
         table.refresh()
         return table
 
-    def room(self, num_bytes: int) -> bool:
-        """Tell whether a table of that many new bytes could be kept, on disk (others giving way) or in memory."""
+    def room(self, num_bytes: int, kept_bytes: int = 0) -> bool:
+        """Tell whether a table could get that many new bytes, on disk (other tables giving way) or in memory."""
         writable = os.access(nearest_existing(self.folder), os.W_OK | os.X_OK)
-        on_disk = writable and num_bytes <= min(self.limit_bytes, self._capacity())
+        on_disk = writable and num_bytes + kept_bytes <= min(self.limit_bytes, self._capacity())
         return on_disk or self.fits_memory(num_bytes)
 
     def fits_memory(self, num_bytes: int) -> bool:

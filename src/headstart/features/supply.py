@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -45,42 +45,6 @@ class PhaseInputs:
     features: "Features | None" = None
 
 
-class Supply(Protocol):
-    """Gives each phase its inputs."""
-
-    @property
-    def train(self) -> BatchSource:
-        """The training images, whatever becomes of them: their number and the size of a batch."""
-
-    def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
-        """Return the inputs of a phase.
-
-        Args:
-            boundary: Number of leading stages in which nothing trains.
-            epochs: Numbers of the epochs to come.
-            all_views: Whether every view of every training image is needed at once.
-        """
-
-
-@dataclass(frozen=True)
-class PixelSupply:
-    """Feeds every phase with pixels and the whole network.
-
-    Attributes:
-        network: Maps normalised images to logits.
-        train: Training batches.
-        held_out: Batches to evaluate, or None.
-    """
-
-    network: nn.Module
-    train: BatchSource
-    held_out: BatchSource | None = None
-
-    def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
-        """Return the same for every phase."""
-        return PhaseInputs(self.network, self.train, self.held_out)
-
-
 @final
 class FeatureSupply:
     """Feeds each phase with activations at its freeze boundary, and with pixels where everything trains.
@@ -90,6 +54,7 @@ class FeatureSupply:
 
     Attributes:
         train: Training images.
+        held_out: Images to evaluate, or None.
         seconds: Spent computing features so far.
     """
 
@@ -121,7 +86,7 @@ class FeatureSupply:
             say: Receives lines for people.
             progress: Told how far the computation of features is.
         """
-        self.train, self._held_out = train, held_out
+        self.train, self.held_out = train, held_out
         self._numbered = train.numbered(views)
         self._model, self._device, self._cache = model, device, cache
         self._candidates = choices(device, engine=engine, precision=precision)
@@ -129,12 +94,18 @@ class FeatureSupply:
         self.seconds = 0.0
 
     def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
-        """Return the inputs of a phase; see `Supply.phase`. The network's modules are in the phase's modes."""
+        """Return the inputs of a phase; the network's modules are in the phase's modes.
+
+        Args:
+            boundary: Number of leading stages in which nothing trains.
+            epochs: Numbers of the epochs to come.
+            all_views: Whether every view of every training image is needed at once.
+        """
         parts = cut(self._model.network, self._model.stages, boundary)
         if parts.note:
             self._say(parts.note)
         if parts.trunk is None:
-            return PhaseInputs(self._model.network, self.train, self._held_out)
+            return PhaseInputs(self._model.network, self.train, self.held_out)
         started = time.monotonic()
         try:
             return self._above(parts, epochs, all_views)
@@ -151,13 +122,15 @@ class FeatureSupply:
             cache = FeatureCache(limit_bytes=0)
         num_uses = None if solves else len(epochs)
         table = self._fill(cache, trunk, wanted, num_uses) if cache is not None else None
-        sources = [self._numbered, *([self._held_out] if self._held_out is not None else [])]
+        sources = [self._numbered, *([self.held_out] if self.held_out is not None else [])]
+        if solves and (table is None or len(table.shape) != 1):
+            self._say("the features of all views cannot be had at once here, so a head is trained instead of solved")
         if table is None:
             streams = [_StreamedBatches(source, trunk.open(), trunk.recipe.dtype) for source in sources]
-            return PhaseInputs(parts.tail, streams[0], streams[1] if self._held_out is not None else None)
+            return PhaseInputs(parts.tail, streams[0], streams[1] if self.held_out is not None else None)
         kept = [_KeptBatches(source, table) for source in sources]
         features = Features(self._numbered, table) if all_views and len(table.shape) == 1 else None
-        return PhaseInputs(parts.tail, kept[0], kept[1] if self._held_out is not None else None, features)
+        return PhaseInputs(parts.tail, kept[0], kept[1] if self.held_out is not None else None, features)
 
     def _wanted(self, epochs: Sequence[int], all_views: bool) -> _Wanted:
         """List which views of which images a phase needs, once each."""
@@ -168,8 +141,8 @@ class FeatureSupply:
             needed[np.arange(images.num_images), images.view_numbers(epoch)] = True
         tasks = [(i, tuple(np.flatnonzero(row).tolist())) for i, row in enumerate(needed) if row.any()]
         wanted = [(images, tasks)]
-        if self._held_out is not None:
-            wanted.append((self._held_out, [(i, (0,)) for i in range(self._held_out.num_images)]))
+        if self.held_out is not None:
+            wanted.append((self.held_out, [(i, (0,)) for i in range(self.held_out.num_images)]))
         return wanted
 
     def _fill(self, cache: FeatureCache, trunk: Trunk, wanted: _Wanted, num_epochs: int | None) -> FeatureTable | None:
@@ -189,7 +162,7 @@ class FeatureSupply:
             num_missing = sum(len(numbers) for _, tasks in missing for _, numbers in tasks)
             num_images = sum(images.num_images for images, _ in wanted)
             row_bytes = int(np.prod(table.shape)) * table.dtype.itemsize
-            reason = _why_not_kept(cache, num_missing * row_bytes)
+            reason = _why_not_kept(cache, num_missing * row_bytes, table.num_bytes)
             if not reason and num_epochs is not None:
                 reason = _why_not_worth_it(num_missing, num_images * max(num_epochs, 1), row_bytes, trunk.recipe.view_s)
             if num_missing and reason:
@@ -283,8 +256,8 @@ def _look_up(cache: FeatureCache, trunk: Trunk, wanted: _Wanted) -> tuple[Featur
     return table, [(images, _missing(images, tasks, table)) for images, tasks in wanted]
 
 
-def _why_not_kept(cache: FeatureCache, num_bytes: int) -> str:
-    if cache.room(num_bytes):
+def _why_not_kept(cache: FeatureCache, num_bytes: int, kept_bytes: int) -> str:
+    if cache.room(num_bytes, kept_bytes):
         return ""
     return f"{num_bytes / 1e9:.1f} GB do not fit (HEADSTART_CACHE and HEADSTART_CACHE_LIMIT set the place)"
 

@@ -1,7 +1,6 @@
 """The frozen part of a network with the engine that runs it, and the key that names what it computes."""
 
 import hashlib
-import importlib.metadata
 import json
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from headstart import types
 from headstart.data import loading, pictures, transforms
 from headstart.data.loading import ImageBatches
 from headstart.errors import RunError
@@ -24,14 +24,16 @@ from headstart.features.cache import FeatureCache
 from headstart.features.cut import Cut
 from headstart.features.engines import Choice, Engine, open_engine, openvino_engine, torch_engine
 from headstart.files import dump_json, write_atomic
+from headstart.machine import package_version
+from headstart.models import adapters, gluon, simple_cnn
 from headstart.models.classifier import ClassifierNetwork
+from headstart.models.delta import digest
 
 _PACKAGES = ("torch", "torchvision", "timm", "openvino", "numpy", "pillow")
 # Code that decides what a row holds: when it changes, rows are computed anew.
-_CODE = [
-    __file__,
-    *(str(m.__file__) for m in (transforms, pictures, loading, cutting, engines, openvino_engine, torch_engine)),
-]
+_PREPARING = (types, transforms, pictures, loading, cutting, engines, openvino_engine, torch_engine)
+_NETWORKS = (adapters, gluon, simple_cnn)  # of the other ones the version of their package tells
+_CODE = [__file__, *(str(module.__file__) for module in (*_PREPARING, *_NETWORKS))]
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -91,15 +93,17 @@ class Trunk:
         return None
 
     def _choose(self) -> Recipe:
-        tasks = ((i, (0,)) for i in range(min(engines.NUM_SAMPLES, self._images.num_images)))
+        tasks = [(i, (0,)) for i in range(min(engines.NUM_SAMPLES, self._images.num_images))]
+        started = time.monotonic()
         samples = next(iter(self._images.views(tasks, engines.NUM_SAMPLES)))
+        decode_s = time.monotonic() - started
         self._engine, expected, found = open_engine(
             self._module, self._spec, samples, self._candidates, device=self._device, has_head=False, say=self._say
         )
         started = time.monotonic()
         for _ in self._engine.run([samples]):
             pass
-        view_s = (time.monotonic() - started) / len(samples)
+        view_s = (decode_s + time.monotonic() - started) / len(samples)
         half = as_stored(found, np.dtype(np.float16))
         # Sixteen bits where they are as near to the truth as the engine has to be.
         reason = engines.disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
@@ -126,7 +130,6 @@ def _key(
     device: torch.device,
 ) -> str:
     """Name everything that a row depends on, but for the image and the number of its view."""
-    total = hashlib.sha256()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else engines.processor_features()
     facts: dict[str, Any] = {
         "code": getattr(trunk, "code", ""),
@@ -136,19 +139,8 @@ def _key(
         "augment": images.augment,
         "engines": [str(candidate) for candidate in candidates],
         "device": [device.type, name],
-        "packages": {package: _version(package) for package in _PACKAGES},
+        "packages": {package: package_version(package) for package in _PACKAGES},
         "sources": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in _CODE],
     }
-    total.update(json.dumps(facts, sort_keys=True).encode())
-    for tensor_name, tensor in sorted((*trunk.named_parameters(), *trunk.named_buffers()), key=lambda item: item[0]):
-        plain = tensor.detach().cpu().contiguous()
-        total.update(f"{tensor_name} {plain.dtype} {tuple(plain.shape)}".encode())
-        total.update(plain.flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    tensors = digest((*trunk.named_parameters(), *trunk.named_buffers()))
+    return hashlib.sha256(f"{json.dumps(facts, sort_keys=True)} {tensors}".encode()).hexdigest()

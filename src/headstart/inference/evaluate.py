@@ -10,14 +10,12 @@ import numpy.typing as npt
 
 from headstart.data.manifest import ImageRecord
 from headstart.data.transforms import shown
-from headstart.errors import DataError, ModelError, UnreadableImageError, did_you_mean
+from headstart.errors import DataError, ModelError, UnreadableImageError, did_you_mean, listed
 from headstart.inference.predict import Classifier, Probabilities, probabilities_stream
 from headstart.stats.metrics import classification_metrics
 
 if TYPE_CHECKING:
     import pyarrow
-
-_MAX_CONFUSION = 12  # classes whose confusion matrix still fits a terminal
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,69 +79,13 @@ def evaluate(
     return Evaluation(metrics, _table(records, targets, probabilities, classifier.labels))
 
 
-def format_metrics(metrics: dict[str, Any], *, brief: bool = False) -> str:
-    """Put figures into words and, unless `brief`, tables.
-
-    Args:
-        metrics: As in `metrics.json`.
-        brief: Only the accuracy with its interval, in one line.
-    """
-    lines = [_accuracy_line(metrics)]
-    if not brief:
-        names = ("balanced_accuracy", "macro_f1", "log_loss", "ece")
-        lines.append(", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in names))
-        lines += ["", *_per_class_lines(metrics["per_class"])]
-        if len(metrics["confusion"]) <= _MAX_CONFUSION:
-            lines += ["", *_confusion_lines(list(metrics["per_class"]), metrics["confusion"])]
-    return "\n".join(lines)
-
-
-def _accuracy_line(metrics: dict[str, Any]) -> str:
-    a = metrics["accuracy"]
-    line = (
-        f"accuracy {a['value']:.3f} ({a['level']:.0%} interval {a['low']:.3f} to {a['high']:.3f}) "
-        f"on {metrics['num_images']} {metrics['split']} images"
-    )
-    if metrics.get("selected_on_reported"):
-        line += "; too good, because these images also selected the model"
-    return line
-
-
-def _per_class_lines(per_class: dict[str, dict[str, Any]]) -> list[str]:
-    width = max(len("class"), *(len(label) for label in per_class))
-    lines = [f"{'class':<{width}}  images  precision  recall     f1"]
-    for label, row in per_class.items():
-        lines.append(
-            f"{label:<{width}}  {row['num_images']:>6}  {_figure(row['precision']):>9}  {_figure(row['recall']):>6}  "
-            f"{_figure(row['f1']):>5}"
-        )
-    return lines
-
-
-def _confusion_lines(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[str]:
-    width = max(len(label) for label in labels)
-    cell = max(len(str(count)) for row in confusion for count in row)
-    return [
-        "confusion (rows: true class, columns: predicted class, same order)",
-        *(
-            f"{label:<{width}}  {'  '.join(f'{count:>{cell}}' for count in row)}"
-            for label, row in zip(labels, confusion, strict=True)
-        ),
-    ]
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def _targets(records: Sequence[ImageRecord], labels: Sequence[str], known: Sequence[str]) -> npt.NDArray[np.int64]:
     index = {label: position for position, label in enumerate(known)}
     used = {labels[record.label] for record in records}
     if unknown := sorted(used - index.keys()):
-        listed = ", ".join(f"'{label}'{_suggestion(label, known)}" for label in unknown[:5])
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        words = listed(f"'{label}'{_suggestion(label, known)}" for label in unknown)
         raise DataError(
-            f"the data has classes that the model does not know: {listed}{more}; it knows {_few(known)}. Rename them "
+            f"the data has classes that the model does not know: {words}; it knows {listed(known, 10)}. Rename them "
             f"by --map '{unknown[0]}={known[0]}', or leave them out of the data"
         )
     return np.array([index[labels[record.label]] for record in records], dtype=np.int64)
@@ -152,10 +94,6 @@ def _targets(records: Sequence[ImageRecord], labels: Sequence[str], known: Seque
 def _suggestion(label: str, known: Sequence[str]) -> str:
     hint = did_you_mean(label, known, limit=1).strip()
     return f" ({hint[0].lower()}{hint[1:]})" if hint else ""
-
-
-def _few(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:10]) + (f" and {len(labels) - 10} more" if len(labels) > 10 else "")
 
 
 def _probabilities(

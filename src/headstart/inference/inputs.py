@@ -2,9 +2,7 @@
 
 import glob
 import os
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from headstart.data.folders import has_image_suffix, is_hidden
+from headstart.data.threads import map_ahead
 from headstart.data.transforms import Pixels, decode, eval_view
 from headstart.errors import DataError, UnreadableImageError
 from headstart.types import InputSpec
@@ -77,24 +76,7 @@ def decoded_views(
         threads: Decoding threads.
         ahead: How many views may wait to be taken: the bound on memory.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-predict")
-    pending: deque[tuple[Source, Future[View]]] = deque()
-    try:
-        for source in sources:
-            pending.append((source, pool.submit(_view, source, spec)))
-            if len(pending) > ahead:
-                first, view = pending.popleft()
-                yield first, view.result()
-        while pending:
-            first, view = pending.popleft()
-            yield first, view.result()
-    finally:  # also where the reader stops early: no thread outlives the loop
-        pool.shutdown(cancel_futures=True)
-
-
-def default_threads() -> int:
-    """Return how many threads decode where nothing is asked for: one per core, 8 at most."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return map_ahead(lambda source: (source, _view(source, spec)), sources, threads=threads, ahead=ahead)
 
 
 def _view(source: Source, spec: InputSpec) -> View:

@@ -1,8 +1,7 @@
-"""Write the model card: what a model folder says about itself to people, and to the Hugging Face hub."""
+"""The model card: what a model folder says about itself to people, and to the Hugging Face hub."""
 
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -11,27 +10,9 @@ import yaml
 from headstart._version import __version__
 from headstart.models.adapters import adapter_layout
 from headstart.models.classifier import ClassifierNetwork
-from headstart.runs import write_atomic
 from headstart.types import InputSpec
 
 _MAX_LABELS = 50
-
-
-def write_model_card(
-    run_folder: Path,
-    model: ClassifierNetwork,
-    metrics: Mapping[str, Any],
-    *,
-    data_name: str,
-    data_licence: str | None = None,
-) -> None:
-    """Write `model/README.md` of a run folder; see `render_model_card`.
-
-    Raises:
-        RunError: It cannot be written.
-    """
-    card = render_model_card(model, metrics, data_name=data_name, data_licence=data_licence)
-    write_atomic(run_folder / "model" / "README.md", card)
 
 
 def render_model_card(

@@ -3,18 +3,16 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from headstart.data.transforms import shown
-from headstart.errors import ConfigError, did_you_mean
+from headstart.errors import ConfigError
 from headstart.inference.predict import Prediction
 from headstart.runs import atomic_path
-
-if TYPE_CHECKING:
-    import pyarrow
 
 FORMATS = ("table", "json", "csv", "parquet")
 _ROW_GROUP = 4096  # rows
@@ -22,7 +20,12 @@ _PEEK = 32  # rows that decide the width of the table's columns
 
 
 def write_predictions(
-    predictions: Iterable[Prediction], output_format: str, out: Path | None = None, *, stream: TextIO | None = None
+    predictions: Iterable[Prediction],
+    output_format: str,
+    out: Path | None = None,
+    *,
+    top_k: int,
+    stream: TextIO | None = None,
 ) -> int:
     """Write predictions, one after the other.
 
@@ -30,47 +33,41 @@ def write_predictions(
         predictions: Taken one by one, from `predict_stream`.
         output_format: `table` (for eyes), `json` (a list of objects), `csv` (a header and a row each) or `parquet`.
         out: File to write; it is there whole or not at all. None: `stream`.
+        top_k: How many classes each prediction names.
         stream: Where to write without `out`; default: standard output.
 
     Returns:
         How many files could not be read.
 
     Raises:
-        ConfigError: The format is not known, or is parquet and there is no file.
+        ConfigError: The format is parquet and there is no file.
         RunError: The file cannot be written.
     """
-    if output_format not in FORMATS:
-        raise ConfigError(
-            f"format {output_format!r} is not one of {', '.join(FORMATS)}.{did_you_mean(output_format, FORMATS)}"
-        )
-    if output_format == "parquet" and out is None:
-        raise ConfigError("parquet is no text and needs a file; give one with --out predictions.parquet")
-    counted = _Counted(predictions)
-    if out is None:
-        _write_text(counted, output_format, stream or sys.stdout)
-        return counted.num_failed
-    with atomic_path(out) as temporary:
-        if output_format == "parquet":
-            _write_parquet(counted, temporary)
-        else:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                _write_text(counted, output_format, file)
-    return counted.num_failed
+    num_failed = 0
 
-
-class _Counted:
-    def __init__(self, predictions: Iterable[Prediction]) -> None:
-        self.predictions = predictions
-        self.num_failed = 0
-
-    def __iter__(self) -> Iterator[Prediction]:
-        for prediction in self.predictions:
-            self.num_failed += prediction.error is not None
+    def counted() -> Iterator[Prediction]:
+        nonlocal num_failed
+        for prediction in predictions:
+            num_failed += prediction.error is not None
             yield prediction
 
-
-def _write_text(predictions: Iterable[Prediction], output_format: str, stream: TextIO) -> None:
-    {"table": _write_table, "json": _write_json, "csv": _write_csv}[output_format](predictions, stream)
+    if output_format == "parquet":
+        if out is None:
+            raise ConfigError("parquet is no text and needs a file; give one with --out predictions.parquet")
+        with atomic_path(out) as temporary:
+            _write_parquet(counted(), temporary)
+        return num_failed
+    writers: dict[str, Callable[[Iterable[Prediction], TextIO], None]] = {
+        "table": _write_table,
+        "json": _write_json,
+        "csv": partial(_write_csv, top_k=top_k),
+    }
+    if out is None:
+        writers[output_format](counted(), stream or sys.stdout)
+        return num_failed
+    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writers[output_format](counted(), file)
+    return num_failed
 
 
 def _write_table(predictions: Iterable[Prediction], stream: TextIO) -> None:
@@ -89,56 +86,35 @@ def _write_table(predictions: Iterable[Prediction], stream: TextIO) -> None:
 def _write_json(predictions: Iterable[Prediction], stream: TextIO) -> None:
     separator = "[\n"
     for row in predictions:
-        value = _columns(row) | {"top": [{"label": label, "probability": p} for label, p in row.top]}
-        stream.write(separator + json.dumps(value, ensure_ascii=False))
+        stream.write(separator + json.dumps(_columns(row), ensure_ascii=False))
         separator = ",\n"
     stream.write("\n]\n" if separator == ",\n" else "[]\n")
 
 
-def _write_csv(predictions: Iterable[Prediction], stream: TextIO) -> None:
+def _write_csv(predictions: Iterable[Prediction], stream: TextIO, *, top_k: int) -> None:
     writer = csv.writer(stream, lineterminator="\n")
-    rows = iter(predictions)
-    first = list(islice(rows, _PEEK))
-    # How many classes are named shows in the first file that could be read.
-    top_k = max((len(row.top) for row in first), default=1) or 1
     more = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
     writer.writerow(["path", "label", "probability", *more, "error"])
-    for row in chain(first, rows):
+    for row in predictions:
         cells = [cell for pair in row.top[:top_k] for cell in pair]
-        cells += [""] * (2 * top_k - len(cells))
-        writer.writerow([_path(row), *cells, row.error])
+        writer.writerow([_path(row), *cells, *[""] * (2 * top_k - len(cells)), row.error])
 
 
 def _write_parquet(predictions: Iterable[Prediction], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _schema()
+    named = [("label", pa.string()), ("probability", pa.float64())]
+    schema = pa.schema([("path", pa.string()), *named, ("error", pa.string()), ("top", pa.list_(pa.struct(named)))])
     rows = iter(predictions)
     with pq.ParquetWriter(path, schema) as writer:
         while group := list(islice(rows, _ROW_GROUP)):
-            top = [[{"label": label, "probability": p} for label, p in row.top] for row in group]
-            values = [_columns(row) | {"top": best} for row, best in zip(group, top, strict=True)]
-            writer.write_table(pa.Table.from_pylist(values, schema=schema))
-
-
-def _schema() -> "pyarrow.Schema":
-    import pyarrow as pa
-
-    best = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())]))
-    return pa.schema(
-        [
-            ("path", pa.string()),
-            ("label", pa.string()),
-            ("probability", pa.float64()),
-            ("error", pa.string()),
-            ("top", best),
-        ]
-    )
+            writer.write_table(pa.Table.from_pylist([_columns(row) for row in group], schema=schema))
 
 
 def _columns(row: Prediction) -> dict[str, Any]:
-    return {"path": _path(row), "label": row.label, "probability": row.probability, "error": row.error}
+    top = [{"label": label, "probability": probability} for label, probability in row.top]
+    return {"path": _path(row), "label": row.label, "probability": row.probability, "error": row.error, "top": top}
 
 
 def _path(row: Prediction) -> str | None:

@@ -1,7 +1,7 @@
 """Classify pictures with a trained model, from the files of a run or model folder."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from headstart.data.threads import default_threads
 from headstart.data.transforms import Pixels, why_unreadable
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
-from headstart.features.engines import NUM_SAMPLES, Engine, choices, open_engine
+from headstart.features.engines import NUM_SAMPLES, Engine, choices, open_engine, pick_device
 from headstart.features.engines.torch_engine import TorchEngine
-from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views, default_threads, expand_inputs
+from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views, expand_inputs
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier
 from headstart.runs import open_run
@@ -74,7 +75,7 @@ class Classifier:
             ConfigError: The device, engine or precision is not known or not there.
         """
         self._model = model
-        self._device = _device(device)
+        self._device = pick_device(device)
         model.network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._candidates = choices(self._device, engine=engine, precision=precision)
         self._plain: Engine = TorchEngine(model.network, model.spec, "32", self._device, fold=False)
@@ -148,27 +149,14 @@ class Classifier:
         """
         return self._probabilities(as_sources(inputs), batch_size)
 
-    def classify_views(self, views: Pixels) -> Probabilities:
-        """Return the probabilities for pictures that have been preprocessed already: one pass through the network.
-
-        Args:
-            views: `uint8` (N, H, W, 3), made by `spec`; not yet normalised.
-
-        Returns:
-            `float32` (N, C).
-        """
-        if not len(views):
-            return np.zeros((0, len(self.labels)), np.float32)
-        return next(iter(self.classify_batches([views])))
-
     def classify_batches(self, batches: Iterable[Pixels]) -> Iterator[Probabilities]:
-        """Classify any number of batches of preprocessed pictures, ahead of their use; see `classify_views`.
+        """Classify any number of batches of preprocessed pictures, ahead of their use.
 
         Args:
-            batches: `uint8` (N, H, W, 3), each of any N from 1.
+            batches: `uint8` (N, H, W, 3), each of any N from 1, made by `spec`; not yet normalised.
 
         Yields:
-            `float32` (N, C), in order.
+            The probabilities, `float32` (N, C), in order.
         """
         coming = iter(batches)
         first: list[Pixels] = []
@@ -212,7 +200,7 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
         ConfigError: The device is not known or not there.
     """
     folder = Path(path)
-    _device(device)  # before reading many megabytes
+    pick_device(device)  # before reading many megabytes
     if not folder.is_dir() or (folder / "config.yaml").is_file():
         run = open_run(folder)
         if not run.labels:  # reading them is what finds a run that is missing or has no model yet
@@ -269,31 +257,22 @@ def probabilities_stream(
 def _classified(
     classifier: Classifier, views: Generator[tuple[Source, View]], batch_size: int
 ) -> Iterator[tuple[Source, Probabilities | UnreadableImageError]]:
-    pending: deque[list[tuple[Source, View]]] = deque()
+    pending: deque[tuple[Source, UnreadableImageError | None]] = deque()
 
     def readable_batches() -> Iterator[Pixels]:
         while batch := list(islice(views, batch_size)):
-            pending.append(batch)
+            pending.extend((source, view if isinstance(view, UnreadableImageError) else None) for source, view in batch)
             if readable := [view for _, view in batch if not isinstance(view, UnreadableImageError)]:
                 yield np.stack(readable)
 
     with closing(views):
-        # None at the end: nothing more is computed, and what still waits cannot be read.
-        for result in chain(classifier.classify_batches(readable_batches()), [None]):
-            rows = None if result is None else iter(result)
-            while pending and (rows is not None or not _has_readable(pending[0])):
-                batch = pending.popleft()
-                uses_rows = _has_readable(batch)
-                for source, view in batch:
-                    if isinstance(view, UnreadableImageError):
-                        yield source, view
-                    elif rows is not None:
-                        yield source, next(rows)
-                rows = None if uses_rows else rows
-
-
-def _has_readable(batch: list[tuple[Source, View]]) -> bool:
-    return any(not isinstance(view, UnreadableImageError) for _, view in batch)
+        for row in chain.from_iterable(classifier.classify_batches(readable_batches())):
+            source, error = pending.popleft()
+            while error is not None:
+                yield source, error
+                source, error = pending.popleft()
+            yield source, row
+        yield from ((source, error) for source, error in pending if error is not None)
 
 
 def _softmax(logits: npt.NDArray[np.float32]) -> Probabilities:
@@ -326,20 +305,3 @@ def _check_positive(**numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise ConfigError(f"{name}={value} is not valid; expected 1 or more")
-
-
-def _device(name: str) -> torch.device:
-    kind, _, index = name.partition(":")
-    available: dict[str, Callable[[], bool]] = {
-        "auto": lambda: True,
-        "cpu": lambda: True,
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-    }
-    if kind not in available or (index and not index.isdigit()):
-        raise ConfigError(f"device={name!r} is not one of auto, cpu, cuda, cuda:N, mps")
-    if not available[kind]() or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"device={name!r}: no such device is visible to PyTorch here; use auto or cpu")
-    if kind == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)

@@ -158,7 +158,6 @@ def insert_adapters(network: nn.Module, stages: tuple[Stage, ...], *, width: int
         stages: Where.
         width: Of the bottleneck.
         size: (height, width) of the input, pixels.
-
     """
     candidates = [list(_parts(network, stage)) for stage in stages if stage.name != "stem"]
     channels = _output_channels(network, [name for names in candidates for name in names], size)
@@ -166,16 +165,16 @@ def insert_adapters(network: nn.Module, stages: tuple[Stage, ...], *, width: int
     for names in candidates:
         called = [name for name in names if name in channels]
         places += [name for name in called if _is_block(network.get_submodule(name))] or called[-1:]
-    attach_adapters(network, {name: channels[name] for name in places}, width)
+    attach_adapters(network, {name: (channels[name], width) for name in places})
 
 
-def attach_adapters(network: nn.Module, channels: Mapping[str, int], width: int) -> None:
-    """Put an adapter at the output of each module named, where there is none yet.
+def attach_adapters(network: nn.Module, places: Mapping[str, tuple[int, int]]) -> None:
+    """Put an adapter at the output of each module named, where there is none yet: name -> (channels, width).
 
     Raises:
         ModelError: There is no such module.
     """
-    for name, count in channels.items():
+    for name, size in places.items():
         try:
             module = network.get_submodule(name)
         except AttributeError as error:
@@ -183,7 +182,7 @@ def attach_adapters(network: nn.Module, channels: Mapping[str, int], width: int)
         if isinstance(getattr(module, "adapter", None), Adapter):
             continue
         parameter = next(network.parameters())
-        module.add_module("adapter", Adapter(count, width).to(parameter.device))
+        module.add_module("adapter", Adapter(*size).to(parameter.device))
         # A Sequential runs its children in turn, the last of which the adapter is now.
         if not isinstance(module, nn.Sequential):
             module.register_forward_hook(_adapted)
@@ -194,16 +193,13 @@ def _adapted(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
     return adapted
 
 
-def adapter_layout(network: nn.Module) -> dict[str, Any] | None:
-    """Return what `config.json` says of a network's adapters (`width`, `channels` by module), None without any."""
-    found = {name: module for name, module in network.named_modules() if isinstance(module, Adapter)}
-    if not found:
-        return None
-    width = next(iter(found.values())).down.out_features
+def adapter_layout(network: nn.Module) -> dict[str, list[int]] | None:
+    """Return what `config.json` says of a network's adapters: [channels, width] by module, None without any."""
     return {
-        "width": width,
-        "channels": {name.removesuffix(".adapter"): module.down.in_features for name, module in found.items()},
-    }
+        name.removesuffix(".adapter"): [module.down.in_features, module.down.out_features]
+        for name, module in network.named_modules()
+        if isinstance(module, Adapter)
+    } or None
 
 
 def restore_adapters(network: nn.Module, layout: object, what: str) -> None:
@@ -216,9 +212,9 @@ def restore_adapters(network: nn.Module, layout: object, what: str) -> None:
         return
     try:
         described: Any = layout
-        channels = {str(name): int(count) for name, count in described["channels"].items()}
-        attach_adapters(network, channels, int(described["width"]))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ModelError) as error:
+        places = {str(name): (int(channels), int(width)) for name, (channels, width) in described.items()}
+        attach_adapters(network, places)
+    except (TypeError, ValueError, AttributeError, RuntimeError, ModelError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{what}: 'adapters' of its config is damaged ({reason}); bring the folder again") from error
 

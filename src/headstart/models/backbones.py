@@ -19,6 +19,7 @@ from headstart.models.simple_cnn import SimpleCNN
 from headstart.models.sources import Library, Source, backbone_names, find_source, licence_of, lite_package
 from headstart.models.stages import derive_stages, has_known_stages
 from headstart.models.weights import (
+    WEIGHTS_FILE,
     hugging_face_file,
     load_into,
     packaged_lite_state,
@@ -242,11 +243,15 @@ def _resize_head(network: nn.Module, stages: tuple[Stage, ...], state: Mapping[s
 def _saved_spec(folder: Path, source: Source) -> InputSpec:
     """Read the preprocessing of a saved model to start from, after checking that it is the same network."""
     config = read_model_json(folder / "config.json")
-    library, architecture = config.get("headstart", {}).get("library"), config.get("architecture")
-    if (library, architecture) != (source.library, source.architecture):
+    own, architecture = config.get("headstart"), config.get("architecture")
+    if not isinstance(own, dict):
         raise ModelError(
-            f"{folder} holds a {architecture} of {library}; the backbone is {source.architecture} of {source.library}: "
-            f"give --backbone {config.get('headstart', {}).get('backbone', 'NAME')}, or other weights"
+            f"{folder} was not written by Headstart; give its weight file: --weights {folder / WEIGHTS_FILE}"
+        )
+    if (own.get("library"), architecture) != (source.library, source.architecture):
+        raise ModelError(
+            f"{folder} holds a {architecture} of {own.get('library')}; the backbone is {source.architecture} of "
+            f"{source.library}: give --backbone {own.get('backbone', 'NAME')}, or other weights"
         )
     return read_spec(folder)
 

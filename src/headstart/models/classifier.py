@@ -24,6 +24,8 @@ from headstart.types import InputSpec, Stage
 
 LORA_FILE = "lora.safetensors"
 _FORMAT = 1
+# What of a classifier `config.json` keeps under `headstart` as it is.
+_OWN_KEYS = ("backbone", "library", "head_hidden", "dropout", "weights", "licence")
 # What timm needs to know beside the geometry to rebuild the network from the folder.
 _TIMM_KEYS = ("fixed_input_size", "first_conv", "classifier")
 _PILLOW_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
@@ -185,13 +187,8 @@ def rebuild_classifier(
         labels=labels,
         spec=spec,
         stages=stages,
-        backbone=own["backbone"],
-        library=own["library"],
         architecture=config["architecture"],
-        head_hidden=own["head_hidden"],
-        dropout=own["dropout"],
-        weights=own["weights"],
-        licence=own["licence"],
+        **{key: own[key] for key in _OWN_KEYS},
     )
 
 
@@ -233,12 +230,7 @@ def model_config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str
         "pretrained_cfg": pretrained_cfg,
         "headstart": {
             "format": _FORMAT,
-            "backbone": classifier.backbone,
-            "library": classifier.library,
-            "head_hidden": classifier.head_hidden,
-            "dropout": classifier.dropout,
-            "weights": classifier.weights,
-            "licence": classifier.licence,
+            **{key: getattr(classifier, key) for key in _OWN_KEYS},
             **({"adapters": adapters} if adapters else {}),
             "weights_sha256": weights_sha256,
         },
@@ -297,8 +289,7 @@ def check_config(config: dict[str, Any], file: str) -> None:
         )
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise ModelError(f"{file} is damaged: 'label_names' is not a list of class names; bring the model folder again")
-    expected = ("backbone", "library", "head_hidden", "dropout", "weights", "licence")
-    if missing := [key for key in expected if key not in own]:
+    if missing := [key for key in _OWN_KEYS if key not in own]:
         raise ModelError(f"{file} is damaged: 'headstart' lacks {', '.join(missing)}; bring the model folder again")
 
 

@@ -25,9 +25,9 @@ _FORMAT = 1
 _KEY = "headstart_delta"  # one key, as safetensors writes several in no certain order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeltaInfo:
-    """What a delta file says about itself.
+    """A delta file: what it says about itself, and what it holds.
 
     Attributes:
         config: `config.json` of the model.
@@ -35,6 +35,7 @@ class DeltaInfo:
         base_sha256: `digest` of the base's tensors, its head left out.
         model_sha256: `digest` of the model's tensors.
         scale: Of low-rank changes.
+        tensors: What training changed, by name.
     """
 
     config: dict[str, Any]
@@ -42,6 +43,7 @@ class DeltaInfo:
     base_sha256: str
     model_sha256: str
     scale: float
+    tensors: dict[str, Tensor]
 
     @property
     def backbone(self) -> str:
@@ -112,7 +114,7 @@ def load_delta(path: Path, base: Backbone) -> ClassifierNetwork:
     Raises:
         ModelError: The file is no delta or damaged, or belongs on other weights.
     """
-    info, tensors = _read(path)
+    info = read_info(path)
     origin = _below_head(base)
     if (got := digest(origin.items())) != info.base_sha256:
         raise ModelError(
@@ -122,10 +124,10 @@ def load_delta(path: Path, base: Backbone) -> ClassifierNetwork:
         )
     state = dict(origin)
     try:
-        for name, tensor in tensors.items():
+        for name, tensor in info.tensors.items():
             weight, _, factor = name.rpartition(".")
             if factor == "lora_a":
-                state[weight] = merge(origin[weight], tensor, tensors[f"{weight}.lora_b"], info.scale)
+                state[weight] = merge(origin[weight], tensor, info.tensors[f"{weight}.lora_b"], info.scale)
             elif factor != "lora_b":
                 state[name] = tensor
     except (KeyError, RuntimeError) as error:
@@ -136,7 +138,7 @@ def load_delta(path: Path, base: Backbone) -> ClassifierNetwork:
 
 
 def read_info(path: Path) -> DeltaInfo:
-    """Read what a delta says about itself.
+    """Read a delta.
 
     Raises:
         ModelError: The file is no delta, or damaged.
@@ -144,6 +146,7 @@ def read_info(path: Path) -> DeltaInfo:
     try:
         with safe_open(path, framework="pt") as file:
             about = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if about else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read ({error}); give a file written by: headstart delta RUN") from error
     if about is None:
@@ -156,7 +159,8 @@ def read_info(path: Path) -> DeltaInfo:
             )
         config, spec = values["config"], InputSpec.from_dict(values["input_spec"])
         check_config(config, str(path))
-        return DeltaInfo(config, spec, values["base_sha256"], values["model_sha256"], float(values["scale"]))
+        hashes = values["base_sha256"], values["model_sha256"]
+        return DeltaInfo(config, spec, *hashes, float(values["scale"]), tensors)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path} is damaged: its description has no usable {error}; bring it again") from error
 
@@ -177,14 +181,6 @@ def read_factors(folder: Path) -> Factors | None:
         raise ModelError(
             f"{path} is damaged ({error}); bring the model folder again, or leave out that file"
         ) from error
-
-
-def _read(path: Path) -> tuple[DeltaInfo, dict[str, Tensor]]:
-    info = read_info(path)
-    try:
-        return info, safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged ({error}); bring it again") from error
 
 
 def _below_head(base: Backbone) -> dict[str, Tensor]:

@@ -31,20 +31,9 @@ _MOST_DIMENSIONS = 32
 _CPU = (1, 0)
 # MXNet's number of a type is its place here.
 _TYPES = (
-    torch.float32,
-    torch.float64,
-    torch.float16,
-    torch.uint8,
-    torch.int32,
-    torch.int8,
-    torch.int64,
-    torch.bool,
-    torch.int16,
-    torch.uint16,
-    torch.uint32,
-    torch.uint64,
-    torch.bfloat16,
-)
+    torch.float32, torch.float64, torch.float16, torch.uint8, torch.int32, torch.int8, torch.int64, torch.bool,
+    torch.int16, torch.uint16, torch.uint32, torch.uint64, torch.bfloat16,
+)  # fmt: skip
 
 _BATCH_NORM_KEYS = {"gamma": "weight", "beta": "bias"}
 # The norm without scale and shift: gamma is 1 whatever the file says, and beta is 0.

@@ -2,39 +2,15 @@
 
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from headstart.errors import ModelError
 from headstart.types import Stage
 
 
-class DropoutLinear(nn.Linear):
-    """A linear layer that drops its input; its state dict is that of `nn.Linear`, so that other libraries load it."""
-
-    def __init__(self, in_features: int, out_features: int, dropout: float) -> None:
-        super().__init__(in_features, out_features)
-        self.dropout = dropout
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map features (..., in_features) to (..., out_features)."""
-        return super().forward(F.dropout(input, self.dropout, self.training))
-
-    def extra_repr(self) -> str:
-        """Say the rate too."""
-        return f"{super().extra_repr()}, dropout={self.dropout}"
-
-
-class DropoutConv2d(nn.Conv2d):
-    """A 1x1 convolution that drops its input; see `DropoutLinear`."""
-
-    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
-        super().__init__(in_channels, out_channels, 1)
-        self.dropout = dropout
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map features (N, in_channels, H, W) to (N, out_channels, H, W)."""
-        return super().forward(F.dropout(input, self.dropout, self.training))
+def _dropped(rate: float, layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return functional.dropout(inputs[0], rate, layer.training)
 
 
 def new_head(
@@ -50,15 +26,11 @@ def new_head(
         convolutional: Use 1x1 convolutions, for the networks that pool after their last layer (SqueezeNet).
     """
     layer = partial(nn.Conv2d, kernel_size=1) if convolutional else nn.Linear
-    dropping = DropoutConv2d if convolutional else DropoutLinear
+    head: nn.Module = layer(in_features, hidden or num_classes)
     if hidden is not None:
-        head: nn.Module = nn.Sequential(
-            layer(in_features, hidden), nn.ReLU(), nn.Dropout(dropout), layer(hidden, num_classes)
-        )
-    elif dropout > 0:
-        head = dropping(in_features, num_classes, dropout)
-    else:
-        head = layer(in_features, num_classes)
+        head = nn.Sequential(head, nn.ReLU(), nn.Dropout(dropout), layer(hidden, num_classes))
+    elif dropout > 0:  # a hook, so that type and tensors are those that other libraries load
+        head.register_forward_pre_hook(partial(_dropped, dropout))
     for module in head.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             nn.init.xavier_uniform_(module.weight)
@@ -98,9 +70,6 @@ def describe_head(head: nn.Module) -> str:
     """Write a head as text: `Linear(512, 1000)`."""
     if isinstance(head, nn.Sequential):
         return " - ".join(describe_head(module) for module in head)
-    if isinstance(head, (DropoutLinear, DropoutConv2d)):
-        kind = "Linear" if isinstance(head, nn.Linear) else "Conv2d"
-        return f"Dropout({head.dropout:g}) - {kind}({num_features(head)}, {head.weight.shape[0]})"
     if isinstance(head, (nn.Linear, nn.Conv2d)):
         return f"{type(head).__name__}({', '.join(str(size) for size in reversed(head.weight.shape[:2]))})"
     return f"Dropout({head.p:g})" if isinstance(head, nn.Dropout) else type(head).__name__

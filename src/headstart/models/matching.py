@@ -4,9 +4,8 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
-from headstart.errors import ConfigError, did_you_mean
+from headstart.errors import ConfigError, did_you_mean, listed
 
 NEW, REST = "none", "rest"  # what a class may be matched to beside an output: a new row, or all other outputs together
 
@@ -62,6 +61,7 @@ def match_labels(
     separators (`hot_dog`, `Hot-Dog` and `hotdog` are one); and then with the plural taken off either side (-s, -es
     after a hiss or o, -ies for -y). The first of these that finds anything decides. What it finds must be one class.
     `other`, `background` and the like, and `not_x`, `no-x` or `non x` beside a class `x`, stand for the rest.
+    Where each class of the source has one of exactly its name, there is nothing left for the others: they are new.
 
     Args:
         labels: Classes of the data.
@@ -78,6 +78,9 @@ def match_labels(
             f"match names {unknown[0]!r}, which is no class of the data.{did_you_mean(unknown[0], labels)} "
             f"It takes {', '.join(labels[:_MOST_SHOWN])}"
         )
+    exact = {name for source in classes for name in source.names}.intersection(labels).difference(given)
+    if all(not exact.isdisjoint(source.names) for source in classes):
+        given = {**dict.fromkeys(set(labels) - exact, NEW), **given}
     names = _Names(classes)
     found = {label: [names.given(label, given[label])] if label in given else names.find(label) for label in labels}
     if unclear := [label for label, outputs in found.items() if len(outputs) > 1]:
@@ -97,21 +100,17 @@ def match_labels(
 
 
 def describe(matching: Matching, classes: Sequence[SourceClass]) -> list[str]:
-    """Return sentences for people: what starts from what, and what might have been meant by a class with a new row."""
+    """Return sentences for people: what starts from what."""
     names, lines = _Names(classes), []
     matched = [
         f"{label} = {names.show(output, meaning=False)}"
         for label, output in zip(matching.labels, matching.outputs, strict=True)
         if output is not None
     ]
-    lines.append(f"the head starts from rows of the source's: {_listed(matched)}")
+    lines.append(f"the head starts from rows of the source's: {listed(matched, _MOST_SHOWN)}")
     new = [label for label, word in matching.to_dict().items() if word == NEW]
     if new:
-        lines.append(f"new rows for {_listed(new)}: no class of the source has that name")
-    for label in new[:_MOST_SHOWN]:
-        if similar := names.similar(label):
-            shown = " or ".join(map(names.show, similar[:3]))
-            lines.append(f"{label!r} may be {shown}; {_flag(label, similar[0])} would say so")
+        lines.append(f"new rows for {listed(new, _MOST_SHOWN)}: no class of the source has that name")
     if matching.rest is not None:
         lines.append(f"{matching.labels[matching.rest]} starts from all other classes of the source")
     return lines
@@ -162,15 +161,6 @@ class _Names:
             f"{NEW} or {REST}"
         )
 
-    def similar(self, label: str) -> list[int]:
-        """Return the outputs with a name that holds the label's words among others."""
-        wanted = _words(label)
-        return [
-            output
-            for output, source in enumerate(self._classes)
-            if wanted and any(wanted <= _words(name) for name in source.names)
-        ]
-
     def show(self, output: int | str, *, meaning: bool = True) -> str:
         source = self._classes[int(output)]
         text = f"{source}: {source.meaning[:60]}" if meaning and source.meaning else str(source)
@@ -179,10 +169,6 @@ class _Names:
 
 def _key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
-
-
-def _words(name: str) -> set[str]:
-    return set(re.findall(r"[^\W_]+", name.casefold()))
 
 
 def _singulars(name: str) -> set[str]:
@@ -219,20 +205,12 @@ def _check(words: Mapping[str, int | str], names: _Names) -> None:
             )
         owners[word] = label
     if not any(isinstance(word, int) for word in words.values()):
-        hints = (names.show(output, meaning=False) for label in words for output in names.similar(label)[:1])
-        close = ", ".join(islice(hints, 3))
         unnamed = "" if names.are_known else ", whose classes' names are not known here"
-        reason = f" (close: {close})" if close else unnamed
         raise ConfigError(
-            f"none of {_listed(list(words))} is a class of the source{reason}; say which is with --match CLASS=NUMBER, "
-            "or leave out --head-init source"
+            f"none of {listed(words, _MOST_SHOWN)} is a class of the source{unnamed}; say which is with --match "
+            "CLASS=NUMBER, or leave out --head-init source"
         )
 
 
 def _flag(label: str, word: int | str) -> str:
     return f"--match {shlex.quote(f'{label}={word}')}"
-
-
-def _listed(words: Sequence[str]) -> str:
-    more = f" and {len(words) - _MOST_SHOWN} more" if len(words) > _MOST_SHOWN else ""
-    return f"{', '.join(words[:_MOST_SHOWN])}{more}"

@@ -179,7 +179,8 @@ def _chosen(facts: Facts, fit: str, rows: Rows) -> list[float]:
     best = facts.settings["choices"].get("stop_after")
     if fit == "final":  # after a fit that selected, it only repeats the length
         best = facts.metrics.get("best_epochs") if best is None else None
-    return [offset + epoch for offset, epoch in zip(_offsets(rows).values(), best or (), strict=False) if epoch]
+    known = {phase: best[phase - 1] for phase in _offsets(rows) if best and phase <= len(best)}
+    return [at + known[phase] for phase, at in _offsets(rows).items() if known.get(phase)]
 
 
 def _over_epochs(axes: "Axes", lines: Sequence[_Line], phases: Sequence[tuple[float, str]]) -> None:

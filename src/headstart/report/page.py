@@ -50,7 +50,7 @@ def write_report(
     if page.suffix.lower() not in (".html", ".htm"):
         raise RunError(f"--out {page} is no HTML file; give a name such as report.html")
     for images in {Path(str(each.settings["data"])).expanduser() for each in facts}:
-        if images.is_dir() and page.resolve().is_relative_to(images.resolve()):
+        if images.is_absolute() and images.is_dir() and page.resolve().is_relative_to(images.resolve()):
             raise RunError(f"{page} lies among the images of {images}, where nothing is written; name another --out")
     study = read_comparison(comparison)
     sections = [_section(each, f"run{number}") for number, each in enumerate(facts, 1)]

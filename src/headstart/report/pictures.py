@@ -32,16 +32,6 @@ class Thumbnail:
     alt: str
     image: Image.Image
 
-    @property
-    def width(self) -> int:
-        """Pixels."""
-        return self.image.width
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return self.image.height
-
 
 def thumbnail(source: Path | Image.Image, alt: str, side: int = SIDE) -> Thumbnail:
     """Make a small JPEG of a picture; one that is gone or unreadable gives a placeholder.

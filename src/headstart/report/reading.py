@@ -11,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart import runs
-from headstart.config import Config, read_yaml
+from headstart.config import Config, command_words, read_yaml
 from headstart.errors import HeadstartError, RunError
 from headstart.types import InputSpec
 
 _T = TypeVar("_T")
-# Written by a run or given by the place where it is repeated.
-_NOT_REPEATED = ("data", "out", "table", "choices")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +51,7 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """A finished run, as far as its files are there.
-
-    Attributes:
-        run: The folder.
-        settings: Of `config.yaml`, and the defaults of what an older version did not know.
-        metrics: `metrics.json`.
-        history: Rows of `metrics.csv`.
-        phases: Of `plan.json`.
-        environment: `environment.json`.
-        data_report: `data_report.json`.
-        predictions: `predictions.parquet`, or None.
-        spec: Of the model's input, or None.
-        explanations: `explanations.json`, or nothing.
-        missing: What could not be read, in sentences.
-    """
+    """A finished run, as far as its files are there; `missing` says in sentences what could not be read."""
 
     run: runs.Run
     settings: Mapping[str, Any]
@@ -155,21 +139,12 @@ def read_run(path: Path) -> Facts:
 
 def commands(facts: Facts) -> list[tuple[str, str]]:
     """Return what to type to repeat a run, each with what it does."""
-    path, values, defaults = facts.run.path, facts.settings, Config.model_fields
-    words = ["headstart", "train", str(values["data"])]
-    if not values["table"]:
-        for name, setting in defaults.items():
-            value = values[name]
-            # With the weights of a run its head's rows are kept, unless this says otherwise.
-            is_meant = name == "head_init" and values["weights"] is not None
-            if name not in _NOT_REPEATED and (is_meant or value != setting.default):
-                flag = "--" + name.replace("_", "-")
-                words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, _word(value)]
+    path, values = facts.run.path, facts.settings
     again, config = f"{path}-again", str(path / runs.CONFIG)
     exact = shlex.join(["headstart", "train", "--config", config, "--out", again])
     repeated = [("the same settings, with what was decided by timing or selection", exact)]
     if not values["table"]:  # a table of one's own fits into no flag
-        repeated.append(("the settings that differ from the defaults", shlex.join(words)))
+        repeated.append(("the settings that differ from the defaults", shlex.join(command_words(values))))
     return [*repeated, ("this page", shlex.join(["headstart", "report", str(path)]))]
 
 
@@ -188,12 +163,6 @@ def read_comparison(source: Mapping[str, Any] | str | Path | None) -> Mapping[st
     if not isinstance(value, dict):
         raise RunError(f"{source} holds no comparison; name the comparison.json of headstart compare")
     return value
-
-
-def _word(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ",".join(f"{key}={item}" for key, item in value.items())
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _predictions(run: runs.Run) -> Predictions:

@@ -1,147 +1,229 @@
-"""Tell two classifiers apart, on the same images."""
+"""How sure an accuracy and a difference are when both the seeds and the images are samples.
 
-import math
+What is estimated: the accuracy to expect of a classifier trained with a new seed on a new image of the population that
+these images are from; where images come in groups (bursts, patients), on a new group, weighted by its images. With one
+seed it is the accuracy of that one trained classifier, because nothing is known about the others.
+
+`python -m benchmarks.coverage` prints how often these intervals cover what they promise.
+"""
+
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil, exp, floor, log10
+from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from headstart.errors import DataError
 from headstart.stats.metrics import wilson_interval
+from headstart.stats.resampling import Sample, accuracy_logits, components, difference_draws, make_sample
+from headstart.types import Interval
+
+_POWER = 0.8
 
 
 @dataclass(frozen=True)
-class PairedComparison:
-    """What the same images say about classifiers A and B.
+class Difference:
+    """How far the first classifier is ahead of another one, on the same images.
 
     Attributes:
-        num_images: How many images both classified.
-        accuracy_a: Share that A got right.
-        accuracy_b: Share that B got right.
-        only_a: Images that A got right and B wrong.
-        only_b: Images that B got right and A wrong.
-        difference: `accuracy_a - accuracy_b`.
+        difference: Accuracy of the first minus that of the other, each the mean over its seeds.
         low: Lower end of the difference's interval.
         high: Upper end of the difference's interval.
         level: Coverage of the interval, and 1 - the level of significance.
-        p_value: Two-sided, of the exact McNemar test.
-        method: How the p value and the interval were computed.
+        p_value: Two-sided, of the two being equally good.
+        p_holm: The same after Holm's correction for all that were compared with the first.
+        num_seeds: Of the one that has fewer.
+        num_images: That all classified.
+        num_groups: That they are in; None: each image counts for itself.
+        images_needed: About how many images would show a true difference of this size in 80 % of cases, with as many
+            seeds and comparisons; None where there is no difference, or seeds differ too much for any number to do.
+        method: How interval and p value were computed.
     """
 
-    num_images: int
-    accuracy_a: float
-    accuracy_b: float
-    only_a: int
-    only_b: int
     difference: float
     low: float
     high: float
     level: float
     p_value: float
-    method: str = "exact McNemar test; Newcombe interval"
+    p_holm: float
+    num_seeds: int
+    num_images: int
+    num_groups: int | None
+    images_needed: int | None
+    method: str
 
     @property
     def is_significant(self) -> bool:
-        """Whether the test tells the two apart at this level. The test decides, not the interval."""
-        return self.p_value < 1 - self.level
+        """Whether the two are told apart at this level. The corrected test decides, not the interval."""
+        return self.p_holm < 1 - self.level
 
 
-def compare_paired(correct_a: ArrayLike, correct_b: ArrayLike, *, level: float = 0.95) -> PairedComparison:
-    """Compare two classifiers by what each got right on the same images.
+def accuracy_interval(
+    correct: ArrayLike, groups: ArrayLike | None = None, *, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Compute the interval of an accuracy over seeds and images; see the module for what it is an interval of.
 
-    The p value is that of the exact McNemar test (McNemar 1947, doi:10.1007/BF02295996): of the images that one alone
-    got right, the number that A got right is Binomial(m, 1/2) when the two are equally good. The interval of the
-    difference is the score-based one for paired proportions (Newcombe 1998, Statistics in Medicine 17:2635-2650,
-    method 10): it does not collapse to a point where the two agree on every image.
-
-    Args:
-        correct_a: `(N,)`, true where A was right.
-        correct_b: `(N,)`, true where B was right, in the same order of images.
-        level: Coverage of the interval.
-
-    Raises:
-        ValueError: The two are not of one length, or there is no image.
-    """
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
-    if a.ndim != 1 or a.shape != b.shape or not len(a):
-        raise ValueError(f"expected two sequences of one length, at least 1; got shapes {a.shape} and {b.shape}")
-    from scipy.stats import binomtest  # takes a second to import, and most runs compare nothing
-
-    both, neither = int((a & b).sum()), int((~a & ~b).sum())
-    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
-    num_discordant = only_a + only_b
-    p_value = float(binomtest(only_a, num_discordant, 0.5).pvalue) if num_discordant else 1.0
-    low, high = _newcombe(both, only_a, only_b, neither, level)
-    n = len(a)
-    difference = (only_a - only_b) / n
-    return PairedComparison(
-        n, (both + only_a) / n, (both + only_b) / n, only_a, only_b, difference, low, high, level, p_value
-    )
-
-
-def compare_by_image(
-    correct_a: Mapping[str, bool], correct_b: Mapping[str, bool], *, level: float = 0.95
-) -> PairedComparison:
-    """Compare two classifiers by image, whatever the order; see `compare_paired`.
+    With one seed and no groups it is the Wilson interval. Otherwise images are drawn by the Bayesian bootstrap together
+    with half a right and half a wrong pseudo-image, which makes it Jeffreys' interval where each image counts for
+    itself (Brown et al. 2001, doi:10.1214/ss/1009213286) and keeps it from collapsing near 1. The logits of the draws
+    are widened by Student's t for G units; what seeds vary by beyond their luck with these images is added with S - 1
+    degrees of freedom (Behrens and Fisher). A pseudo-image is as heavy as sqrt(c m) images: c is how many mistakes
+    come together, sum(e²) / sum(e) over the units' mistakes e, and m how many images.
 
     Args:
-        correct_a: Image path -> whether A was right.
-        correct_b: Image path -> whether B was right.
-        level: Coverage of the interval.
+        correct: (S, N) or (N,), whether each seed was right on each image.
+        groups: (N,), what each image belongs to, or None.
+        level: Coverage.
+        seed: Of the draws.
 
     Raises:
-        DataError: The two were not evaluated on the same images.
+        ValueError: The shapes do not fit, or there is no image.
     """
-    if unshared := sorted(correct_a.keys() ^ correct_b.keys()):
-        raise DataError(
-            f"a paired comparison needs the same images; {len(unshared)} were evaluated by one of the two only, "
-            f"such as {unshared[0]}; evaluate both on the same data"
-        )
-    paths = sorted(correct_a)
-    return compare_paired([correct_a[path] for path in paths], [correct_b[path] for path in paths], level=level)
+    sample = make_sample(correct, groups)
+    (num_seeds, num_units), num_images = sample.right.shape, int(sample.sizes.sum())
+    value, method = float(sample.rates.mean()), _method(sample, num_seeds)
+    if num_units == 1 < num_images:
+        return Interval(value, 0.0, 1.0, level, f"{method}: no interval from one group")
+    if num_units == 1 or (num_seeds == 1 and num_units == num_images):
+        wilson = wilson_interval(round(value * num_images), num_images, level)
+        return replace(wilson, value=value, method=f"wilson, {method.partition(' over ')[2]}")
+    logits = accuracy_logits(sample, np.random.default_rng(seed))
+    low, high = (1 / (1 + exp(-logit)) for logit in _ends(logits, level))
+    return Interval(value, min(low, value), max(high, value), level, method)
 
 
-def sentence(comparison: PairedComparison, name_a: str, name_b: str) -> str:
-    """Say the outcome in plain words, for instance `head is better than scratch on 80 images: ...`."""
-    c = comparison
+def compare_to_first(
+    correct: Mapping[str, ArrayLike],
+    groups: ArrayLike | None = None,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    is_chosen_here: bool = False,
+) -> dict[str, Difference]:
+    """Compare the first of several classifiers with each other one, on the same images.
+
+    Seeds of different classifiers are taken as independent, also where they have the same number: pairing them would
+    halve the degrees of freedom, and a seed means something else in each (other parameters, other random numbers).
+    Images are paired: what is resampled is d, the difference of the mean rates in each unit.
+
+    The draws are those of the Bayesian bootstrap with two pseudo-images, one that only the first got right and one that
+    only the other did (Bonett and Price 2012, doi:10.3102/1076998611411915), each as heavy as c^(3/4) m^(1/4) images;
+    see `accuracy_interval`, with |d| for the mistakes. What seeds vary by is added, and all is widened by Student's t
+    with Satterthwaite's degrees of freedom (1946, doi:10.2307/3002019) for the variance components
+
+        V = var(d) / G + sum over both of (var(seeds) - luck) / S.
+
+    The p value is twice the share of draws on the other side of 0. Classifiers that are right on the same images have
+    p = 1. Holm's correction (1979, Scandinavian Journal of Statistics 6:65-70) is over all that are compared; where the
+    first is the best on these same images, over all pairs that it could have come from.
+
+    Args:
+        correct: Name -> (S, N) or (N,), whether each seed was right on each image; S may differ.
+        groups: (N,), what each image belongs to, or None.
+        level: Coverage of the intervals.
+        seed: Of the draws.
+        is_chosen_here: Whether the first comes first because of these images.
+
+    Returns:
+        Name -> the first against that one; all names but the first.
+
+    Raises:
+        ValueError: The shapes do not fit, or there is no image.
+    """
+    samples = {name: make_sample(rows, groups) for name, rows in correct.items()}
+    sizes = [int(sample.sizes.sum()) for sample in samples.values()]
+    if len(set(sizes)) != 1:
+        raise ValueError(f"expected the same images for all of one classifier or more; got {sizes}")
+    first, *others = samples.values()
+    family = len(others) * (len(others) + 1) // 2 if is_chosen_here else len(others)
+    found = [_difference(first, other, level, seed, family) for other in others]
+    corrected = _holm([difference.p_value for difference in found], family)
+    pairs = zip(list(samples)[1:], found, corrected, strict=True)
+    return {name: replace(difference, p_holm=p_holm) for name, difference, p_holm in pairs}
+
+
+def difference_sentence(first: str, other: str, d: Difference) -> str:
+    """Say the outcome in plain words, such as `head and full cannot be told apart on 153 images (3 seeds): ...`."""
+    images = f"{d.num_images} image{'s' if d.num_images != 1 else ''}"
+    groups = f" in {d.num_groups} groups" if d.num_groups else ""
+    seeds = "one seed" if d.num_seeds == 1 else f"{d.num_seeds} seeds"
+    p_text = "p < 0.001" if d.p_holm < 0.001 else f"p = {d.p_holm:.3f}"
     figures = (
-        f"{c.accuracy_a:.3f} against {c.accuracy_b:.3f}, a difference of {100 * c.difference:+.1f} points "
-        f"({c.level:.0%} interval {100 * c.low:+.1f} to {100 * c.high:+.1f}; exact McNemar {_p_text(c.p_value)})"
+        f"on {images}{groups} ({seeds}): a difference of {100 * d.difference:+.1f} points "
+        f"({d.level:.0%} interval {100 * d.low:+.1f} to {100 * d.high:+.1f}; {p_text}, Holm)"
     )
-    images = f"{c.num_images} image{'s' if c.num_images != 1 else ''}"
-    if not c.is_significant:
-        return f"{name_a} and {name_b} cannot be told apart on {images}: {figures}."
-    return f"{name_a} is {'better' if c.difference > 0 else 'worse'} than {name_b} on {images}: {figures}."
+    if d.is_significant:
+        return f"{first} is {'better' if d.difference > 0 else 'worse'} than {other} {figures}."
+    if d.images_needed is not None:
+        advice = f"; about {_about(d.images_needed):,} images would be needed"
+    else:
+        advice = "; more images alone would not do, the seeds differ too much" if d.difference else ""
+    return f"{first} and {other} cannot be told apart {figures}{advice}."
 
 
-def _p_text(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+def _method(sample: Sample, num_seeds: int) -> str:
+    num_units, num_images = len(sample.sizes), int(sample.sizes.sum())
+    over = f"{num_images} images" + (f" in {num_units} groups" if num_units < num_images else "")
+    if num_seeds == 1:
+        return f"bootstrap over {over}; one seed, so what another would change is not in it"
+    return f"hierarchical bootstrap over {num_seeds} seeds and {over}"
 
 
-def _newcombe(both: int, only_a: int, only_b: int, neither: int, level: float) -> tuple[float, float]:
-    n = both + only_a + only_b + neither
-    a = wilson_interval(both + only_a, n, level)
-    b = wilson_interval(both + only_b, n, level)
-    phi = _phi(both, only_a, only_b, neither)
-    difference = (only_a - only_b) / n
-    below = _combine(a.value - a.low, b.high - b.value, phi)
-    above = _combine(a.high - a.value, b.value - b.low, phi)
-    return max(-1.0, difference - below), min(1.0, difference + above)
+def _ends(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
-def _combine(first: float, second: float, phi: float) -> float:
-    # The square is never negative on paper; rounding may make it so where phi is 1.
-    return math.sqrt(max(0.0, first * first - 2 * phi * first * second + second * second))
+def _difference(first: Sample, other: Sample, level: float, seed: int, family: int) -> Difference:
+    num_images, num_units = int(first.sizes.sum()), len(first.sizes)
+    num_seeds = min(len(first.right), len(other.right))
+    value = float(first.rates.mean() - other.rates.mean())
+    low, high, p_value = -1.0, 1.0, 1.0
+    if num_units > 1:
+        draws = difference_draws(first, other, np.random.default_rng(seed))
+        tail = min((draws <= 0).sum(), (draws >= 0).sum())
+        if (first.mean != other.mean).any():
+            p_value = min(1.0, float(2 * (tail + 1) / (len(draws) + 1)))
+        low, high = _ends(draws, level)
+    return Difference(
+        difference=value,
+        low=max(-1.0, min(low, value)),
+        high=min(1.0, max(high, value)),
+        level=level,
+        p_value=p_value,
+        p_holm=p_value,
+        num_seeds=num_seeds,
+        num_images=num_images,
+        num_groups=num_units if num_units < num_images else None,
+        # Bonferroni's level: what the least of the p values has to reach.
+        images_needed=_images_needed(first, other, value, 1 - (1 - level) / family) if num_units > 1 else None,
+        method=f"{_method(first, num_seeds)}, paired by image",
+    )
 
 
-def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
-    """Correlation of the two, with Newcombe's continuity correction where it is positive."""
-    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
-    if margins == 0:
-        return 0.0
-    n = both + only_a + only_b + neither
-    product: float = both * neither - only_a * only_b
-    if product > 0:
-        product = max(0.0, product - n / 2)
-    return product / math.sqrt(margins)
+def _images_needed(first: Sample, other: Sample, value: float, level: float) -> int | None:
+    """Return N (z + z')² V_images / (D² - (z + z')² V_seeds), z and z' the normal quantiles of level and power.
+
+    Without seeds that is the paired comparison of proportions (Connor 1987, doi:10.2307/2531961), to first order.
+    """
+    sizes, num_images, num_units = first.sizes, first.sizes.sum(), len(first.sizes)
+    spread = ((first.mean - other.mean - sizes * value) ** 2).sum() * num_units / (num_units - 1)
+    images, seeds, _ = components(float(spread / num_images**2), first, other)
+    factor = (NormalDist().inv_cdf((1 + level) / 2) + NormalDist().inv_cdf(_POWER)) ** 2
+    left = value**2 - factor * seeds
+    # A difference of 0 may be 1e-17 after rounding.
+    return max(1, ceil(num_images * factor * images / left)) if left > 1e-20 else None
+
+
+def _holm(p_values: list[float], family: int) -> list[float]:
+    corrected, least = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (family - rank) * p_values[index]))
+        corrected[index] = least
+    return corrected
+
+
+def _about(count: int) -> int:
+    """Round to two significant digits."""
+    return round(count, 1 - floor(log10(count)))

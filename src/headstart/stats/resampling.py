@@ -78,7 +78,7 @@ def make_sample(correct: ArrayLike, groups: ArrayLike | None) -> Sample:
 
 
 def accuracy_logits(sample: Sample, rng: np.random.Generator) -> _Floats:
-    """Draw the logit of the expected accuracy, (B,); see `hierarchy.accuracy_interval`."""
+    """Draw the logit of the expected accuracy, (B,); see `compare.accuracy_interval`."""
     sizes, mean, num_images = sample.sizes, sample.mean, sample.sizes.sum()
     pseudo = _pseudo_size(min(mean, sizes - mean, key=np.sum), sizes, _ACCURACY_POWER)
     sums = _resample(rng, np.stack((mean, sizes - mean), axis=1), pseudo * np.eye(2), 0.5)
@@ -97,7 +97,7 @@ def accuracy_logits(sample: Sample, rng: np.random.Generator) -> _Floats:
 
 
 def difference_draws(first: Sample, other: Sample, rng: np.random.Generator) -> _Floats:
-    """Draw the expected difference, (B,); see `hierarchy.compare_to_first`."""
+    """Draw the expected difference, (B,); see `compare.compare_to_first`."""
     mass, sizes, num_units = first.mean - other.mean, first.sizes, len(first.sizes)
     pseudo = _pseudo_size(np.abs(mass), sizes, _DIFFERENCE_POWER)
     total = sizes.sum() + 2 * pseudo

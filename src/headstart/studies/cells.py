@@ -3,8 +3,7 @@
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from headstart.runs import Run
 from headstart.studies.progress import StudyProgress
 
 if TYPE_CHECKING:
-    from headstart.experiment import Prepared
+    from headstart.experiment.preparation import Prepared
 
 # What decides which images train, select and are reported: the same for all cells.
 OF_THE_DATA = (
@@ -91,18 +90,13 @@ def run_cells(
         HeadstartError: Settings, data or a folder of any cell is not usable; nothing was trained.
         RunError: A cell failed, and `failed` is None.
     """
-    from headstart.experiment.preparation import resolve_strategy
-
     progress, problems = progress or StudyProgress(None), failed if failed is not None else {}
     _check_study(cells, seeds, out)
     jobs = [_Job(cell, seed, out / cell.slug / f"seed{seed}") for seed in seeds for cell in cells]
-    resolved = {cell.name: resolve_strategy(cell.config) for cell in cells}
     for job in jobs:
-        _check_folder(job, resolved[job.cell.name])
-    with ExitStack() as stack:
-        stack.enter_context(progress)
-        readings = _read(resolved.values(), progress, stack)
-        work = _prepare(jobs, resolved, readings, problems)
+        _check_folder(job)
+    with progress, Reading(cells[0].config, progress.tell) as reading:
+        decided, work = _prepare(jobs, reading, problems)
         # Small ones first: a process keeps some of the memory that a run needed, which then counts as the next one's.
         jobs.sort(key=lambda job: (seeds.index(job.seed), work.get(job.cell.name, 0.0)))
         progress.plan([(job.cell.name, work.get(job.cell.name, 0.0)) for job in jobs])
@@ -110,9 +104,9 @@ def run_cells(
             if job.cell.name in problems:
                 progress.skip(job.cell.name)
                 continue
-            config = resolved[job.cell.name].model_copy(update={"seed": job.seed, "out": str(job.path)})
+            config = decided.get(job.cell.name, job.cell.config)
             try:
-                _run(job, config, readings[_data_key(config)], progress)
+                _run(job, config.model_copy(update={"seed": job.seed, "out": str(job.path)}), reading, progress)
             except Exception as error:  # whatever it is, the other cells go on
                 problems[job.cell.name] = f"seed {job.seed}: {_one_line(error)}"
                 progress.say(f"{job.title} failed: {_one_line(error)}; the others go on")
@@ -144,18 +138,26 @@ def _check_study(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> None
         raise ConfigError(f"two cells would share the folder of {twice!r}; give them names that differ")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds {list(seeds)} are not all different")
-    from headstart.experiment.preparation import refuse_inside
+    for field in OF_THE_DATA:
+        values = {str(getattr(cell.config, field)) for cell in cells}
+        if len(values) > 1:
+            raise ConfigError(f"{field} differs between cells ({', '.join(sorted(values))}); expected the same images")
+    from headstart.experiment.preparation import refuse_inside, resolve_strategy
 
     for cell in cells:
+        resolve_strategy(cell.config)
         refuse_inside(out, cell.config.data, "--out")
 
 
-def _check_folder(job: _Job, config: Config) -> None:
+def _check_folder(job: _Job) -> None:
     """Refuse a folder that holds something else than this run."""
     if not job.has_begun:
         runs.check_out_folder(job.path, overwrite=False)
         return
+    from headstart.experiment.preparation import decide
+
     saved = Run(job.path).config()
+    config = decide(job.cell.config, read_manifest(job.path / runs.MANIFEST).labels)
     here, there = settings_key(config), settings_key(saved)
     if not config.batch_size:  # found by timing
         here.pop("batch_size")
@@ -168,46 +170,31 @@ def _check_folder(job: _Job, config: Config) -> None:
         )
 
 
-def _data_key(config: Config) -> str:
-    return str([getattr(config, name) for name in (*OF_THE_DATA, "decoder", "threads")])
-
-
-def _read(configs: Iterable[Config], progress: StudyProgress, stack: ExitStack) -> dict[str, Reading]:
-    """Read each data set once for all its cells."""
-    by_key = {_data_key(config): config for config in configs}
-    return {key: stack.enter_context(Reading(config, progress.tell)) for key, config in by_key.items()}
-
-
 def _prepare(
-    jobs: Sequence[_Job], resolved: dict[str, Config], readings: Mapping[str, Reading], problems: dict[str, str]
-) -> dict[str, float]:
-    """Check all that can be checked before training, and fill in what it finds.
+    jobs: Sequence[_Job], reading: Reading, problems: dict[str, str]
+) -> tuple[dict[str, Config], dict[str, float]]:
+    """Check all that can be checked before training.
 
     Returns:
-        Name of each cell with something to run -> a guess of the work of a run, in any unit.
+        Two mappings from the name of each cell with something to run: to its settings with nothing left open, and to
+        a guess of the work of a run, in any unit.
     """
-    from headstart.data.splits import inner_split
     from headstart.experiment.preparation import prepare
 
     for job in jobs:
         if job.has_begun:
-            _check_images(job.path, readings[_data_key(resolved[job.cell.name])].result()[0])
-    work = {}
-    for name in dict.fromkeys(job.cell.name for job in jobs if not Run(job.path).is_finished):
-        config = resolved[name]
+            _check_images(job.path, reading.result()[0])
+    decided, work = {}, {}
+    for name, config in {job.cell.name: job.cell.config for job in jobs if not Run(job.path).is_finished}.items():
         try:
-            prepared = prepare(config, readings[_data_key(config)])
+            prepared = prepare(config, reading)
         except PlanError as error:  # a strategy that does not fit this network; with another one it may
             problems[name] = str(error)
             continue
         except (ConfigError, ModelError) as error:
             raise type(error)(f"{name}: {error}") from error
-        if config.selection_score and prepared.manifest.selection is None:
-            train = prepared.manifest.of_split("train")
-            inner_split(train, config.validation_fraction, config.split_seed)
-        resolved[name] = prepared.config
-        work[name] = _work(prepared)
-    return work
+        decided[name], work[name] = prepared.config, _work(prepared)
+    return decided, work
 
 
 def _check_images(path: Path, manifest: Manifest) -> None:

@@ -3,8 +3,6 @@
 Reading runs that exist loads no torch.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from headstart.config import Config
-from headstart.errors import ConfigError, RunError
-from headstart.files import write_atomic, write_json
-from headstart.runs import Run
-from headstart.stats.hierarchy import Difference, accuracy_interval, compare_to_first, difference_sentence
+from headstart.errors import ConfigError, RunError, listed
+from headstart.files import csv_text, file_error, write_atomic, write_json
+from headstart.runs import CONFIG, Run
+from headstart.stats.compare import Difference, accuracy_interval, compare_to_first, difference_sentence
 from headstart.studies.cells import Cell, run_cells
 from headstart.studies.grid import make_cells
 from headstart.studies.progress import StudyProgress, duration
@@ -30,8 +28,6 @@ __all__ = [
 ]  # fmt: skip
 
 RankedBy = Literal["selection", "accuracy"]
-
-_LISTED = 3  # names in a sentence
 
 
 @dataclass(frozen=True)
@@ -101,22 +97,14 @@ class Comparison:
     verdict: tuple[str, ...] = ()
 
     def to_dict(self, relative_to: Path | None = None) -> dict[str, Any]:
-        """Return plain JSON types; folders of runs relative to a folder where they lie in it."""
-        values = asdict(replace(self, rows=()))
-        rows = [asdict(row) | {"runs": [_shown_path(path, relative_to) for path in row.runs]} for row in self.rows]
-        differences = {
-            name: {**values["differences"][name], "is_significant": d.is_significant}
-            for name, d in self.differences.items()
-        }
-        return {**values, "rows": _plain(rows), "differences": _plain(differences), "verdict": list(self.verdict)}
+        """Return plain values for JSON; folders of runs relative to a folder where they lie in it."""
+        rows = [{**asdict(row), "runs": [_shown_path(path, relative_to) for path in row.runs]} for row in self.rows]
+        differences = {name: {**asdict(d), "is_significant": d.is_significant} for name, d in self.differences.items()}
+        return {**asdict(self), "rows": rows, "differences": differences}
 
     def to_csv(self) -> str:
         """Return a line per row, best first; several values in a cell are separated by spaces."""
-        buffer = io.StringIO(newline="")
-        writer = csv.DictWriter(buffer, fieldnames=list(self._flat(self.rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._flat(row) for row in self.rows)
-        return buffer.getvalue()
+        return csv_text([self._flat(row) for row in self.rows])
 
     def _flat(self, row: Row) -> dict[str, Any]:
         """Return one line of the CSV file; what does not apply is empty."""
@@ -164,7 +152,7 @@ def compare(
         raise ConfigError("no data given; name a folder of class folders, a manifest, a catalogue name, or run folders")
     if seeds < 1:
         raise ConfigError(f"seeds={seeds}: expected at least 1")
-    if "selection_score" not in config.model_fields_set:
+    if "selection_score" not in config.model_fields_set or "table" in config.model_fields_set:  # a run's, read back
         config = config.model_copy(update={"selection_score": True})
     cells = make_cells(config, strategies=strategies or (config.strategy,), backbones=backbones, vary=vary)
     if len(cells) < 2:
@@ -173,6 +161,8 @@ def compare(
             "several --backbones, or values of a setting such as --vary lr=1e-4,1e-3"
         )
     out = Path(config.out) if config.out else Path("runs") / f"compare-{Cell(Path(config.data).stem, config).slug}"
+    if (out / CONFIG).is_file():
+        raise ConfigError(f"{out} is a run; name another folder for the study with --out")
     failed: dict[str, str] = {}
     runs = run_cells(cells, range(config.seed, config.seed + seeds), out, progress=progress, failed=failed)
     if not runs:
@@ -186,7 +176,10 @@ def compare(
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
     """Write `comparison.json` and `comparison.csv` into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error("create", out, error) from error
     write_json(out / "comparison.json", comparison.to_dict(relative_to=out))
     write_atomic(out / "comparison.csv", comparison.to_csv())
 
@@ -201,7 +194,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
     """Compare finished runs of the same reported images.
 
     The rank follows from the mean log loss on images that are not reported, where all runs have it for the same images;
-    else from the accuracy on the reported ones. Intervals and differences are those of `stats.hierarchy`.
+    else from the accuracy on the reported ones. Intervals and differences are those of `stats.compare`.
 
     Args:
         runs: Name of each cell -> its runs, one per seed.
@@ -223,7 +216,9 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
     ranked_by = _ranked_by([one.metrics for each in reported.values() for one in each])
     rows = [_row(name, reported[name], accuracy_interval(correct[name], groups, level=level, seed=0)) for name in runs]
     rows = [replace(row, rank=rank) for rank, row in enumerate(sorted(rows, key=_order(ranked_by)), start=1)]
-    differences = compare_to_first({row.name: correct[row.name] for row in rows}, groups, level=level, seed=0)
+    differences = compare_to_first(
+        {row.name: correct[row.name] for row in rows}, groups, level=level, is_chosen_here=ranked_by == "accuracy"
+    )
     num_selection = first.metrics["selection"]["num_images"] if ranked_by == "selection" else None
     num_groups = len(np.unique(groups)) if groups is not None and len(np.unique(groups)) < len(groups) else None
     split, num_images = first.metrics["split"], len(first.images)
@@ -295,10 +290,10 @@ def _verdict(comparison: Comparison) -> list[str]:
         )
     if marked := [row.name for row in rows if row.selected_on_reported]:
         lines.append(
-            f"The reported images chose the epoch of {_listed(marked)} (select_on=reported): an accuracy too good."
+            f"The reported images chose the epoch of {listed(marked, 3)} (select_on=reported): an accuracy too good."
         )
     if min(len(row.seeds) for row in rows) == 1:
-        lines.append("With one seed nothing is known about how much seeds differ; --seeds 3 would tell.")
+        lines.append("With one seed nothing is known about how much seeds differ; more seeds would tell.")
     return lines
 
 
@@ -310,27 +305,11 @@ def _ranking_line(comparison: Comparison) -> str:
         )
     return (
         "Ranked by accuracy on the reported images themselves, so the figure of the first is optimistic: "
-        "being first is partly luck. --selection-score ranks by images that are not reported."
+        "being first is partly luck. On data, headstart compare ranks by images that are not reported."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 def _shown_path(path: Path, base: Path | None) -> str:
     if base is not None and path.resolve().is_relative_to(base.resolve()):
         return path.resolve().relative_to(base.resolve()).as_posix()
     return str(path)
-
-
-def _plain(value: Any) -> Any:
-    """Turn tuples and NumPy numbers into JSON's types, and what is not finite into None."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

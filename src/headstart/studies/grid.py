@@ -15,6 +15,7 @@ _NOT_VARIED = {
     "backbone": "use --backbones", "table": "name the YAML file in --strategies", "choices": "a run makes them",
     "selection_score": "all cells are ranked in one way",
 }  # fmt: skip
+_OF_WEIGHTS = {"weights", "head_init", "match"}
 
 
 def make_cells(
@@ -26,8 +27,8 @@ def make_cells(
 ) -> tuple[Cell, ...]:
     """Combine strategies, backbones and values of settings with the settings that all cells share.
 
-    A varied setting that means nothing to a strategy makes no further cell of it (`head_lr_mult` and `head`). Weights
-    that are given are left out for `scratch`.
+    A varied setting that means nothing to a strategy makes no further cell of it (`head_lr_mult` and `head`). For
+    `scratch` weights, and what is said about their head, are left out.
 
     Args:
         config: What all cells share.
@@ -36,7 +37,7 @@ def make_cells(
         vary: Setting -> its values, as words or as what the setting takes.
 
     Raises:
-        ConfigError: A setting is not known, cannot be varied, or a value does not fit.
+        ConfigError: A setting is not known, cannot be varied, a value does not fit, or two cells have one name.
     """
     vary = vary or {}
     _check_varied(vary)
@@ -45,16 +46,32 @@ def make_cells(
     for backbone, strategy in itertools.product(backbones or (config.backbone,), strategies):
         values = {**shared, "strategy": strategy, "backbone": backbone}
         if strategy != config.strategy:
+            if _is_of_a_run(config) and config.lr == _default_lr(config):
+                values.pop("lr", None)  # decided for another strategy
             values.pop("table", None)
-        if strategy == "scratch" and "weights" not in vary:
-            values.pop("weights", None)
+        own = vary
+        if strategy == "scratch":
+            values, own = ({k: v for k, v in each.items() if k not in _OF_WEIGHTS} for each in (values, vary))
         title = Path(strategy).stem if strategy.endswith((".yaml", ".yml")) else strategy
         title = f"{backbone}: {title}" if len(backbones) > 1 else title
-        for combination in itertools.product(*vary.values()):
-            given = _with_effect(values, dict(zip(vary, combination, strict=True)), vary)
+        for combination in itertools.product(*own.values()):
+            given = _with_effect(values, dict(zip(own, combination, strict=True)), own)
             name = ", ".join([title, *(f"{key}={value}" for key, value in given.items())])
-            found.setdefault(name, Cell(name, make_config({**values, **given})))
+            cell = Cell(name, make_config({**values, **given}))
+            if found.setdefault(name, cell).config != cell.config:
+                raise ConfigError(f"two strategies are called {name!r}; give one of the files another name")
     return tuple(found.values())
+
+
+def _is_of_a_run(config: Config) -> bool:
+    """Whether it was read from a run's config.yaml, which names every field."""
+    return "table" in config.model_fields_set
+
+
+def _default_lr(config: Config) -> float:
+    from headstart.training.strategies import default_lr
+
+    return default_lr(config.strategy, config.optimizer)
 
 
 def parse_vary(words: Iterable[str]) -> dict[str, list[str]]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from headstart.config import Config, make_config
 from headstart.data.catalog import data_root, is_catalog_name, resolve
+from headstart.data.download import Progress
 from headstart.data.manifest import scan
-from headstart.errors import ConfigError, did_you_mean
+from headstart.errors import ConfigError, unknown
 from headstart.studies.cells import Cell
 from headstart.studies.recipes import HALF, Part, Recipe, Settings, Variant, get_recipe
 
@@ -108,6 +109,7 @@ def make_lesson(
     out: str | Path | None = None,
     quick: bool = False,
     fetch: bool = True,
+    progress: Progress | None = None,
 ) -> Lesson:
     """Decide what a recipe is run with; nothing is trained.
 
@@ -122,13 +124,17 @@ def make_lesson(
         out: Folder; default: `runs/recipe-<name>-<backbone>`.
         quick: A smoke run: few small images, one epoch, one seed.
         fetch: Whether a data set of the catalogue that is not there yet may be fetched now.
+        progress: Told how far fetching it is.
 
     Raises:
         HeadstartError: A name is not known, an option has no use here, or the data cannot be had.
     """
     recipe = get_recipe(name)
     chosen = _chosen_parts(recipe, parts)
-    backbones = tuple(backbone.split(",")) if backbone else recipe.backbones or (recipe.backbone,)
+    if quick and seeds:
+        raise ConfigError("--quick is a smoke run with one seed; leave out --seeds")
+    given = tuple(word.strip() for word in backbone.split(",")) if backbone else ()
+    backbones = given or recipe.backbones or (recipe.backbone,)
     if backbone and len(backbones) > 1 and not any(part.needs == "backbones" for part in chosen):
         raise ConfigError(f"--backbone {backbone}: no part of recipe {name} to be run compares networks; name one")
     trains_source = weights is None and _trains_source(recipe, backbones[0])
@@ -138,7 +144,7 @@ def make_lesson(
     if trains_source:
         weights = folder / Cell(SOURCE, Config()).slug / "seed0"
         default = folder / "source-data" if quick else data_root() / "snacks-large"
-    labels, label_map, max_per_class = _fit_to_data(recipe, str(data or recipe.data), fetch)
+    labels, label_map, max_per_class = _fit_to_data(recipe, str(data or recipe.data), fetch, progress)
     return Lesson(
         recipe,
         chosen,
@@ -147,7 +153,7 @@ def make_lesson(
         None if weights is None else str(weights),
         str(source or default) if trains_source else None,
         (_QUICK_DRAWN if quick else _DRAWN) if trains_source and source is None else {},
-        tuple(range(1 if quick else seeds or recipe.num_seeds)),
+        tuple(range(1 if quick else seeds or 3)),
         folder,
         quick,
         labels,
@@ -169,13 +175,12 @@ def _chosen_parts(recipe: Recipe, names: Sequence[str]) -> tuple[Part, ...]:
     known = [part.name for part in recipe.parts]
     for name in names:
         if name not in known:
-            hint = did_you_mean(name, known)
-            raise ConfigError(f"recipe {recipe.name} has no part {name!r}.{hint} There are: {', '.join(known)}")
+            raise ConfigError(f"recipe {recipe.name}: {unknown('part', name, known)}")
     return tuple(part for part in recipe.parts if part.name in names or not names)
 
 
 def _fit_to_data(
-    recipe: Recipe, data: str, fetch: bool
+    recipe: Recipe, data: str, fetch: bool, progress: Progress | None
 ) -> tuple[tuple[str, ...], Mapping[str, str], Mapping[str, int] | None]:
     """Return the data's classes, the map of classes that suits them, and the size of the subset by its own splits."""
     per_class = {"train": recipe.train_per_class, "test": recipe.reported_per_class}
@@ -184,9 +189,9 @@ def _fit_to_data(
     if not path.exists():
         if not (is_catalog_name(data) and (fetch or (data_root() / data).exists())):
             return (), {}, limits
-        path = resolve(data)
+        path = resolve(data, progress)
     manifest, _ = scan(path)
-    if limits and manifest.splits and manifest.reported != "test":
+    if limits and manifest.splits not in ((), ("train",)) and manifest.reported != "test":
         limits[manifest.reported] = limits.pop("test")
     label_map = recipe.label_map if set(recipe.label_map) <= set(manifest.labels) else {}
     return manifest.labels, label_map, limits

@@ -9,7 +9,7 @@ from typing import Self, final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from headstart.training.observers import Observer, Row
+from headstart.training.observers import Observer
 
 
 @dataclass
@@ -75,6 +75,7 @@ class StudyProgress:
         self._lines: set[str] = set()
 
     def __enter__(self) -> Self:
+        self._time_left, self._num_runs, self._title = TimeLeft([]), 0, ""
         if self._is_bar:
             self._bar.start()
         return self
@@ -134,18 +135,19 @@ class StudyProgress:
             count = f"{done} of {total} runs{self._left_text(', {} left')}" if total else ""
             self._bar.update(self._task, description=what, completed=done, total=total or None, count=count)
         elif self._console is not None and text and time.monotonic() - self._said >= self._every_s:
-            self.say(f"{self._title}: {text}{self._left_text('; {} left for all')}")
+            lead = f"{self._title}: " if self._title else ""
+            self.say(f"{lead}{text}{self._left_text('; {} left for all')}")
 
     @property
     def _num_done(self) -> int:
         return self._num_runs - len(self._time_left.waiting)
 
     def _left_text(self, form: str) -> str:
-        left = self._time_left.left(time.monotonic() - self._began)
+        left = self._time_left.left(time.monotonic() - self._began) if self._time_left.waiting else None
         return form.format(f"about {duration(left)}") if left is not None else ""
 
 
-class _FitObserver:
+class _FitObserver(Observer):
     """Turns the steps of a fit into words."""
 
     def __init__(self, progress: StudyProgress, title: str) -> None:
@@ -160,12 +162,6 @@ class _FitObserver:
         """Show the step."""
         self._done += 1
         self._progress.update(f"{self._title}: step {self._done} of {self._num_steps}")
-
-    def on_epoch(self, row: Row) -> None:
-        """Nothing: the table of epochs has it."""
-
-    def on_end(self) -> None:
-        """Nothing."""
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from headstart.config import Config
+from headstart.config import Config, make_config
 from headstart.data.manifest import Manifest
 from headstart.data.pictures import Pictures
 from headstart.data.transforms import Pixels
@@ -93,8 +93,8 @@ def rank(
         find_source(name)  # before anything is read
     if ineffective := sorted(config.model_fields_set - _SETTINGS):
         say(f"note: nothing is trained here, so {', '.join(ineffective)} has no effect")
-    settings = {"strategy": "head", "table": None, "views": 1, "batch_size": config.batch_size or 32}
-    config = resolve_strategy(config.model_copy(update=settings))
+    kept = config.model_dump(include=config.model_fields_set & _SETTINGS)
+    config = resolve_strategy(make_config({"batch_size": 32, **kept, "strategy": "head", "views": 1}))
     pictures = Pictures()
     manifest, report = read_data(config, progress=progress, keep=pictures.keep)
     for line in report.warnings:

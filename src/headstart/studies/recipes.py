@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from headstart.errors import ConfigError, did_you_mean
+from headstart.errors import ConfigError, unknown
 
 Settings = Mapping[str, Any]
 
@@ -85,7 +85,6 @@ class Recipe:
         pretraining: Settings of a source network that is trained first where no weights are given, or None.
         pretrains_always: Whether that is so for backbones with published weights too.
         backbones: What is compared side by side where no other backbone is asked for.
-        num_seeds: How many seeds by default.
     """
 
     name: str
@@ -103,7 +102,6 @@ class Recipe:
     pretraining: Settings | None = None
     pretrains_always: bool = False
     backbones: tuple[str, ...] = ()
-    num_seeds: int = 3
 
 
 # A fresh random crop for every epoch also where a frozen part is computed once: of a hundred numbered views an image
@@ -312,7 +310,7 @@ ANIMALS_VEHICLES = Recipe(
     ),
     (
         _FROZEN_NOTE,
-        "where only the head trains an image is mirrored in every other epoch, not in a random half of them",
+        "where part of the network is frozen an image is mirrored in every other epoch, not in a random half of them",
         "half of a network is counted in stages: of ResNet-18 the first half is all below layer3",
     ),
     "on two CPU cores with ResNet-18 20 minutes a seed for the first part and an hour for all; minutes on a GPU",
@@ -428,5 +426,5 @@ def get_recipe(name: str) -> Recipe:
         ConfigError: There is none of that name.
     """
     if name not in RECIPES:
-        raise ConfigError(f"there is no recipe {name!r}.{did_you_mean(name, RECIPES)} There are: {', '.join(RECIPES)}")
+        raise ConfigError(unknown("recipe", name, RECIPES))
     return RECIPES[name]

@@ -14,6 +14,8 @@ from headstart.errors import DataError, RunError
 from headstart.runs import MANIFEST, Run, open_run
 from headstart.studies.cells import images_key, settings_key
 
+_NEEDED = ("split", "strategy", "backbone", "seed", "selected_on_reported", "trainable_parameters", "time_s")
+
 
 @dataclass(frozen=True, eq=False)
 class Reported:
@@ -51,6 +53,8 @@ def read_reported(run: Run) -> Reported:
         RunError: It is not finished, or damaged.
     """
     metrics = run.metrics()
+    if missing := [key for key in _NEEDED if key not in metrics]:
+        raise RunError(f"{run.path}/metrics.json has no {', '.join(missing)}; train again with --overwrite")
     manifest, table = read_manifest(run.path / MANIFEST), run.predictions()
     records = manifest.of_split(metrics["split"])
     labels, predicted = (table.column(name).to_pylist() for name in ("label", "predicted"))

@@ -1,5 +1,6 @@
 """Run a lesson: look at the data, show the source's head, train the cells of each part, compare them."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from headstart.data.manifest import Manifest
 from headstart.data.snacks import render_snacks
-from headstart.errors import HeadstartError
+from headstart.errors import ConfigError, ModelError
 from headstart.files import write_json
 from headstart.runs import Run
 from headstart.studies.cells import run_cells
@@ -15,26 +16,6 @@ from headstart.studies.compare import Comparison, compare_runs, with_failures
 from headstart.studies.lessons import SOURCE, Lesson
 from headstart.studies.progress import StudyProgress
 from headstart.studies.recipes import Part
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the data is.
-
-    Attributes:
-        manifest: Images, classes and splits.
-        sheet: The contact sheet: eight pictures of each class.
-    """
-
-    manifest: Manifest
-    sheet: Path
-
-
-@dataclass(frozen=True)
-class SourceHead:
-    """What the network to start from is, with the final layer that will be replaced; see `describe_backbone`."""
-
-    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,21 +27,24 @@ class Outcome:
         runs: Name of each cell -> its runs.
         comparison: What they say together; None for a source network, and where nothing was trained.
         left_out: Why nothing was trained, or ''.
+        has_failed: Whether anything that was to be trained was not.
     """
 
     part: Part
     runs: Mapping[str, tuple[Run, ...]] = field(default_factory=dict)
     comparison: Comparison | None = None
     left_out: str = ""
+    has_failed: bool = False
 
 
-Step = Look | SourceHead | Outcome
-
-
-def run_lesson(lesson: Lesson, *, progress: StudyProgress | None = None) -> Iterator[Step]:
+def run_lesson(
+    lesson: Lesson, *, progress: StudyProgress | None = None
+) -> Iterator[Manifest | dict[str, Any] | Outcome]:
     """Run a lesson, and yield what each step says as soon as it is done.
 
-    Cells that are finished in the lesson's folder are not run again. `recipe.json` there holds what is known so far.
+    That is the data (with a contact sheet in the lesson's folder), the network to start from as `describe_backbone`
+    says it, and each part. Cells that are finished in the folder are not run again. `recipe.json` there holds what is
+    known so far.
 
     Args:
         lesson: From `make_lesson`.
@@ -69,28 +53,29 @@ def run_lesson(lesson: Lesson, *, progress: StudyProgress | None = None) -> Iter
     Raises:
         HeadstartError: Data, weights or a folder is not usable.
     """
-    from headstart.experiment import show_data
+    from headstart.experiment.tools import show_data
     from headstart.models.backbones import create_backbone, describe_backbone
 
     progress = progress or StudyProgress(None)
-    sheet = lesson.out / "contact-sheet.png"
     first = lesson.cells(lesson.parts[0])[0].config
-    yield Look(show_data(first, sheet, progress=progress.tell), sheet)
+    with progress:
+        manifest = show_data(first, lesson.out / "contact-sheet.png", progress=progress.tell)
+    yield manifest
     if lesson.source is not None:
         yield Outcome(Part(SOURCE, "the source network", ()), _train_source(lesson, progress))
-    yield SourceHead(describe_backbone(create_backbone(lesson.backbones[0], weights=lesson.weights)))
-    outcomes = []
+    yield describe_backbone(create_backbone(lesson.backbones[0], weights=lesson.weights))
     for part in lesson.parts:
-        outcomes.append(_run_part(lesson, part, progress))
-        write_json(lesson.out / "recipe.json", _summary(lesson, outcomes))
-        yield outcomes[-1]
+        outcome = _run_part(lesson, part, progress)
+        _note(lesson, outcome)
+        yield outcome
 
 
 def _train_source(lesson: Lesson, progress: StudyProgress) -> dict[str, tuple[Run, ...]]:
     folder = Path(lesson.source or "")
     if lesson.drawing and not folder.exists():
-        # Another seed than the catalogue's: those pictures may be the target.
-        render_snacks(folder, seed=1, **lesson.drawing, progress=progress.tell)
+        with progress:
+            # Another seed than the catalogue's: those pictures may be the target.
+            render_snacks(folder, seed=1, **lesson.drawing, progress=progress.tell)
     return run_cells([lesson.pretraining()], [0], lesson.out, progress=progress)
 
 
@@ -100,20 +85,29 @@ def _run_part(lesson: Lesson, part: Part, progress: StudyProgress) -> Outcome:
     failed: dict[str, str] = {}
     try:
         runs = run_cells(lesson.cells(part), lesson.seeds, lesson.out, progress=progress, failed=failed)
-    except HeadstartError as error:
+    except (ConfigError, ModelError) as error:
         if part.needs != "source classes":
             raise
         return Outcome(part, left_out=str(error))
     if not runs:
-        return Outcome(part, left_out="; ".join(f"{name}: {why}" for name, why in failed.items()))
+        return Outcome(part, left_out="; ".join(f"{name}: {why}" for name, why in failed.items()), has_failed=True)
     comparison = with_failures(compare_runs(runs), failed)
     write_json(lesson.comparison_file(part), comparison.to_dict(relative_to=lesson.out))
-    return Outcome(part, runs, comparison)
+    return Outcome(part, runs, comparison, has_failed=bool(failed))
 
 
-def _summary(lesson: Lesson, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return what recipe.json holds."""
-    return {
+def _note(lesson: Lesson, outcome: Outcome) -> None:
+    """Write a part into recipe.json, beside what was noted of others before."""
+    file = lesson.out / "recipe.json"
+    known = json.loads(file.read_bytes())["parts"] if file.is_file() else {}
+    part = {
+        "question": outcome.part.question,
+        "left_out": outcome.left_out,
+        "published": [asdict(figure) for figure in outcome.part.published],
+        "comparison": outcome.comparison and outcome.comparison.to_dict(relative_to=lesson.out),
+        "trained": trained_parameters(outcome.runs),
+    }
+    summary = {
         "recipe": lesson.recipe.name,
         "title": lesson.recipe.title,
         "question": lesson.recipe.question,
@@ -123,17 +117,9 @@ def _summary(lesson: Lesson, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "weights": lesson.weights,
         "seeds": list(lesson.seeds),
         "notes": list(lesson.recipe.notes),
-        "parts": {
-            outcome.part.name: {
-                "question": outcome.part.question,
-                "left_out": outcome.left_out,
-                "published": [asdict(figure) for figure in outcome.part.published],
-                "comparison": outcome.comparison and outcome.comparison.to_dict(relative_to=lesson.out),
-                "trained": trained_parameters(outcome.runs),
-            }
-            for outcome in outcomes
-        },
+        "parts": {**known, outcome.part.name: part},
     }
+    write_json(file, summary)
 
 
 def trained_parameters(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[dict[str, Any]]]:

@@ -7,8 +7,9 @@ of random generators, and a run that was killed and resumed ends in the same wei
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headstart.data.loading import Batch, BatchSource
-from headstart.errors import TrainingError
-from headstart.features.supply import Supply, network_input
+from headstart.errors import RunError, TrainingError
+from headstart.features.supply import FeatureSupply, network_input
+from headstart.history import MetricsLog
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.heads import head_of
@@ -31,7 +33,7 @@ from headstart.training.checkpoint import (
     without_prefix,
 )
 from headstart.training.mixing import mix_batch
-from headstart.training.observers import Observer, Row
+from headstart.training.observers import Observer, TensorBoardLog
 from headstart.training.optim import WeightAverage, build_optimizer, set_learning_rate
 from headstart.training.penalties import pretrained_start
 from headstart.training.plan import Phase, Plan, ResolvedPhase, apply_modes, resolve
@@ -40,16 +42,6 @@ from headstart.training.solve import solve_head
 from headstart.training.tuning import StepChoice
 
 ChooseStep = Callable[[int, nn.Module, Callable[[], Batch], int], StepChoice]
-
-
-class RowLog(Protocol):
-    """Where rows of metrics.csv go."""
-
-    def append(self, row: Row) -> None:
-        """Add one row, durably."""
-
-    def truncate_to(self, num_rows: int) -> None:
-        """Forget the rows that a checkpoint does not know of."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +121,12 @@ class _Progress:
 def fit(
     model: ClassifierNetwork,
     plan: Plan,
-    supply: Supply,
+    supply: FeatureSupply,
     settings: FitSettings,
     *,
     fabric: Fabric,
     checkpoints: Checkpoints,
-    log: RowLog,
+    log: MetricsLog | TensorBoardLog,
     observer: Observer,
     held_out_name: str | None = "validation",
     log_name: str = "final",
@@ -177,11 +169,11 @@ class _Loop:
 
     model: ClassifierNetwork
     plan: Plan
-    supply: Supply
+    supply: FeatureSupply
     settings: FitSettings
     fabric: Fabric
     checkpoints: Checkpoints
-    log: RowLog
+    log: MetricsLog | TensorBoardLog
     observer: Observer
     names: dict[str, str | None]
     choose_step: ChooseStep | None
@@ -205,7 +197,11 @@ class _Loop:
     def run(self) -> FitResult:
         saved = self.checkpoints.load("last")
         if saved is not None:
-            self.progress = _Progress(**saved[1])
+            try:
+                self.progress = _Progress(**saved[1])
+            except TypeError as error:
+                where = self.checkpoints.folder
+                raise RunError(f"the checkpoints in {where} are another version's; start a new run") from error
             self.load(saved[0])
             if self.frozen_digest(self.resolved[self.progress.phase]) != self.progress.frozen_digest:
                 raise TrainingError("the untrained weights are not those that the run began with; start a new run")
@@ -227,8 +223,10 @@ class _Loop:
         apply_modes(self.network, resolved)
         if saved is None:
             self._note_start(index, resolved)
-        if phase.solver == "lbfgs" and self._solve(phase, resolved):
-            return
+        if phase.solver == "lbfgs":
+            if self._solve(phase, resolved):
+                return
+            phase = replace(phase, stop_after=None)  # what was chosen for a head that was solved: none
         if not phase.epochs_to_run:  # no inputs to prepare: a classifier that starts from its source's rows is ready
             self.progress.epochs_run.append(0)
             self.progress.best_epochs.append(0)
@@ -249,13 +247,14 @@ class _Loop:
 
     def _solve(self, phase: Phase, resolved: ResolvedPhase) -> bool:
         """Solve the head to its optimum; False where that cannot be done and the phase must be trained."""
-        head, started = head_of(self.network, self.model.stages), time.monotonic()
+        head = head_of(self.network, self.model.stages)
         if resolved.boundary != len(self.model.stages) - 1 or not isinstance(head, nn.Linear):
             return False
         inputs = self.supply.phase(resolved.boundary, [], all_views=True)
         features, progress = inputs.features, self.progress
         if features is None:
             return False
+        started = time.monotonic()  # the supply counts what the features take
         solved = solve_head(
             features, features.targets, len(self.model.labels), groups=features.groups, seed=self.settings.seed
         )
@@ -264,7 +263,7 @@ class _Loop:
             head.bias.copy_(torch.from_numpy(solved.bias))
         loss, accuracy = None, None
         if inputs.held_out is not None:
-            loss, accuracy = evaluate_loss(self.model, inputs.module, inputs.held_out, self.fabric)
+            loss, accuracy = evaluate_loss(self.model, inputs.module, inputs.held_out, self.fabric, StepChoice())
         row = {
             **self.names,
             "phase": progress.phase + 1,
@@ -378,21 +377,24 @@ class _Phase:
         loop, progress, settings = self.loop, self.loop.progress, self.loop.settings
         apply_modes(loop.network, self.resolved)
         started = time.monotonic() - progress.epoch_s
-        num_steps = loop.steps_per_epoch * self.phase.epochs
         key = _epoch_key(progress.phase, progress.epoch)
         batches = self.inputs.train.epoch(key, start=progress.step * settings.accumulate)
         batches = _joined(batches) if loop.joins_last else batches
-        for group in _groups(batches, settings.accumulate):
-            done = progress.epoch * loop.steps_per_epoch + progress.step
-            decay_steps = settings.step_epochs * loop.steps_per_epoch
-            factor = lr_factor(settings.schedule, done, num_steps, settings.warmup, decay_steps)
-            set_learning_rate(self.optimizer, factor)
+        # Of an epoch that was saved after its last step, a last batch of one image is still there, joined to nothing.
+        for group in islice(_groups(batches, settings.accumulate), loop.steps_per_epoch - progress.step):
+            self._set_rate(progress.step)
             self._step(group)
             progress.step += 1
             progress.epoch_s = time.monotonic() - started
             loop.observer.on_step()
             if time.monotonic() - loop.saved_at > settings.checkpoint_every_s:
                 self._save()
+
+    def _set_rate(self, step: int) -> None:
+        loop, settings = self.loop, self.loop.settings
+        done = loop.progress.epoch * loop.steps_per_epoch + step
+        num_steps, decay_steps = (loop.steps_per_epoch * n for n in (self.phase.epochs, settings.step_epochs))
+        set_learning_rate(self.optimizer, lr_factor(settings.schedule, done, num_steps, settings.warmup, decay_steps))
 
     def _step(self, group: Sequence[Batch]) -> None:
         loop, progress, settings = self.loop, self.loop.progress, self.loop.settings
@@ -434,6 +436,7 @@ class _Phase:
         loss, accuracy = self._evaluate()
         if loss is not None:
             _finite(loss, self.phase, progress, self.optimizer)
+        self._set_rate(progress.step - 1)  # which a run that was resumed after that step has not set
         rates = [group["lr"] for group in self.optimizer.param_groups]
         row = {
             **loop.names,
@@ -465,10 +468,8 @@ class _Phase:
         loop = self.loop
         if self.inputs.held_out is None:
             return None, None
-        if self.average is None:
-            return evaluate_loss(loop.model, self.module, self.inputs.held_out, loop.fabric)
-        with self.average.applied():
-            return evaluate_loss(loop.model, self.module, self.inputs.held_out, loop.fabric)
+        with self._averaged():
+            return evaluate_loss(loop.model, self.module, self.inputs.held_out, loop.fabric, self.step)
 
     def _note_best(self, score: float | None) -> None:
         """Keep the weights of the epoch with the lowest score: its loss, or its share of errors."""
@@ -477,14 +478,12 @@ class _Phase:
             return
         if progress.best_loss is None or score < progress.best_loss:
             progress.best_loss, progress.best_epoch = score, progress.epoch
-            if self.average is None:
-                self._save_best()
-            else:
-                with self.average.applied():
-                    self._save_best()
+            with self._averaged():
+                self.loop.checkpoints.save(self._best_name, self.loop.tensors(), {})
 
-    def _save_best(self) -> None:
-        self.loop.checkpoints.save(self._best_name, self.loop.tensors(), {})
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Return a block in which the network has its averaged weights, where there are any."""
+        return self.average.applied() if self.average is not None else nullcontext()
 
     def _save(self) -> None:
         loop = self.loop
@@ -560,14 +559,15 @@ def _finite(loss: float, phase: Phase, progress: _Progress, optimizer: torch.opt
 
 @torch.inference_mode()
 def evaluate_loss(
-    model: ClassifierNetwork, module: nn.Module, batches: BatchSource, fabric: Fabric
+    model: ClassifierNetwork, module: nn.Module, batches: BatchSource, fabric: Fabric, step: StepChoice
 ) -> tuple[float, float]:
-    """Return the mean cross-entropy and the accuracy over all images, in eval mode."""
+    """Return the mean cross-entropy and the accuracy over all images, in eval mode and the precision of the steps."""
     model.network.eval()
     loss_sum, num_correct = 0.0, 0.0
     for batch in batches.epoch(0):
         pixels, targets = batch.pixels.to(fabric.device), batch.targets.to(fabric.device)
-        logits = module(network_input(model, pixels)).float()
+        with step.autocast(fabric.device):
+            logits = module(network_input(model, pixels)).float()
         loss_sum += functional.cross_entropy(logits, targets, reduction="sum").item()
         num_correct += (logits.argmax(1) == targets).sum().item()
     return loss_sum / batches.num_images, num_correct / batches.num_images

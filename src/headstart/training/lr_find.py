@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from headstart.data.loading import Batch, BatchSource
 from headstart.errors import TrainingError
-from headstart.features.supply import Supply, network_input
+from headstart.features.supply import FeatureSupply, network_input
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.engine import FitSettings, step_seed
 from headstart.training.optim import build_optimizer, set_learning_rate
@@ -40,7 +40,7 @@ class RangeTest:
 def find_lr(
     model: ClassifierNetwork,
     phase: Phase,
-    make_supply: Callable[[ClassifierNetwork], Supply],
+    make_supply: Callable[[ClassifierNetwork], FeatureSupply],
     settings: FitSettings,
     fabric: Fabric,
     *,

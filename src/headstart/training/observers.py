@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,8 +16,8 @@ from headstart.optional import require
 Row = Mapping[str, Any]
 
 
-class Observer(Protocol):
-    """Told about every step and epoch; whatever it raises stops training."""
+class Observer:
+    """Told about every step and epoch, and ignores what it does not override; whatever it raises stops training."""
 
     def on_start(self, num_steps: int, done: int) -> None:
         """Learn how many optimizer steps there are in all, and how many are already done (after a resume)."""
@@ -43,23 +43,11 @@ def epoch_line(row: Row) -> str:
     return f"{line} | {rate}{row['time_s']:.1f} s"
 
 
-class SilentProgress:
+class SilentProgress(Observer):
     """Shows nothing."""
 
-    def on_start(self, num_steps: int, done: int) -> None:
-        """Ignore."""
 
-    def on_step(self) -> None:
-        """Ignore."""
-
-    def on_epoch(self, row: Row) -> None:
-        """Ignore."""
-
-    def on_end(self) -> None:
-        """Ignore."""
-
-
-class BarProgress:
+class BarProgress(Observer):
     """A rich bar with the time left, for a terminal."""
 
     def __init__(self, title: str, console: Console) -> None:
@@ -85,7 +73,7 @@ class BarProgress:
         self._bar.stop()
 
 
-class PlainProgress:
+class PlainProgress(Observer):
     """Lines for logs: one per epoch, and one every `every_s` seconds within a long epoch."""
 
     def __init__(self, stream: TextIO | None = None, every_s: float = 15.0) -> None:
@@ -116,9 +104,6 @@ class PlainProgress:
     def on_epoch(self, row: Row) -> None:
         """Print the epoch's line."""
         self._say(epoch_line(row))
-
-    def on_end(self) -> None:
-        """Nothing is left to do."""
 
 
 def terminal_progress(title: str) -> Observer:

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from headstart.models.adapters import is_part
@@ -25,8 +27,8 @@ class L2SP:
         beta: Strength of the pull towards zero.
     """
 
-    alpha: float = 0.1
-    beta: float = 0.01
+    alpha: Annotated[float, Field(ge=0)] = 0.1
+    beta: Annotated[float, Field(ge=0)] = 0.01
 
     def __str__(self) -> str:
         return f"L2-SP, {self.alpha:g} towards the start, {self.beta:g} towards zero where new"

@@ -4,21 +4,23 @@
 run in training mode, what is frozen, and where the freeze boundary lies.
 """
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from math import inf
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import nn
 
-from headstart.errors import PlanError, did_you_mean
-from headstart.models.adapters import PARTS
+from headstart.errors import PlanError, did_you_mean, listed
+from headstart.models.adapters import Parts
 from headstart.training.penalties import L2SP
 from headstart.types import Stage
 
 BatchNormPolicy = Literal["batch", "fixed"]
 Solver = Literal["loop", "lbfgs"]
+_Multiplier = Annotated[float | None, Field(gt=0), BeforeValidator(lambda value: None if value == "frozen" else value)]
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ def _learning_rates(phase: Phase, names: Iterable[str]) -> dict[str, float]:
             rates[name] = phase.lr * rule.multiplier
     where = f"phase {phase.name!r} of the strategy's table"
     if uncovered:
-        more = f" and {len(uncovered) - 1} more" if len(uncovered) > 1 else ""
-        raise PlanError(f"{where} covers no rate for {uncovered[0]!r}{more}; add a last rule '*' (null for frozen)")
+        left = listed(map(repr, uncovered), 1)
+        raise PlanError(f"{where} covers no rate for {left}; add a last rule '*' (null for frozen)")
     if unused := [rule.pattern for rule in phase.rules if rule not in used and rule.pattern != "*"]:
         raise PlanError(
             f"{where}: the pattern {unused[0]!r} matches no parameter that an earlier rule left; "
@@ -252,22 +254,18 @@ def describe(plan: Plan, network: nn.Module, stages: tuple[Stage, ...]) -> tuple
     tables = []
     for phase in plan.phases:
         resolved = resolve(phase, network, stages)
-        rows = tuple(_stage_row(stage, counts, resolved) for stage in stages)
-        trains_norm = resolved.trains_batch_statistics
         boundary = f"after {stages[resolved.boundary - 1].name}" if resolved.boundary else "none: everything runs"
-        trainable = sum(counts[name] for name in resolved.learning_rates)
-        norm = "batch" if trains_norm else "fixed"
         tables.append(
             PhaseTable(
                 phase.name,
                 phase.epochs_to_run,
-                norm,
-                boundary,
-                sum(counts.values()),
-                trainable,
-                rows,
-                phase.solver,
-                str(phase.penalty or ""),
+                batch_norm="batch" if resolved.trains_batch_statistics else "fixed",
+                boundary=boundary,
+                parameters=sum(counts.values()),
+                trainable=sum(counts[name] for name in resolved.learning_rates),
+                stages=tuple(_stage_row(stage, counts, resolved) for stage in stages),
+                solver=phase.solver,
+                penalty=str(phase.penalty or ""),
             )
         )
     return tuple(tables)
@@ -282,6 +280,36 @@ def _stage_row(stage: Stage, counts: Mapping[str, int], resolved: ResolvedPhase)
         sum(counts[name] for name in rates),
         tuple(sorted(set(rates.values()))),
     )
+
+
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
+
+
+class _Spec(BaseModel):
+    # Numbers to text: YAML reads the name of a module such as `0` as a number.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+class _PhaseSpec(_Spec):
+    """A phase of a user's table; of what it leaves out, `parse_table` has the defaults."""
+
+    rules: dict[str, _Multiplier] = Field(min_length=1)
+    name: str = ""
+    lr: float = Field(0.0, gt=0)
+    epochs: int = Field(0, ge=0)
+    batch_norm: BatchNormPolicy = "fixed"
+    start: Literal["last", "best"] = "best"
+    solver: Solver = "loop"
+    penalty: L2SP | None = None
+
+
+class _TableSpec(_Spec):
+    """A user's table."""
+
+    phases: list[_PhaseSpec] = Field(min_length=1)
+    name: str = ""
+    pretrained: bool = Field(True, strict=True)
+    parts: Parts | None = None
 
 
 def parse_table(
@@ -307,70 +335,37 @@ def parse_table(
     Raises:
         PlanError: A key is unknown, missing or has a wrong value.
     """
-    _check_keys(table, {"name", "pretrained", "parts", "phases"}, f"strategy table {name!r}")
-    if table.get("parts") not in (None, *PARTS):
-        raise PlanError(f"strategy table {name!r}: parts is {' or '.join(map(repr, PARTS))}; got {table['parts']!r}")
-    phases = table.get("phases")
-    if not isinstance(phases, list) or not phases:
-        raise PlanError(f"strategy table {name!r} needs a list 'phases' with at least one phase; got {phases!r}")
-    defaults = {
-        "lr": default_lr,
-        "epochs": default_epochs,
-        "batch_norm": default_batch_norm,
-        "start": "best",
-        "solver": "loop",
-    }
-    return Plan(
-        str(table.get("name", name)),
-        tuple(_parse_phase(phase, i, defaults) for i, phase in enumerate(phases)),
-        bool(table.get("pretrained", True)),
+    try:
+        spec = _TableSpec.model_validate(table)
+    except ValidationError as error:
+        raise PlanError(f"strategy table {name!r}: {_describe(error)}") from error
+    defaults = {"lr": default_lr, "epochs": default_epochs, "batch_norm": default_batch_norm}
+    phases = []
+    for i, each in enumerate(spec.phases):
+        if each.solver == "lbfgs" and each.penalty is not None:
+            raise PlanError(
+                f"strategy table {name!r}: phases[{i}] is solved, which takes no penalty; leave it out, or use "
+                "solver: loop"
+            )
+        values: dict[str, Any] = {"name": f"phase {i + 1}", **defaults}
+        values |= {key: getattr(each, key) for key in each.model_fields_set}
+        values["rules"] = tuple(Rule(pattern, multiplier) for pattern, multiplier in each.rules.items())
+        phases.append(Phase(**values))
+    return Plan(spec.name or name, tuple(phases), spec.pretrained)
+
+
+def _describe(error: ValidationError) -> str:
+    """Say where the first error is, and what: `phases[0].epochs: input should be a valid integer; got 'many'`."""
+    # What a misspelt key leaves missing is an error too, and says less.
+    first = min(error.errors(), key=lambda each: each["type"] not in _UNKNOWN_KEY)
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
+    if first["type"] in _UNKNOWN_KEY:
+        # An odd depth: a key of the table, of phases[0], or of phases[0].penalty.
+        levels = [*_TableSpec.model_fields], [*_PhaseSpec.model_fields], [*L2SP.__dataclass_fields__]
+        known = levels[len(first["loc"]) // 2]
+        return f"unknown key {place}.{did_you_mean(str(first['loc'][-1]), known)}"
+    message = "input should be a mapping" if "instance of" in first["msg"] else first["msg"]
+    return (
+        f"{place}: {message[:1].lower()}{message[1:]}; got {reprlib.repr(first['input'])}. "
+        "A table is such as {phases: [{lr: 1e-3, epochs: 5, rules: {classifier: 10, '*': null}}]}; null freezes"
     )
-
-
-def _parse_phase(phase: object, index: int, defaults: Mapping[str, Any]) -> Phase:
-    where = f"phase {index + 1} of the strategy's table"
-    if not isinstance(phase, Mapping):
-        raise PlanError(f"{where} must be a mapping with 'rules'; got {phase!r}")
-    _check_keys(phase, {"name", "epochs", "lr", "batch_norm", "start", "solver", "penalty", "rules"}, where)
-    phase = {**defaults, **phase}
-    rules = phase.get("rules")
-    if not isinstance(rules, Mapping) or not rules:
-        raise PlanError(f"{where} needs 'rules', a mapping such as {{classifier: 10, '*': 1}}; got {rules!r}")
-    try:
-        lr, epochs = float(phase["lr"]), int(phase["epochs"])
-        parsed = tuple(
-            Rule(str(pattern), None if value in (None, "frozen") else float(value)) for pattern, value in rules.items()
-        )
-    except (TypeError, ValueError) as error:
-        raise PlanError(f"{where}: lr, epochs and multipliers must be numbers (null for frozen): {error}") from error
-    batch_norm, start, solver = phase["batch_norm"], phase["start"], phase["solver"]
-    if batch_norm not in ("batch", "fixed") or start not in ("last", "best") or solver not in ("loop", "lbfgs"):
-        raise PlanError(
-            f"{where}: batch_norm is 'batch' or 'fixed', start is 'last' or 'best', solver is 'loop' or 'lbfgs'"
-        )
-    if lr <= 0 or epochs < 0 or any(rule.multiplier is not None and rule.multiplier <= 0 for rule in parsed):
-        raise PlanError(f"{where}: lr and multipliers must be above 0 (null for frozen) and epochs at least 0")
-    name, penalty = str(phase.get("name", f"phase {index + 1}")), _parse_penalty(phase.get("penalty"), solver, where)
-    return Phase(name, parsed, lr, epochs, batch_norm, start, solver=solver, penalty=penalty)
-
-
-def _parse_penalty(values: object, solver: Solver, where: str) -> L2SP | None:
-    if values is None:
-        return None
-    if not isinstance(values, Mapping):
-        raise PlanError(f"{where}: penalty is a mapping such as {{alpha: 0.1, beta: 0.01}}; got {values!r}")
-    _check_keys(values, {"alpha", "beta"}, f"{where}: penalty")
-    try:
-        penalty = L2SP(**{str(key): float(value) for key, value in values.items()})
-    except (TypeError, ValueError) as error:
-        raise PlanError(f"{where}: alpha and beta of the penalty must be numbers: {error}") from error
-    if not (0 <= penalty.alpha < inf and 0 <= penalty.beta < inf):
-        raise PlanError(f"{where}: alpha and beta of the penalty must be at least 0; got {dict(values)}")
-    if solver == "lbfgs":
-        raise PlanError(f"{where} is solved, which takes no penalty; leave it out, or use solver: loop")
-    return penalty
-
-
-def _check_keys(values: Mapping[Any, Any], known: set[str], where: str) -> None:
-    if unknown := [str(key) for key in values if key not in known]:
-        raise PlanError(f"{where}: unknown key {unknown[0]!r}.{did_you_mean(unknown[0], known)}")

@@ -1,7 +1,6 @@
 """The row of a class that stands for all the rest: `other`, or `not_x` beside `x`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +9,11 @@ from scipy.linalg import solve
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from headstart.features.supply import Supply
+from headstart.features.supply import Features, FeatureSupply
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.heads import head_of
 from headstart.models.source_head import SourceHead
 from headstart.training.checkpoint import Checkpoints
-from headstart.training.solve import FeatureBlocks
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,29 +22,9 @@ _USUAL_STRENGTH = 1.0  # the best of hot dog and ants/bees with EfficientNet-Lit
 _BLOCK_ROWS = 1024
 
 
-@dataclass(frozen=True)
-class RestRow:
-    """A row for raw features: logit = features @ weight + bias.
-
-    Attributes:
-        weight: (F,).
-        bias: One number.
-        error: Root mean square error in nats, of images that were held out; of all where there were too few.
-        spread: Standard deviation of what it approximates, in nats.
-    """
-
-    weight: Floats
-    bias: float
-    error: float
-    spread: float
-
-
 def fit_rest_row(
-    features: FeatureBlocks,
-    groups: Sequence[str],
-    weight: npt.NDArray[np.float32],
-    bias: npt.NDArray[np.float32],
-) -> RestRow:
+    features: Features, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
+) -> tuple[Floats, float]:
     """Fit the linear logit that comes closest to the sum of some source classes' probabilities.
 
     Where the source's classes fall into those matched, M, and all others, its softmax gives a matched class x and the
@@ -66,26 +44,23 @@ def fit_rest_row(
     labels are used.
 
     Args:
-        features: N images, V views, width F.
-        groups: (N,), what each image belongs to; a group is left out as a whole.
+        features: N images in groups, V views, width F; a group is left out as a whole.
         weight: (R, F), the source's rows of the classes that make up the rest.
         bias: (R,).
+
+    Returns:
+        w (F,) and b, for raw features.
     """
-    held = np.unique(list(groups), return_inverse=True)[1] % 5 == 4
+    held = np.unique(list(features.groups), return_inverse=True)[1] % 5 == 4
     fitted, tested = _moments(features, held, weight, bias)
     strength = _USUAL_STRENGTH
     if held.any():
-        strength = min(_STRENGTHS, key=lambda value: _error(tested, *_ridge(fitted, value)))
-        error = _error(tested, *_ridge(fitted, strength))
-    w, b = _ridge(fitted + tested, strength)
-    if not held.any():
-        error = _error(fitted, w, b)
-    mean, square = (fitted + tested)[-1, -2:] / (fitted + tested)[-2, -2]
-    return RestRow(w, b, error, float(np.sqrt(max(square - mean**2, 0.0))))
+        strength = min(_STRENGTHS, key=lambda value: _squared_error(tested, *_ridge(fitted, value)))
+    return _ridge(fitted + tested, strength)
 
 
 def start_rest_row(
-    model: ClassifierNetwork, supply: Supply, checkpoints: Checkpoints | None, say: Callable[[str], None]
+    model: ClassifierNetwork, supply: FeatureSupply, checkpoints: Checkpoints | None, say: Callable[[str], None]
 ) -> None:
     """Give the class that stands for the rest its row, before training; nothing where there is no such class.
 
@@ -95,14 +70,16 @@ def start_rest_row(
         model: With the head that starts from the source's; changed in place.
         supply: Gives the training features.
         checkpoints: Where the row is kept, if anywhere.
-        say: Receives a note.
+        say: Told where the row cannot be had.
     """
     source, head = model.source_head, head_of(model.network, model.stages)
     if source is None or source.matching.rest is None or not isinstance(head, nn.Linear | nn.Conv2d):
         return
     saved = checkpoints.load("rest-row") if checkpoints is not None else None
-    tensors = _fitted(model, source, supply, say) if saved is None else saved[0]
+    tensors = _fitted(model, source, supply) if saved is None else saved[0]
     if tensors is None:
+        label = source.matching.labels[source.matching.rest]
+        say(f"{label} starts from a new row: what is below this network's head cannot be had as features")
         return
     if checkpoints is not None and saved is None:
         checkpoints.save("rest-row", tensors, {})
@@ -112,31 +89,22 @@ def start_rest_row(
             head.bias[source.matching.rest] = tensors["bias"].to(head.bias)
 
 
-def _fitted(
-    model: ClassifierNetwork, source: SourceHead, supply: Supply, say: Callable[[str], None]
-) -> dict[str, Tensor] | None:
+def _fitted(model: ClassifierNetwork, source: SourceHead, supply: FeatureSupply) -> dict[str, Tensor] | None:
     """Fit the row; None where the network gives no features to fit it to."""
-    label = source.matching.labels[source.matching.rest or 0]
-    features = None
     # A convolution's logits are pooled after it, so that no row of it gives the sum of the others.
-    if isinstance(head_of(model.network, model.stages), nn.Linear):
-        model.network.eval()
-        features = supply.phase(len(model.stages) - 1, [], all_views=True).features
-    if features is None:
-        say(f"{label} starts from a new row: what is below this network's head cannot be had as features")
+    if not isinstance(head_of(model.network, model.stages), nn.Linear):
+        return None
+    model.network.eval()
+    if (features := supply.phase(len(model.stages) - 1, [], all_views=True).features) is None:
         return None
     matched = [output for output in source.matching.outputs if output is not None]
     others = np.setdiff1d(np.arange(len(source.weight)), matched)
-    row = fit_rest_row(features, features.groups, source.weight[others].numpy(), source.bias[others].numpy())
-    say(
-        f"the row of {label} is within {row.error:.2f} nats of the other {len(others)} classes' logits taken together, "
-        f"which spread by {row.spread:.2f}"
-    )
-    return {"weight": torch.from_numpy(row.weight).float(), "bias": torch.tensor(row.bias)}
+    weight, bias = fit_rest_row(features, source.weight[others].numpy(), source.bias[others].numpy())
+    return {"weight": torch.from_numpy(weight).float(), "bias": torch.tensor(bias)}
 
 
 def _moments(
-    features: FeatureBlocks, held: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
+    features: Features, held: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
 ) -> tuple[Floats, Floats]:
     """Return sums of products of (f, 1, g), (F + 2, F + 2), over the rows of the images not held, and of those held."""
     sums = np.zeros((2, features.width + 2, features.width + 2))
@@ -163,7 +131,7 @@ def _ridge(moments: Floats, strength: float) -> tuple[Floats, float]:
     return weight, float(mean[-1] - weight @ mean[:-2])
 
 
-def _error(moments: Floats, weight: Floats, bias: float) -> float:
-    """Return the root mean square error of a row over the rows that the moments are of."""
+def _squared_error(moments: Floats, weight: Floats, bias: float) -> float:
+    """Return the sum of a row's squared errors over the rows that the moments are of."""
     residual = np.concatenate([weight, [bias, -1.0]])
-    return float(np.sqrt(max(residual @ moments @ residual, 0.0) / moments[-2, -2]))
+    return float(residual @ moments @ residual)

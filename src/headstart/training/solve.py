@@ -1,9 +1,8 @@
 """The linear head on frozen features, solved to its optimum, with the strength of its penalty cross-validated."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +10,11 @@ import torch
 from torch import Tensor
 
 from headstart.errors import TrainingError
+from headstart.features.supply import Features
 
 # Strengths are 10^(n/2). From the start the walk goes down while the loss falls, and up where the start was best.
-_START, _WEAKEST, _STRONGEST, _NUM_STRENGTHS = 1, -12, 6, 19
+_START, _WEAKEST, _STRONGEST = 1, -12, 6
+_NUM_FOLDS = 5
 _TIE = 1e-3  # nats; on data that a plane can part, the loss would fall for ever
 _WITHOUT_FOLDS = 0.1  # the best of ants/bees, hot dog and CIFAR-10 (100 images a class) with EfficientNet-Lite0
 
@@ -22,27 +23,8 @@ _WITHOUT_FOLDS = 0.1  # the best of ants/bees, hot dog and CIFAR-10 (100 images 
 _TOLERANCE_FOLDS, _TOLERANCE_FINAL, _TOLERANCE_ABSOLUTE = 1e-2, 3e-5, 1e-6
 _MAX_EVALUATIONS = 500
 _PAIRS_BYTES = 2**28  # with very many classes, L-BFGS remembers fewer steps
-_MEMORY_BYTES = 2**30  # of features that are held; more than that are read again for every evaluation
+_MEMORY_BYTES = 2**28  # of features that are held; more than that are read again for every evaluation
 _BLOCK_BYTES = 2**24  # reading again needs it a few times over; blocks a sixteenth of it take twice the time
-
-
-class FeatureBlocks(Protocol):
-    """Features of N images in V views each."""
-
-    @property
-    def num_images(self) -> int:
-        """N."""
-
-    @property
-    def num_views(self) -> int:
-        """V."""
-
-    @property
-    def width(self) -> int:
-        """F."""
-
-    def view(self, view: int, images: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Return (len(images), F), the features of some images in one view."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +51,12 @@ class SolvedHead:
 
 
 def solve_head(
-    features: FeatureBlocks,
+    features: Features,
     targets: npt.NDArray[np.int64],
     num_classes: int,
     *,
     groups: Sequence[str] | None = None,
-    num_folds: int = 5,
     seed: int = 0,
-    on_step: Callable[[int, int], None] | None = None,
 ) -> SolvedHead:
     """Solve L2-regularised multinomial logistic regression on all views of all images.
 
@@ -91,9 +71,7 @@ def solve_head(
         targets: (N,), indices of the true classes.
         num_classes: C.
         groups: (N,), what each image belongs to; a group is held out as a whole. None: every image by itself.
-        num_folds: At most; no more than there are groups.
         seed: Of the folds.
-        on_step: Called with (strengths done, the most there can be).
 
     Raises:
         TrainingError: A feature is not finite, or a class has no image.
@@ -101,19 +79,15 @@ def solve_head(
     counts = np.bincount(targets, minlength=num_classes)
     if not counts.all():
         raise TrainingError(f"class {counts.argmin()} has no image in train; add images of it, or remove the class")
-    report = on_step or (lambda done, most: None)
-    folds = np.tile(_folds(targets, groups, num_folds, seed), features.num_views)
+    folds = np.tile(_folds(targets, groups, seed), features.num_views)
     trains = folds != np.arange(folds.max() + 2)[:, None]  # the last one on all rows
     rows, row_targets = _Rows(features, len(trains) * num_classes), np.tile(targets, features.num_views)
     start = torch.zeros(len(trains), num_classes, features.width + 1)
     start[..., -1] = torch.from_numpy(np.log(counts) - np.log(counts).mean())
-    strength, losses, held_out_accuracy, parameters = _cross_validate(
-        _Problem(rows, row_targets, trains), start, report
-    )
+    strength, losses, held_out_accuracy, parameters = _cross_validate(_Problem(rows, row_targets, trains), start)
     problem = _Problem(rows, row_targets, trains[-1:])
     parameters = _minimise(problem, parameters, strength, _TOLERANCE_FINAL)
     train_loss, train_accuracy = problem.score(parameters, problem.trains)
-    report(_NUM_STRENGTHS, _NUM_STRENGTHS)
     head = parameters[0].double().numpy()
     head -= head.mean(axis=0)  # 0 at the optimum, and of no effect: only rounding shows there
     weight = head[:, :-1] * rows.scale
@@ -121,9 +95,7 @@ def solve_head(
     return SolvedHead(weight.astype(np.float32), bias, strength, losses, train_loss, train_accuracy, held_out_accuracy)
 
 
-def _folds(
-    targets: npt.NDArray[np.int64], groups: Sequence[str] | None, num_folds: int, seed: int
-) -> npt.NDArray[np.int64]:
+def _folds(targets: npt.NDArray[np.int64], groups: Sequence[str] | None, seed: int) -> npt.NDArray[np.int64]:
     """Return the fold of each image, (N,): stratified, groups kept together; -1 for what is never held out.
 
     Groups, ordered by the class of their first image and at random within it, are dealt out like cards. Where that puts
@@ -134,7 +106,7 @@ def _folds(
     _, first = np.unique(group_of, return_index=True)
     order = np.lexsort((np.random.default_rng(seed).random(len(first)), targets[first]))
     dealt = np.empty(len(first), dtype=np.int64)
-    dealt[order] = np.arange(len(first)) % min(num_folds, len(first))
+    dealt[order] = np.arange(len(first)) % min(_NUM_FOLDS, len(first))
     folds: npt.NDArray[np.int64] = dealt[group_of]
     for label in np.unique(targets):
         if len(np.unique(folds[targets == label])) == 1:
@@ -148,7 +120,7 @@ class _Rows:
     Mean and std are of all rows, in the folds too: they know nothing of the classes.
     """
 
-    def __init__(self, features: FeatureBlocks, num_logits: int) -> None:
+    def __init__(self, features: Features, num_logits: int) -> None:
         self._features, self.num_rows = features, features.num_images * features.num_views
         size = max(1, _BLOCK_BYTES // (4 * (features.width + 3 * num_logits)))
         self._spans = [(start, min(start + size, self.num_rows)) for start in range(0, self.num_rows, size)]
@@ -232,9 +204,7 @@ class _Problem:
         return loss / num_rows, num_hits / num_rows
 
 
-def _cross_validate(
-    problem: _Problem, start: Tensor, report: Callable[[int, int], None]
-) -> tuple[float, dict[float, float], float | None, Tensor]:
+def _cross_validate(problem: _Problem, start: Tensor) -> tuple[float, dict[float, float], float | None, Tensor]:
     """Return the best strength, the loss of each tried, and at the best the accuracy and (1, C, F + 1) of all rows."""
     losses: dict[int, float] = {}
     accuracies: dict[int, float] = {}
@@ -249,7 +219,6 @@ def _cross_validate(
             path.append(_minimise(problem, guess, 10 ** (step / 2), _TOLERANCE_FOLDS))
             losses[step], accuracies[step] = problem.score(path[-1], ~problem.trains)
             solutions[step] = path[-1][-1:]
-            report(len(losses), _NUM_STRENGTHS)
             if abs(step - best()) >= 2:
                 break
 

@@ -15,24 +15,9 @@ from headstart.types import Stage
 
 @dataclass(frozen=True)
 class StrategyOptions:
-    """What a strategy may use.
+    """What a strategy may use: settings, named as in `Config` but for `num_`, and what is known of the network.
 
-    Attributes:
-        stages: The network's stages in forward order; the last is the head.
-        has_known_stages: False where only the body and the head could be told apart.
-        epochs: Length of each phase.
-        lr: Learning rate of the lowest part that trains.
-        head_lr: Learning rate of a new head beside, or before, pretrained parts.
-        num_stages: `partial` and strategies with small parts: how many of the last stages train beside the head; None:
-            as the strategy would.
-        num_phases: `gradual`: how many phases.
-        layer_decay: `layerwise`: factor from a stage to the one below.
-        batch_norm: Policy of the BatchNorm that trains.
-        solver: How a phase of the head alone finds it; None: as the strategy would.
-        phase_epochs: One length per phase, instead of `epochs`.
-        phase_lrs: One rate per phase, instead of what the strategy would choose.
-        small: `norm`: names of the parameters of normalisation layers, and of biases.
-        l2sp: `l2-sp`: its penalty.
+    `small` are the names of the parameters of normalisation layers, and of biases.
     """
 
     stages: tuple[Stage, ...]
@@ -176,7 +161,6 @@ class Strategy(NamedTuple):
         lr: Default learning rate with AdamW or Adam.
         sgd_lr: Default learning rate with SGD and momentum.
         needs_stages: Whether the stages below the head must be known.
-        summary: One line for `--help` and tables.
         parts: What is inserted into the network before it trains.
     """
 
@@ -184,28 +168,28 @@ class Strategy(NamedTuple):
     lr: float
     sgd_lr: float
     needs_stages: bool
-    summary: str
     parts: Parts | None = None
 
 
-# The rates were measured; see docs/decisions/0003-default-rates.md.
+# The rates of `head` were measured, those of `lora`, `adapter` and `norm` compared in one run each; the others are
+# customary. See docs/decisions/0003-default-rates.md.
 STRATEGIES: dict[str, Strategy] = {
-    "scratch": Strategy(scratch, 1e-3, 5e-2, False, "everything from random weights, the baseline"),
-    "head": Strategy(head, 1e-2, 3e-2, False, "the head only: feature extraction"),
-    "partial": Strategy(partial, 3e-4, 3e-3, True, "the head and the last k stages"),
-    "full": Strategy(full, 3e-4, 3e-3, False, "everything, the head at head_lr_mult times the rate"),
-    "layerwise": Strategy(layerwise, 3e-4, 3e-3, True, "everything, lower stages at lower rates"),
-    "gradual": Strategy(gradual, 3e-4, 3e-3, True, "the head, then one more stage in each phase"),
-    "lp-ft": Strategy(lp_ft, 3e-4, 3e-3, False, "the head first, then everything"),
-    "l2-sp": Strategy(l2_sp, 3e-4, 3e-3, False, "everything, pulled towards the pretrained weights"),
-    "lora": Strategy(lora, 1e-3, 1e-2, False, "low-rank changes of the weights, and the head", "lora"),
-    "adapter": Strategy(adapter, 3e-3, 3e-2, True, "bottlenecks after the blocks, and the head", "adapter"),
-    "norm": Strategy(norm, 1e-3, 1e-2, False, "normalisation layers, biases and the head"),
+    "scratch": Strategy(scratch, 1e-3, 5e-2, False),
+    "head": Strategy(head, 1e-2, 3e-2, False),
+    "partial": Strategy(partial, 3e-4, 3e-3, True),
+    "full": Strategy(full, 3e-4, 3e-3, False),
+    "layerwise": Strategy(layerwise, 3e-4, 3e-3, True),
+    "gradual": Strategy(gradual, 3e-4, 3e-3, True),
+    "lp-ft": Strategy(lp_ft, 3e-4, 3e-3, False),
+    "l2-sp": Strategy(l2_sp, 3e-4, 3e-3, False),
+    "lora": Strategy(lora, 1e-3, 1e-2, False, "lora"),
+    "adapter": Strategy(adapter, 3e-3, 3e-2, True, "adapter"),
+    "norm": Strategy(norm, 1e-3, 1e-2, False),
 }
 
 
 def default_lr(strategy: str, optimizer: str, *, has_source_head: bool = False) -> float:
-    """Return the measured default rate; a user's own table starts from that of `full`.
+    """Return the default rate; a user's own table starts from that of `full`.
 
     A head alone that starts from rows of the source's gets a tenth: it has less far to go, and more to lose.
     """

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ _NUM_IMAGES = 8
 _ROUNDS = 2
 # Below this there is too little to win; compiling costs about a minute of a CPU.
 _WORTH_TUNING_S, _WORTH_COMPILING_S = 8.0, {"cpu": 1200.0, "cuda": 120.0}
+_LEAST_TO_COMPILE = 10_000  # images: a busy machine stretches the seconds, not the number
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class StepChoice:
         """Set the memory format of a module's weights in place, and compile it where chosen."""
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         module.to(memory_format=memory_format)
-        return torch.compile(module) if self.compiled else module  # type: ignore[return-value]
+        # A graph per batch size: one for all sizes would depend on which came first, and so on where a run was resumed.
+        return torch.compile(module, dynamic=False) if self.compiled else module  # type: ignore[return-value]
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """Return the context in which the network runs forward."""
@@ -104,7 +106,8 @@ def choose_step(
     """Time steps of copies of a module and return the fastest way.
 
     Each way is timed twice in turns, so that a busy moment of the machine does not decide, and its faster time counts.
-    Another way than the first must be 5 % faster than it.
+    Another way than the first must be 5 % faster than it. Where there is much to do, compiling the fastest is tried; it
+    has to save three times what the trial took, because training compiles again, for batches of every size.
 
     Args:
         module: Maps inputs to logits (N, C); in the phase's modes, on its device.
@@ -114,27 +117,35 @@ def choose_step(
         num_images: How many images the phase will train on in all, over its epochs.
         sync: Waits for the device.
     """
-    inputs, targets = inputs[:_NUM_IMAGES], targets[:_NUM_IMAGES]
+    few = _NUM_IMAGES if inputs.device.type == "cpu" else len(inputs)  # of a few images a GPU's time is all overhead
+    inputs, targets = inputs[:few], targets[:few]
     first_s = _time_step(options[0].prepare(copy.deepcopy(module)), inputs, targets, options[0], sync, warm_up=1)
-    total_s = first_s / len(inputs) * num_images
-    if len(options) == 1 or total_s < _WORTH_TUNING_S:
+    num_steps = num_images / len(inputs)
+    if len(options) == 1 or first_s * num_steps < _WORTH_TUNING_S:
         return options[0]
-    options = [*options]
-    if total_s > _WORTH_COMPILING_S.get(inputs.device.type, float("inf")):
-        options.append(replace(options[0], compiled=True))
-    modules = [option.prepare(copy.deepcopy(module)) for option in options]
-    best = [float("inf")] * len(options)
+    best = _best_times(module, inputs, targets, options, sync)
+    plain = min(best, key=best.__getitem__)
+    worth_s = _WORTH_COMPILING_S.get(inputs.device.type, float("inf"))
+    if num_images >= _LEAST_TO_COMPILE and best[plain] * num_steps > worth_s:
+        started, compiled = time.monotonic(), replace(plain, compiled=True)
+        with suppress(Exception):  # without a C++ compiler, say, nothing can be compiled
+            compiled_s = _best_times(module, inputs, targets, [compiled], sync)[compiled]
+            if (best[plain] - compiled_s) * num_steps > 3 * (time.monotonic() - started):
+                best[compiled] = compiled_s
+    fastest = min(best, key=best.__getitem__)
+    return fastest if best[fastest] < 0.95 * best[options[0]] else options[0]
+
+
+def _best_times(
+    module: nn.Module, inputs: Tensor, targets: Tensor, options: Sequence[StepChoice], sync: Callable[[], None]
+) -> dict[StepChoice, float]:
+    modules = {option: option.prepare(copy.deepcopy(module)) for option in options}
+    best = dict.fromkeys(options, float("inf"))
     for turn in range(_ROUNDS):
-        for i, option in enumerate(options):
-            try:
-                taken = _time_step(modules[i], inputs, targets, option, sync, warm_up=1 - turn)
-            except Exception:  # without a C++ compiler, say, nothing can be compiled
-                if not option.compiled:
-                    raise
-                continue
-            best[i] = min(best[i], taken)
-    fastest = min(range(len(options)), key=best.__getitem__)
-    return options[fastest] if best[fastest] < 0.95 * best[0] else options[0]
+        for option, trial in modules.items():
+            taken = _time_step(trial, inputs, targets, option, sync, warm_up=1 - turn)
+            best[option] = min(best[option], taken)
+    return best
 
 
 def _time_step(

@@ -1,6 +1,7 @@
 import io
 import zipfile
 from collections import Counter
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from headstart.data import catalog
 from headstart.data.catalog import CATALOG, data_root, is_catalog_name, resolve, write_animals_and_vehicles
 from headstart.data.contact_sheet import contact_sheet
+from headstart.data.dataset import load_dataset
 from headstart.data.snacks import draw_snack, render_snacks
 from headstart.errors import DataError, DownloadError
 
@@ -67,8 +69,20 @@ def test_cifar_is_written_as_animals_and_vehicles(tmp_path):
 def test_snacks_are_rendered_on_first_use(monkeypatch):
     small = lambda folder, **rest: render_snacks(folder, train_per_class=1, test_per_class=1, size=32, **rest)  # noqa: E731
     monkeypatch.setattr(catalog, "render_snacks", small)
-    folder = resolve("snacks")
-    assert len(list(folder.rglob("*.png"))) == 4
+    told: list[tuple[str, int, int]] = []
+    manifest, _ = load_dataset("snacks", progress=lambda *step: told.append(step))
+    assert len(manifest.records) == len(list(resolve("snacks").rglob("*.png"))) == 4
+    assert told[:4] == [("rendering snacks", done, 4) for done in range(1, 5)]
+    assert {title for title, _, _ in told[4:]} == {"reading headers", "checking pixels"}
+
+
+def test_what_is_cancelled_leaves_nothing(tmp_path):
+    def cancel(title, done, total):
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        resolve("snacks", cancel)
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_snacks_are_the_same_bytes_by_seed(tmp_path):

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import zipfile
+from concurrent.futures import CancelledError
 
 import pytest
 
 from headstart.data import download as module
-from headstart.data.download import download, extract_zip, terminal_progress
+from headstart.data.download import download, extract_zip
 from headstart.errors import DownloadError
 
 CONTENT = os.urandom(1_500_000)
@@ -79,7 +80,7 @@ def test_it_downloads_checks_and_reports(server, tmp_path):
     sha256 = download(server.url, target, sha1=SHA1, progress=lambda *step: seen.append(step))
     assert target.read_bytes() == CONTENT
     assert sha256 == hashlib.sha256(CONTENT).hexdigest()
-    assert seen[-1] == ("set.zip", len(CONTENT), len(CONTENT))
+    assert seen[-1] == ("bytes of set.zip", len(CONTENT), len(CONTENT))
     assert [path.name for path in target.parent.iterdir()] == ["set.zip"]  # no part, no lock
 
 
@@ -97,6 +98,17 @@ def test_an_interrupted_download_is_gone_on_with_later(server, tmp_path, monkeyp
     assert not (tmp_path / "set.zip").exists()
     download(server.url, tmp_path / "set.zip", sha1=SHA1)
     assert server.ranges[-1] == "bytes=700000-"
+
+
+def test_a_cancelled_download_stops_at_once_and_is_gone_on_with_later(server, tmp_path):
+    def cancel(title, done, total):
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        download(server.url, tmp_path / "set.zip", progress=cancel)
+    assert not (tmp_path / "set.zip").exists()
+    download(server.url, tmp_path / "set.zip", sha1=SHA1)
+    assert server.ranges == [None, f"bytes={module._BLOCK}-"]
 
 
 @pytest.mark.parametrize("change", ["no range", "new content"])
@@ -240,12 +252,3 @@ def test_a_damaged_archive_is_an_error_in_words(tmp_path, compression):
         with pytest.raises(DownloadError, match="damaged"):
             extract_zip(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_without_a_terminal_progress_is_a_few_lines(capsys):
-    with terminal_progress() as progress:
-        for done in range(1, 441):
-            progress("rendering", done, 440)
-        progress("of unknown length", 10, 0)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"rendering: {percent} %" for percent in range(10, 101, 10)]

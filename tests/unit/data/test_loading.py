@@ -1,6 +1,7 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,9 +120,9 @@ def test_only_a_few_batches_are_decoded_ahead(
 ) -> None:
     decoded: list[Path] = []
 
-    def counting(path: Path) -> Image.Image:
+    def counting(path: Path, **settings: Any) -> Image.Image:
         decoded.append(path)
-        return decode(path)
+        return decode(path, **settings)
 
     monkeypatch.setattr("headstart.data.pictures.decode", counting)
     epoch = batches(records * 10, batch_size=4, threads=2).epoch(0)

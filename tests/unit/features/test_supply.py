@@ -19,10 +19,11 @@ from headstart.data.manifest import ImageRecord
 from headstart.features import engines, supply, trunk
 from headstart.features.cache import FeatureCache
 from headstart.features.cut import cut
-from headstart.features.supply import FeatureSupply, PhaseInputs, PixelSupply, network_input
+from headstart.features.supply import FeatureSupply, PhaseInputs, network_input
 from headstart.features.trunk import as_stored
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.plan import Phase, Rule, apply_modes, resolve
+from tests.supplies import PixelSupply
 from tests.unit.training.conftest import STAGES, make_model
 
 CPU = torch.device("cpu")

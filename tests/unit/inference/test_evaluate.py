@@ -6,7 +6,7 @@ import torch
 
 from headstart.data.manifest import ImageRecord
 from headstart.errors import DataError, ModelError, UnreadableImageError
-from headstart.inference.evaluate import evaluate, format_metrics
+from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
 
 from .conftest import LABELS
@@ -95,18 +95,3 @@ def test_progress_is_told(classifier, records):
     told = []
     evaluate(classifier, records, LABELS, batch_size=3, progress=lambda *step: told.append(step))
     assert told == [("evaluate", 3, 7), ("evaluate", 6, 7), ("evaluate", 7, 7)]
-
-
-def test_words_for_people(classifier, records):
-    metrics = evaluate(classifier, records[:2], LABELS).metrics
-    brief = format_metrics(metrics, brief=True)
-    assert brief.startswith("accuracy ")
-    assert "95% interval" in brief
-    assert brief.endswith("on 2 test images")
-    marked = format_metrics(metrics | {"selected_on_reported": True}, brief=True)
-    assert "too good" in marked
-    full = format_metrics(metrics)
-    assert full.startswith(brief)
-    assert "balanced accuracy" in full
-    assert "cat         0          " in full
-    assert "confusion" in full

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from headstart.inference.model_card import render_model_card, write_model_card
+from headstart.inference.model_card import render_model_card
 from headstart.stats.metrics import classification_metrics
 
 from .conftest import LABELS
@@ -70,9 +70,3 @@ def test_names_cannot_break_the_card(network, metrics):
 
 def test_an_unknown_data_licence_is_said(network, metrics):
     assert "not known to Headstart" in render_model_card(network, metrics, data_name="insects")
-
-
-def test_it_is_written_into_the_model_folder(network, metrics, tmp_path):
-    (tmp_path / "model").mkdir()
-    write_model_card(tmp_path, network, metrics, data_name="insects")
-    assert (tmp_path / "model" / "README.md").read_text(encoding="utf-8").startswith("---\nlibrary_name")

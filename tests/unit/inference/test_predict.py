@@ -9,7 +9,7 @@ from PIL import Image
 
 from headstart.data.transforms import decode, eval_view
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
-from headstart.features.engines import NUM_SAMPLES, torch_engine
+from headstart.features.engines import NUM_SAMPLES, pick_device, torch_engine
 from headstart.inference.predict import Classifier, Prediction, load, predict_stream
 
 from .conftest import LABELS, make_picture
@@ -154,6 +154,21 @@ def test_devices_that_are_not_there(run_folder, device):
         load(run_folder, device=device)
 
 
+def test_a_device_is_picked_by_its_name(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    devices = {"auto": cuda, "cpu": cpu, "cpu:0": cpu, "cuda": cuda, "cuda:1": torch.device("cuda", 1)}
+    assert {name: pick_device(name) for name in devices} == devices
+    for name in ("mps", "cpu:1", "cuda:2"):
+        with pytest.raises(ConfigError, match=f"device='{name}': no such device is visible to PyTorch here; use auto"):
+            pick_device(name)
+    for name in ("gpu", "cuda:x", "cuda:-1", "cuda:²", ""):
+        with pytest.raises(ConfigError, match="is not one of auto, cpu, cuda, cuda:N, mps"):
+            pick_device(name)
+
+
 def test_convolutions_on_a_gpu_are_not_rounded_to_tf32():
     before = torch.backends.cudnn.allow_tf32
     with torch_engine._exact_arithmetic(torch.device("cuda")):
@@ -178,6 +193,16 @@ def test_unreadable_files_are_rows_in_their_place(classifier, pictures, tmp_path
     assert [row.error is None for row in rows] == [False, True, True, False, True, False]
     assert rows[0] == Prediction(str(paths[0]), None, None, (), "not an image in a format that Pillow reads")
     assert rows[3].error == "no such file or directory"
+
+
+def test_bad_files_between_batches_keep_their_place(classifier, pictures, tmp_path):
+    bad = tmp_path / "missing.png"
+    paths = [bad, bad, bad, pictures[0], bad, pictures[1], pictures[2], bad, bad, bad, bad, pictures[3], bad]
+    rows = list(predict_stream(classifier, paths, batch_size=2, threads=2))
+    assert [row.path for row in rows] == [str(path) for path in paths]
+    expected = classifier.predict(pictures[:4], batch_size=2)
+    assert [row.label for row in rows if row.error is None] == [row.label for row in expected]
+    assert [row.error is not None for row in rows] == [path == bad for path in paths]
 
 
 def test_a_stream_of_bad_files_only(classifier, tmp_path):
@@ -209,7 +234,7 @@ def test_a_stream_reads_no_further_than_it_must(network, pictures, engine):
     else:  # some batches are on their way through the engine; how many depends on the machine, not on the stream
         assert max(ahead[100:]) <= max(ahead[:100])
     stream.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("headstart-predict")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("headstart-decode")]
 
 
 def test_a_long_stream_needs_no_more_memory_than_a_short_one(classifier, pictures):

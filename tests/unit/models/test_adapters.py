@@ -168,7 +168,7 @@ def test_there_is_an_adapter_after_every_block(name: str) -> None:
     insert_adapters(network, derive_stages(network, library)[:-1], width=4, size=(224, 224))
     layout = adapter_layout(network)
     assert layout is not None
-    places = list(layout["channels"])
+    places = list(layout)
     assert (len(places), places[0], places[-1]) == PLACES[name]
     calls: list[str] = []
     for key, module in network.named_modules():
@@ -178,13 +178,15 @@ def test_there_is_an_adapter_after_every_block(name: str) -> None:
     assert calls == places
 
 
-def test_adapters_come_back_from_their_description_once() -> None:
+def test_adapters_of_two_widths_come_back_from_their_description_once() -> None:
     torch.manual_seed(0)
     network = timm.create_model("resnet10t").eval()
-    insert_adapters(network, derive_stages(network, "timm")[2:-1], width=4, size=(64, 64))
+    stages = derive_stages(network, "timm")
+    insert_adapters(network, stages[-2:-1], width=4, size=(64, 64))
+    insert_adapters(network, stages[2:-1], width=6, size=(64, 64))
     randomise(network)
     images, layout = torch.randn(2, 3, 64, 64), adapter_layout(network)
-    assert layout == {"width": 4, "channels": {"layer2.0": 128, "layer3.0": 256, "layer4.0": 512}}
+    assert layout == {"layer2.0": [128, 6], "layer3.0": [256, 6], "layer4.0": [512, 4]}
     again = timm.create_model("resnet10t").eval()
     for _ in range(2):  # a network that has them keeps them
         restore_adapters(again, layout, "a test")
@@ -204,14 +206,7 @@ def test_finding_the_places_leaves_the_network_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    "layout",
-    [
-        {"width": 4},
-        {"width": 4, "channels": {"layer9": 3}},
-        {"width": "x", "channels": {}},
-        {"width": -4, "channels": {"layer1": 3}},
-        [],
-    ],
+    "layout", [{"layer1": 4}, {"layer9": [3, 4]}, {"layer1": ["x", 4]}, {"layer1": [3, -4]}, {"layer1": [3]}, []]
 )
 def test_a_damaged_description_is_refused(layout: object) -> None:
     with pytest.raises(ModelError, match=r"^runs/a: 'adapters' of its config is damaged .*bring the folder again"):
@@ -220,7 +215,7 @@ def test_a_damaged_description_is_refused(layout: object) -> None:
 
 def test_attaching_to_a_list_of_layers_runs_the_adapter_once() -> None:
     network = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
-    attach_adapters(network, {"0": 4}, 2)
+    attach_adapters(network, {"0": (4, 2)})
     randomise(network)
     inputs = torch.randn(3, 4)
     assert torch.allclose(network(inputs), network[0].adapter(network[0][0](inputs).relu()))

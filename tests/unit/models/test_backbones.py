@@ -142,3 +142,15 @@ def test_weights_from_a_run(as_run: bool, tmp_path: Path) -> None:
     assert torch.equal(backbone.network.fc.weight, classifier.network.fc.weight)  # type: ignore[union-attr,arg-type]
     with pytest.raises(ModelError, match="holds a resnet10t of timm; the backbone is resnet18 of torchvision"):
         create_backbone("resnet18", weights=str(path))
+
+
+def test_a_folder_that_others_wrote_is_refused_with_the_file_to_give(tmp_path: Path) -> None:
+    network = timm.create_model("resnet10t")
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t", "num_classes": 1000}))
+    with pytest.raises(ModelError) as caught:
+        create_backbone("timm/resnet10t", weights=str(tmp_path))
+    assert str(caught.value) == f"{tmp_path} was not written by Headstart; give its weight file: --weights {file}"
+    backbone = create_backbone("timm/resnet10t", weights=str(file))
+    assert torch.equal(backbone.network.fc.weight, network.fc.weight)  # type: ignore[union-attr,arg-type]

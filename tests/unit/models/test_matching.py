@@ -108,7 +108,7 @@ def test_the_users_word_goes_before_the_name(given, outputs, rest):
         (["ants", "x"], {"x": "-1"}, "numbered from 0 to 11"),
         (["ants", "x"], {"x": "strawbery"}, "no class of that name. Did you mean 'strawberry'"),
         (["ants", "x"], {"y": 1}, "match names 'y', which is no class of the data"),
-        (["eskimo", "cat"], {}, "none of eskimo, cat is a class of the source (close: 9 (Eskimo dog, husky))"),
+        (["eskimo", "cat"], {}, "none of eskimo, cat is a class of the source; say which is with --match"),
         (["other", "cat"], {}, "none of other, cat"),
     ],
 )
@@ -132,7 +132,16 @@ def test_without_names_numbers_still_work():
 
 def test_where_every_class_is_matched_there_is_no_rest():
     run = (SourceClass(("ant",)), SourceClass(("bee",)))
-    assert match_labels(["ant", "bee", "other"], run).to_dict() == {"ant": 0, "bee": 1, "other": "none"}
+    assert match_labels(["ants", "bees", "other"], run).to_dict() == {"ants": 0, "bees": 1, "other": "none"}
+
+
+@pytest.mark.parametrize("new", ["Ant", "ants"])
+def test_where_every_class_is_there_by_its_own_name_the_others_are_new(new):
+    run = (SourceClass(("ant",)), SourceClass(("bee",)))
+    assert match_labels(["ant", "bee", new], run).to_dict() == {"ant": 0, "bee": 1, new: "none"}
+    assert match_labels(["ant", "bee", new], run, {"ant": "none"}).to_dict() == {"ant": "none", "bee": 1, new: 0}
+    with pytest.raises(ConfigError, match=f"'ant' and '{new}' both mean 0"):
+        match_labels(["ant", new], run)
 
 
 def test_a_matching_is_replayed_from_its_record():
@@ -143,10 +152,9 @@ def test_a_matching_is_replayed_from_its_record():
 
 
 def test_it_is_said_what_starts_from_what():
-    lines = describe(match_labels(["ants", "eskimo", "other"], SOURCE), SOURCE)
+    lines = describe(match_labels(["ants", "wasp", "other"], SOURCE), SOURCE)
     assert lines == [
         "the head starts from rows of the source's: ants = 1 (ant, emmet, pismire)",
-        "new rows for eskimo: no class of the source has that name",
-        "'eskimo' may be 9 (Eskimo dog, husky); --match eskimo=9 would say so",
+        "new rows for wasp: no class of the source has that name",
         "other starts from all other classes of the source",
     ]

@@ -1,98 +1,272 @@
+import time
+
 import numpy as np
 import pytest
-from scipy.stats import binom
+from benchmarks.coverage import Scenario, measure
+from scipy.stats import binomtest
 
-from headstart.errors import DataError
-from headstart.stats.compare import PairedComparison, compare_by_image, compare_paired, sentence
-
-
-def from_table(both: int, only_a: int, only_b: int, neither: int, level: float = 0.95) -> PairedComparison:
-    a = [True] * (both + only_a) + [False] * (only_b + neither)
-    b = [True] * both + [False] * only_a + [True] * only_b + [False] * neither
-    return compare_paired(a, b, level=level)
+from headstart.stats import compare, resampling
+from headstart.stats.compare import Difference, accuracy_interval, compare_to_first, difference_sentence
+from headstart.stats.metrics import wilson_interval
 
 
-def test_p_value_by_hand():
-    # Of 6 discordant images A wins 5: 2 * P(X >= 5) with X ~ Binomial(6, 1/2) = 2 * 7 / 64.
-    result = from_table(10, 5, 1, 4)
-    assert result.p_value == pytest.approx(14 / 64)
-    assert (result.only_a, result.only_b, result.num_images) == (5, 1, 20)
-    assert (result.accuracy_a, result.accuracy_b, result.difference) == (0.75, 0.55, 0.2)
-    assert not result.is_significant
+def answers(num_seeds, num_images, accuracy, *, seed=0, agree=0.8):
+    """Draw seeds that share most mistakes."""
+    rng = np.random.default_rng(seed)
+    shared = rng.random(num_images) < accuracy
+    own = rng.random((num_seeds, num_images)) < accuracy
+    return np.where(rng.random((num_seeds, num_images)) < agree, shared, own)
 
 
-def test_interval_against_the_published_example():
-    # Newcombe 1998, Statistics in Medicine 17:2635-2650, method 10, for the table 36, 12, 2, 0.
-    result = from_table(36, 12, 2, 0)
-    assert (round(result.low, 4), round(result.high, 4)) == (0.0569, 0.3404)
+def from_table(both, only_first, only_other, neither):
+    first = [1] * (both + only_first) + [0] * (only_other + neither)
+    return first, [1] * both + [0] * only_first + [1] * only_other + [0] * neither
+
+
+def width(interval):
+    return interval.high - interval.low
+
+
+# Does it cover what it promises? `python -m benchmarks.coverage` has more of it.
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        Scenario(0.9, 150, 1),
+        Scenario(0.6, 50, 5, spread=0.1),
+        Scenario(0.9, 150, 3, spread=0.1),
+        Scenario(0.97, 500, 5, spread=0.1),
+        Scenario(0.9, 500, 3, spread=0.1, grouped=True),
+    ],
+    ids=str,
+)
+def test_intervals_cover_and_equal_models_are_seldom_told_apart(scenario, monkeypatch):
+    monkeypatch.setattr(resampling, "_BLOCKS", 1)
+    found = measure(scenario, 600)
+    assert 0.93 <= found.accuracy <= 0.97
+    assert 0.93 <= found.worse <= 0.97
+    assert found.equal >= 0.93
+    assert found.false <= 0.05
+
+
+def test_the_plain_bootstrap_would_not_have_covered():
+    found = measure(Scenario(0.9, 150, 3, spread=0.3), 120, plain=True)
+    assert found.plain < 0.88 < found.accuracy
+
+
+# One accuracy
+
+
+def test_one_seed_without_groups_is_the_interval_of_metrics_json():
+    right = answers(1, 153, 0.95)
+    interval, wilson = accuracy_interval(right), wilson_interval(int(right.sum()), 153)
+    assert (interval.value, interval.low, interval.high) == (wilson.value, wilson.low, wilson.high)
+    assert interval.method == "wilson, 153 images; one seed, so what another would change is not in it"
+    assert accuracy_interval(right[0]) == accuracy_interval(right, np.arange(153)) == interval
+
+
+def test_the_method_says_what_was_resampled():
+    right, groups = answers(3, 60, 0.9), np.arange(60) // 3
+    assert accuracy_interval(right).method == "hierarchical bootstrap over 3 seeds and 60 images"
+    assert accuracy_interval(right, groups).method == "hierarchical bootstrap over 3 seeds and 60 images in 20 groups"
+    assert "one seed" in accuracy_interval(right[:1], groups).method
+    found = compare_to_first({"a": right, "b": right[:2]}, groups)["b"]
+    assert (found.num_seeds, found.num_images, found.num_groups) == (2, 60, 20)
+    assert found.method == "hierarchical bootstrap over 2 seeds and 60 images in 20 groups, paired by image"
+
+
+def test_seeds_that_agree_are_worth_no_more_than_one():
+    one = answers(1, 150, 0.9)
+    together, alone = accuracy_interval(np.repeat(one, 5, axis=0)), accuracy_interval(one)
+    assert together.value == pytest.approx(alone.value)
+    assert width(together) == pytest.approx(width(alone), rel=0.05)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    right = answers(3, 400, 0.9, agree=0.9)
+    spoilt = right.copy()
+    spoilt[0, np.flatnonzero(right[0])[:60]] = False
+    assert width(accuracy_interval(spoilt)) > 3 * width(accuracy_interval(right))
+
+
+def test_images_that_come_together_count_once():
+    right = answers(3, 100, 0.9, agree=0.98)
+    copies, groups = np.repeat(right, 5, axis=1), np.repeat(np.arange(100), 5)
+    assert width(accuracy_interval(copies, groups)) == pytest.approx(width(accuracy_interval(right)), rel=0.1)
+    assert width(accuracy_interval(copies)) < 0.6 * width(accuracy_interval(right))
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(60) // 4])
+@pytest.mark.parametrize("always", [True, False])
+def test_no_mistake_and_no_hit_leave_doubt(groups, always):
+    interval = accuracy_interval(np.full((3, 60), always), groups)
+    assert interval.value == float(always)
+    assert (interval.high, interval.low)[not always] == float(always)
+    assert 0.02 < width(interval) < 0.4
+
+
+def test_order_and_names_do_not_matter():
+    right, other, groups = answers(3, 90, 0.9), answers(3, 90, 0.8, seed=1), np.arange(90) // 3
+    shuffled = np.random.default_rng(0).permutation(90)
+    names = np.array([f"patient {number}" for number in groups])
+    a, b = accuracy_interval(right, groups), accuracy_interval(right[::-1][:, shuffled], names[shuffled])
+    assert (b.low, b.high) == pytest.approx((a.low, a.high), abs=1e-9)
+    a = compare_to_first({"x": right, "y": other}, groups)["y"]
+    b = compare_to_first({"x": right[:, shuffled], "y": other[:, shuffled]}, names[shuffled])["y"]
+    assert (b.low, b.high, b.p_value) == pytest.approx((a.low, a.high, a.p_value), abs=1e-9)
+
+
+def test_a_higher_level_is_wider_and_the_seed_decides_the_draws():
+    right = answers(3, 60, 0.9)
+    assert width(accuracy_interval(right, level=0.99)) > width(accuracy_interval(right))
+    assert accuracy_interval(right, seed=3) == accuracy_interval(right, seed=3) != accuracy_interval(right)
+
+
+def test_one_image_and_one_group_say_next_to_nothing():
+    assert accuracy_interval([[1], [0]]).value == 0.5
+    assert width(accuracy_interval([1])) > 0.7
+    assert (accuracy_interval([1, 1], ["a", "a"]).low, accuracy_interval([1, 1], ["a", "a"]).high) == (0.0, 1.0)
+    found = compare_to_first({"a": [1, 1], "b": [0, 0]}, ["x", "x"])["b"]
+    assert (found.low, found.high, found.p_value) == (-1, 1, 1)
+
+
+# Differences
+
+
+def test_the_same_predictions_cannot_be_told_apart():
+    right = answers(3, 153, 0.95)
+    found = compare_to_first({"a": right, "b": right})["b"]
+    assert (found.difference, found.p_value, found.p_holm, found.images_needed) == (0, 1, 1, None)
+    assert -0.1 < found.low < -0.005 < 0.005 < found.high < 0.1
+
+
+def test_one_seed_is_close_to_the_classic_tests():
+    # Newcombe 1998, Statistics in Medicine 17:2635-2650, method 10, for this table: 0.0569 to 0.3404.
+    first, other = from_table(36, 12, 2, 0)
+    found = compare_to_first({"first": first, "other": other})["other"]
+    assert found.difference == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.0569, 0.3404), abs=0.025)
+    for table in [(10, 5, 1, 4), (100, 14, 6, 30), (200, 25, 6, 10), (40, 3, 3, 4)]:
+        first, other = from_table(*table)
+        exact = binomtest(table[1], table[1] + table[2]).pvalue  # McNemar's test
+        found = compare_to_first({"first": first, "other": other})["other"]
+        assert found.p_value == pytest.approx(exact, abs=0.12)
+        assert found.is_significant == (exact < 0.05)
 
 
 def test_swapping_the_two_mirrors_the_result():
-    there, back = from_table(60, 12, 3, 25), from_table(60, 3, 12, 25)
-    assert there.p_value == back.p_value
-    assert (there.difference, there.low, there.high) == pytest.approx((-back.difference, -back.high, -back.low))
+    a, b = answers(3, 150, 0.9), answers(4, 150, 0.8, seed=1)
+    there, back = compare_to_first({"a": a, "b": b})["b"], compare_to_first({"b": b, "a": a})["a"]
+    assert there.difference == pytest.approx(-back.difference)
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.01)
+    assert there.images_needed == back.images_needed
 
 
-def test_two_that_always_agree():
-    result = from_table(140, 0, 0, 13)
-    assert (result.p_value, result.difference) == (1.0, 0.0)
-    assert result.low < 0 < result.high  # agreeing on 153 images is not the same as being the same
-    assert result.low > -0.03
+def test_holm_by_hand(monkeypatch):
+    p_values = iter([0.04, 0.01, 0.03, 0.5])
+    plain = Difference(0.1, 0, 0.2, 0.95, 0, 0, 1, 50, None, None, "")
+    monkeypatch.setattr(compare, "_difference", lambda *given: compare.replace(plain, p_value=next(p_values), p_holm=0))
+    found = compare_to_first({name: [1, 0] for name in "abcde"})
+    # Sorted: 0.01 * 4, 0.03 * 3, 0.04 * 2 (but no less than the one before), 0.5.
+    assert [found[name].p_holm for name in "bcde"] == pytest.approx([0.09, 0.04, 0.09, 0.5])
+    assert [found[name].is_significant for name in "bcde"] == [False, True, False, False]
 
 
-@pytest.mark.parametrize("table", [(1, 0, 0, 0), (0, 0, 0, 1), (0, 5, 0, 0), (0, 0, 5, 0), (1000, 0, 0, 1)])
-def test_the_corners_give_ordered_figures(table):
-    result = from_table(*table)
-    assert -1 <= result.low <= result.difference <= result.high <= 1
-    assert 0 <= result.p_value <= 1
+def test_many_comparisons_ask_for_more():
+    first, other = from_table(100, 16, 4, 30)
+    alone = compare_to_first({"first": first, "other": other})["other"]
+    among = compare_to_first({"first": first, "other": other, **{str(k): first for k in range(9)}})["other"]
+    assert among.p_value == alone.p_value
+    assert among.p_holm == pytest.approx(min(1, 10 * alone.p_value))
+    assert alone.is_significant > among.is_significant
+    assert among.images_needed > 1.5 * alone.images_needed > 120  # at the level of the first of ten
 
 
-def test_clearly_better():
-    result = from_table(70, 25, 2, 3)
-    assert result.is_significant
-    assert result.low > 0
+def test_the_best_of_many_on_the_same_images_is_told_apart_as_rarely_as_promised(monkeypatch):
+    monkeypatch.setattr(resampling, "_BLOCKS", 2)
+    rng, told = np.random.default_rng(0), {True: 0, False: 0}
+    for trial in range(200):
+        easy = rng.standard_normal(150)
+        equal = {str(k): easy + rng.standard_normal(150) > -1 for k in range(6)}
+        by_accuracy = dict(sorted(equal.items(), key=lambda item: -item[1].sum()))
+        for chosen in told:
+            found = compare_to_first(by_accuracy, seed=trial, is_chosen_here=chosen)
+            told[chosen] += any(d.is_significant for d in found.values())
+    assert told[True] <= 0.05 * 200
+    assert told[False] > told[True]  # what the choice would have cost
 
 
-@pytest.mark.parametrize(("n", "accuracy"), [(80, 0.9), (153, 0.95), (500, 0.6)])
-def test_identical_models_are_told_apart_in_at_most_one_of_twenty_trials(n, accuracy):
-    """Two classifiers that share most mistakes and differ by luck only."""
-    rng = np.random.default_rng(n)
-    trials = 1000
-    shared = rng.uniform(size=(trials, n)) < 0.6
-    common, a, b = (rng.uniform(size=(trials, n)) < accuracy for _ in range(3))
-    results = [
-        compare_paired(np.where(s, c, x), np.where(s, c, y)) for s, c, x, y in zip(shared, common, a, b, strict=True)
-    ]
-    significant = sum(result.is_significant for result in results)
-    assert significant <= binom.ppf(0.999, trials, 0.05)
-    covered = np.mean([result.low <= 0 <= result.high for result in results])
-    assert covered > 0.93
+def test_so_many_images_as_needed_have_the_power_promised(monkeypatch):
+    monkeypatch.setattr(resampling, "_BLOCKS", 1)
+    first, other = from_table(125, 12, 6, 10)
+    needed = compare_to_first({"first": first, "other": other})["other"].images_needed
+    # By hand: (1.960 + 0.842)² (18/153 - (6/153)²) 153/152 / (6/153)², to first order.
+    assert needed == pytest.approx(7.849 * (18 / 153 - (6 / 153) ** 2) * 153 / 152 / (6 / 153) ** 2, rel=0.01)
+    rng, told = np.random.default_rng(0), 0
+    for _ in range(300):
+        table = rng.multinomial(needed, np.array([125, 12, 6, 10]) / 153)
+        first, other = from_table(*table)
+        told += compare_to_first({"first": first, "other": other})["other"].is_significant
+    assert 0.72 < told / 300 < 0.88
 
 
-def test_images_are_matched_by_path():
-    a = {"x.png": True, "y.png": True, "z.png": False}
-    b = {"z.png": False, "y.png": False, "x.png": True}
-    assert compare_by_image(a, b) == compare_paired([1, 1, 0], [1, 0, 0])
+def test_no_number_of_images_makes_up_for_seeds_that_differ():
+    even = answers(3, 300, 0.8, agree=1.0)
+    uneven = even.copy()
+    for seed, count in enumerate((0, 10, 60)):
+        uneven[seed, np.flatnonzero(even[0])[:count]] = False
+    found = compare_to_first({"even": even, "uneven": uneven})["uneven"]
+    assert found.difference > 0.05
+    assert (found.is_significant, found.images_needed) == (False, None)
+    assert "the seeds differ too much" in difference_sentence("even", "uneven", found)
+
+
+def test_one_comparison_and_none():
+    right = answers(3, 40, 0.8)
+    assert compare_to_first({"a": right}) == {}
+    assert list(compare_to_first({"a": right, "b": right, "c": right})) == ["b", "c"]
+
+
+def test_ten_thousand_images_take_no_time():
+    right, other = answers(3, 10_000, 0.8), answers(5, 10_000, 0.79, seed=1)
+    started = time.perf_counter()
+    accuracy_interval(right)
+    compare_to_first({"a": right, "b": other}, np.arange(10_000) // 4)
+    assert time.perf_counter() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("correct", "groups", "message"),
+    [
+        ([[]], None, "one of each"),
+        (np.ones((2, 3, 4)), None, "one of each"),
+        (np.ones((2, 3)), [0, 1], "a group for each of 3"),
+    ],
+)
+def test_what_has_no_accuracy_is_refused(correct, groups, message):
+    with pytest.raises(ValueError, match=message):
+        accuracy_interval(correct, groups)
 
 
 def test_other_images_cannot_be_compared():
-    with pytest.raises(DataError, match=r"2 were evaluated by one of the two only, such as x\.png"):
-        compare_by_image({"x.png": True, "y.png": True}, {"y.png": True, "z.png": True})
-
-
-@pytest.mark.parametrize(("a", "b"), [([], []), ([True], [True, False]), ([[True]], [[True]])])
-def test_what_is_not_paired_is_refused(a, b):
-    with pytest.raises(ValueError, match="one length"):
-        compare_paired(a, b)
+    with pytest.raises(ValueError, match=r"got \[4, 5\]"):
+        compare_to_first({"a": [1, 1, 1, 1], "b": [1, 1, 1, 1, 1]})
 
 
 def test_sentences_are_plain():
-    assert sentence(from_table(70, 25, 2, 3), "head", "scratch").startswith(
-        "head is better than scratch on 100 images: 0.950 against 0.720, a difference of +23.0 points (95% interval +"
+    far = Difference(0.0421, 0.011, 0.072, 0.95, 0.002, 0.004, 3, 153, None, 120, "")
+    assert difference_sentence("head", "full", far) == (
+        "head is better than full on 153 images (3 seeds): a difference of +4.2 points "
+        "(95% interval +1.1 to +7.2; p = 0.004, Holm)."
     )
-    assert sentence(from_table(70, 2, 25, 3), "scratch", "head").startswith("scratch is worse than head on 100 images")
-    text = sentence(from_table(10, 5, 1, 4), "head", "full")
-    assert text.startswith("head and full cannot be told apart on 20 images")
-    assert "exact McNemar p = 0.219" in text
-    assert "p < 0.001" in sentence(from_table(70, 25, 2, 3), "a", "b")
-    assert "on 1 image:" in sentence(from_table(1, 0, 0, 0), "a", "b")
+    behind = compare.replace(far, difference=-0.04, p_holm=0.0002, num_seeds=1, num_groups=30)
+    text = difference_sentence("scratch", "head", behind)
+    assert text.startswith("scratch is worse than head on 153 images in 30 groups (one seed): a difference of -4.0")
+    assert "p < 0.001, Holm" in text
+    close = compare.replace(far, difference=0.007, p_holm=0.47, images_needed=12345)
+    text = difference_sentence("head", "full", close)
+    assert text.startswith("head and full cannot be told apart on 153 images (3 seeds): a difference of +0.7 points")
+    assert text.endswith("; about 12,000 images would be needed.")
+    same = compare.replace(far, difference=0.0, p_holm=1.0, images_needed=None)
+    assert difference_sentence("a", "b", same).endswith("; p = 1.000, Holm).")

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from headstart import cli, experiment, runs
-from headstart.config import Config, dump_config, make_config
+from headstart.config import Config, dump_config, load_config, make_config
 from headstart.data.manifest import ImageRecord, Manifest, write_manifest
 from headstart.errors import ConfigError, DataError, HeadstartError, RunError
+from headstart.experiment import session, tools
 from headstart.runs import open_run
 from headstart.stats.metrics import wilson_interval
 from headstart.studies.cells import run_cells
@@ -83,6 +84,28 @@ def test_scratch_beside_given_weights_starts_from_random_ones():
     assert (scratch.config.weights, full.config.weights) == (None, "w.pth")
 
 
+def test_scratch_is_compared_with_a_head_that_starts_from_the_source():
+    shared = Config(head_init="source", match={"a": "934"}, strategy="full")
+    scratch, full = make_cells(shared, strategies=("scratch", "full"))
+    assert (scratch.config.head_init, scratch.config.match, full.config.head_init) == ("random", {}, "source")
+    cells = make_cells(Config(), strategies=("scratch", "head"), vary={"head_init": ["random", "source"]})
+    assert [cell.name for cell in cells] == ["scratch", "head, head_init=random", "head, head_init=source"]
+
+
+def test_two_tables_of_one_name_are_refused(tmp_path):
+    for folder, lr in (("a", 1e-3), ("b", 1e-2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text(f"phases: [{{lr: {lr}, rules: {{'*': 1}}}}]")
+    with pytest.raises(ConfigError, match="two strategies are called 'mine'"):
+        make_cells(Config(), strategies=[str(tmp_path / name / "mine.yaml") for name in "ab"])
+
+
+def test_the_rate_of_a_run_is_not_another_strategys(tmp_path):
+    (tmp_path / "config.yaml").write_text(dump_config(Config(strategy="head", lr=1e-2, data="d")))
+    head, full = make_cells(load_config(tmp_path / "config.yaml"), strategies=("head", "full"))
+    assert (head.config.lr, full.config.lr) == (1e-2, None)
+
+
 def test_values_that_hold_commas():
     assert parse_vary(["phase_epochs=1,2;3,4"]) == {"phase_epochs": ["1,2", "3,4"]}
     cells = make_cells(Config(), strategies=("lp-ft",), vary={"phase_epochs": ["1,2", "3,4"]})
@@ -139,6 +162,28 @@ def test_a_second_call_trains_nothing(study):
     again = compare(config, strategies=("scratch", "head"), seeds=2)
     assert files_of(Path(config.out)) == before
     assert again == comparison
+
+
+def test_a_study_from_a_source_head_trains_as_train_does_and_goes_on(study, tmp_path):
+    config, comparison = study
+    source = next(row.runs[0] for row in comparison.rows if row.name == "scratch")
+    config = make_config({**TINY, "data": config.data, "weights": str(source), "out": str(tmp_path / "s")})
+    compare(config, strategies=("head", "full"), seeds=1)  # it knows the classes, so its head goes on
+    found = {name: open_run(tmp_path / "s" / name / "seed0").config() for name in ("head", "full")}
+    alone = experiment.run(config.model_copy(update={"strategy": "head", "out": str(tmp_path / "alone")}))
+    assert found["head"].head_init == alone.config().head_init == "source"
+    assert found["head"].lr == alone.config().lr == 1e-3
+    assert found["full"].head_lr_mult == 1
+    before = files_of(tmp_path / "s")
+    compare(config, strategies=("head", "full"), seeds=1)
+    assert files_of(tmp_path / "s") == before
+
+
+def test_a_run_is_no_place_for_a_study(study):
+    config, comparison = study
+    run = comparison.rows[0].runs[0]
+    with pytest.raises(ConfigError, match="is a run; name another folder"):
+        compare(config.model_copy(update={"out": str(run)}), strategies=("scratch", "head"))
 
 
 def test_an_unfinished_run_is_resumed_and_a_new_seed_is_added(study, tmp_path):
@@ -255,7 +300,7 @@ def test_a_validation_split_beside_a_test_split_scores_the_final_model(make_fold
     sizes = {"train": 6, "val": 3, "test": 2}
     data = make_folder({f"{split}/{label}": size for split, size in sizes.items() for label in COLOURS})
     run = fitted(data, tmp_path / "run")
-    measured = experiment.evaluate_folder(run.path, str(data), say=print, split="validation", engine="torch")
+    measured = tools.evaluate_folder(run.path, str(data), say=print, split="validation", engine="torch")
     score = run.metrics()["selection"]
     assert (score["split"], score["num_images"], run.metrics()["split"]) == ("validation", 9, "test")
     assert score["log_loss"] == pytest.approx(measured["log_loss"], abs=1e-6)
@@ -295,7 +340,7 @@ def test_an_interrupted_run_keeps_its_score(image_folder, tmp_path, moment):
     observers = {moment: _Stops()}
     with pytest.raises(KeyboardInterrupt):
         experiment.run(stopped, make_observer=lambda title: observers.get(title, SilentProgress()))
-    run = experiment.resume(tmp_path / "stopped")
+    run = session.resume(tmp_path / "stopped")
     assert fits_of(run) == fits_of(whole)
     score, expected = ({**each.metrics()["selection"], "time_s": 0} for each in (run, whole))
     assert score == expected
@@ -414,7 +459,7 @@ def test_table_json_and_csv_say_the_same(headstart, tmp_path):
         (["a", "b", "--strategies", "head,full"], "leave out strategies"),
         (["fruit", "--strategies", "head,full", "--vary", "lr"], "setting=value"),
         ([], "no data given"),
-        (["fruit", "--format", "xml"], "not one of table, json, csv"),
+        (["fruit", "--format", "xml"], "There are: table, json, csv"),
     ],
 )
 def test_unusable_words_are_refused(headstart, tmp_path, monkeypatch, words, message):

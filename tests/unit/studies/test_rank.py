@@ -14,7 +14,8 @@ from sklearn.model_selection import cross_val_predict
 from headstart import cli
 from headstart.config import make_config
 from headstart.errors import ConfigError, ModelError
-from headstart.experiment import prepare, run
+from headstart.experiment import run
+from headstart.experiment.preparation import prepare
 from headstart.features import cache
 from headstart.studies import rank as study
 from headstart.studies.rank import rank

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from headstart.errors import TrainingError
-from headstart.features.supply import PixelSupply
 from headstart.training.budget import epoch_seconds, fit_to_time
 from headstart.training.engine import FitSettings
 from headstart.training.lr_find import find_lr, suggest
 from headstart.training.plan import Phase, Plan, Rule
+from tests.supplies import PixelSupply
 
 PHASES = (Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 4), Phase("all", (Rule("*", 1.0),), 0.05, 8, "batch"))
 

@@ -6,14 +6,15 @@ import torch
 from lightning_fabric import Fabric
 from torch.nn import functional
 
-from headstart.errors import TrainingError
-from headstart.features.supply import PhaseInputs, PixelSupply
+from headstart.errors import RunError, TrainingError
+from headstart.features.supply import PhaseInputs
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.engine import FitSettings, fit, step_seed
 from headstart.training.observers import SilentProgress
 from headstart.training.plan import Phase, Plan, Rule, apply_modes, resolve
 from headstart.training.schedules import lr_factor
 from headstart.training.tuning import StepChoice
+from tests.supplies import PixelSupply
 from tests.unit.training.conftest import STAGES, TensorBatches, make_model
 
 HEAD = Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 2)
@@ -406,6 +407,41 @@ def test_a_last_batch_of_one_image_joins_the_one_before(data, tmp_path):
     _, rows = run(make_model(), [ALL], batches, tmp_path, observer=Watch())
     assert len(joined) == 2 * 4
     assert [row["step"] for row in rows] == [4, 4]
+
+
+def test_killed_while_it_evaluates_after_a_joined_batch_and_resumed_is_as_if_it_had_not_been(data, held_out, tmp_path):
+    batches = TensorBatches(data[0][:33], data[1][:33], 8)
+    whole = make_model()
+    _, rows = run(whole, [ALL], batches, tmp_path / "whole", held_out, checkpoint_every_s=0.0)
+
+    class Dying(TensorBatches):
+        def epoch(self, epoch, *, start=0):
+            raise Killed
+
+    log = Rows()
+    with pytest.raises(Killed):
+        run(make_model(), [ALL], batches, tmp_path / "a", Dying(*data, 8), rows=log, checkpoint_every_s=0.0)
+    resumed = make_model()
+    _, again = run(resumed, [ALL], batches, tmp_path / "a", held_out, rows=log, checkpoint_every_s=0.0)
+    assert_equal(state(whole), state(resumed))
+    assert [{**row, "time_s": 0} for row in again] == [{**row, "time_s": 0} for row in rows]
+
+
+def test_a_head_that_was_solved_to_select_and_now_cannot_be_is_trained(batches, tmp_path):
+    model = make_model()
+    before = state(model)
+    result, _ = run(model, [replace(SOLVED, stop_after=0)], batches, tmp_path)  # no features in this supply
+    assert result.epochs_run == (2,)
+    assert not torch.equal(before["fc.weight"], state(model)["fc.weight"])
+
+
+def test_checkpoints_of_another_version_say_so(batches, tmp_path):
+    with pytest.raises(Killed):
+        run(make_model(), [HEAD], batches, tmp_path, observer=Killer(7))
+    tensors, progress = Checkpoints(tmp_path).load("last")
+    Checkpoints(tmp_path).save("last", tensors, {**progress, "colour": "red"})
+    with pytest.raises(RunError, match="another version's; start a new run"):
+        run(make_model(), [HEAD], batches, tmp_path)
 
 
 def test_a_held_out_loss_that_is_not_finite_stops(data, batches, tmp_path):

@@ -88,6 +88,11 @@ def test_mixup_blends_and_cutmix_pastes():
     mixed, soft = mix_batch(inputs, targets, 4, mixup=0, cutmix=1.0, rng=np.random.default_rng(2))
     assert set(mixed.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0}
     assert torch.allclose(mixed.mean((1, 2, 3)), (soft * torch.arange(4.0)).sum(1), atol=1e-5)
+    features = torch.arange(32, dtype=torch.float32).view(4, 8)
+    for alphas in ({"mixup": 0, "cutmix": 1.0}, {"mixup": 1.0, "cutmix": 0}):  # no place to paste a box into
+        mixed, soft = mix_batch(features, targets, 4, **alphas, rng=np.random.default_rng(3))
+        assert torch.allclose(mixed, soft @ features, atol=1e-4)  # every image is a class of its own
+        assert 0 < float(soft.max(1).values.min()) < 1
 
 
 def test_without_mixing_nothing_changes():

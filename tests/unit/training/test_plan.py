@@ -108,7 +108,7 @@ def test_a_table_of_ones_own():
     table = {
         "pretrained": False,
         "phases": [
-            {"rules": {"fc": 10, "*": None}, "epochs": 2, "solver": "lbfgs"},
+            {"rules": {"fc": 10, 0: "frozen", "*": None}, "epochs": 2, "solver": "lbfgs"},
             {"lr": "1e-4", "rules": {"*": 1}, "batch_norm": "batch"},
         ],
     }
@@ -118,24 +118,37 @@ def test_a_table_of_ones_own():
         ("phase 1", 0.01, 2, "fixed", "lbfgs"),
         ("phase 2", 1e-4, 7, "batch", "loop"),
     ]
-    assert plan.phases[0].rules == (Rule("fc", 10.0), Rule("*", None))
+    assert plan.phases[0].rules == (Rule("fc", 10.0), Rule("0", None), Rule("*", None))
+
+
+ALL = {"rules": {"*": 1}}
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({}, "needs a list 'phases'"),
-        ({"phases": [{"ruls": {}}]}, "unknown key 'ruls'. Did you mean 'rules'"),
-        ({"phases": [{}]}, "needs 'rules'"),
-        ({"phases": [{"rules": {"*": "fast"}}]}, "must be numbers"),
-        ({"phases": [{"rules": {"*": 1}, "batch_norm": "frozen"}]}, "'batch' or 'fixed'"),
-        ({"phases": [{"rules": {"*": 1}, "solver": "newton"}]}, "'loop' or 'lbfgs'"),
-        ({"phases": [{"rules": {"*": -1}}]}, "above 0"),
+        ({}, r"strategy table 'mine': phases: field required; got {}\. A table is such as {phases: "),
+        ({"phases": []}, r"phases: list should have at least 1 item .*; got \[\]"),
+        ({"phases": [3]}, r"phases\[0\]: input should be a mapping; got 3"),
+        ({"phases": [{"ruls": {}}]}, r"unknown key phases\[0\]\.ruls\. Did you mean 'rules'"),
+        ({"phase": []}, r"unknown key phase\. Did you mean 'phases'"),
+        ({"phases": [{}]}, r"phases\[0\]\.rules: field required"),
+        ({"phases": [{"rules": {}}]}, r"phases\[0\]\.rules: dictionary should have at least 1 item"),
+        ({"phases": [{"rules": {"*": "fast"}}]}, r"phases\[0\]\.rules\.\*: input .* valid number.*; got 'fast'"),
+        ({"phases": [{**ALL, "batch_norm": "frozen"}]}, "input should be 'batch' or 'fixed'; got 'frozen'"),
+        ({"phases": [{**ALL, "solver": "newton"}]}, "'loop' or 'lbfgs'"),
+        ({"phases": [{"rules": {"*": -1}}]}, "input should be greater than 0; got -1"),
+        ({"phases": [ALL, {**ALL, "epochs": 2.7}]}, r"phases\[1\]\.epochs: .*integer.*; got 2\.7"),
+        ({"phases": [{**ALL, "lr": float("nan")}]}, r"phases\[0\]\.lr: input should be .*; got nan"),
+        ({"phases": [{**ALL, "lr": float("inf")}]}, r"phases\[0\]\.lr: input should be .*; got inf"),
+        ({"phases": [{**ALL, "lr": None}]}, r"phases\[0\]\.lr: input should be a valid number; got None"),
+        ({"phases": [ALL], "pretrained": "no"}, "pretrained: input should be a valid boolean; got 'no'"),
     ],
 )
 def test_a_wrong_table_is_an_error_in_words(table, message):
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(PlanError, match=message) as error:
         parse_table(table, name="mine", default_lr=0.01, default_epochs=1)
+    assert "\n" not in str(error.value)
 
 
 def test_gradients_stop_below_the_boundary():

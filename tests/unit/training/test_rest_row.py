@@ -41,21 +41,22 @@ def rest(num_classes, spread=0.5):
 
 def test_one_other_class_is_its_own_row(blocks):
     weight, bias = rest(1)
-    row = fit_rest_row(blocks, blocks.groups, weight, bias)
-    assert np.allclose(blocks.rows @ row.weight + row.bias, blocks.rows @ weight[0] + bias[0], atol=0.15)
-    assert row.error < 0.03 < 1 < row.spread
+    w, b = fit_rest_row(blocks, weight, bias)
+    found, expected = blocks.rows @ w + b, blocks.rows @ weight[0] + bias[0]
+    assert np.allclose(found, expected, atol=0.15)
+    assert np.std(found - expected) < 0.05 < 1 < np.std(expected)
 
 
 def test_the_same_class_k_times_adds_the_logarithm_of_k(blocks):
     weight, bias = rest(1)
-    row = fit_rest_row(blocks, blocks.groups, np.repeat(weight, 7, axis=0), np.repeat(bias, 7))
+    w, b = fit_rest_row(blocks, np.repeat(weight, 7, axis=0), np.repeat(bias, 7))
     expected = blocks.rows @ weight[0] + bias[0] + np.log(7)
-    assert np.allclose(blocks.rows @ row.weight + row.bias, expected, atol=0.15)
+    assert np.allclose(blocks.rows @ w + b, expected, atol=0.15)
 
 
 def test_it_is_the_ridge_regression_whose_strength_does_best_on_images_left_out(blocks):
     weight, bias = rest(20)
-    row = fit_rest_row(blocks, blocks.groups, weight, bias)
+    found, found_bias = fit_rest_row(blocks, weight, bias)
     table = blocks.rows.reshape(-1, 12).astype(np.float64)
     target = logsumexp(table @ weight.T + bias, axis=1)
     order = np.argsort(np.argsort(np.array(blocks.groups)))  # of the groups' names
@@ -75,18 +76,17 @@ def test_it_is_the_ridge_regression_whose_strength_does_best_on_images_left_out(
     strengths = [10 ** (n / 2) for n in range(-6, 7)]
     errors = [error(held, *fit(~held, strength)) for strength in strengths]
     w, b = fit(held | ~held, strengths[int(np.argmin(errors))])
-    assert np.allclose(row.weight, w, atol=1e-5)
-    assert row.bias == pytest.approx(b, abs=1e-4)
-    assert row.error == pytest.approx(min(errors), abs=1e-4)
-    assert row.spread == pytest.approx(target.std(), abs=1e-4)
-    assert row.error < 0.7 * row.spread  # it is worth something
+    assert np.allclose(found, w, atol=1e-5)
+    assert found_bias == pytest.approx(b, abs=1e-4)
+    assert min(errors) < 0.7 * target.std()  # it is worth something
 
 
 def test_of_one_group_nothing_can_be_left_out(blocks):
     weight, bias = rest(20)
-    row = fit_rest_row(blocks, ["same"] * blocks.num_images, weight, bias)
-    assert np.isfinite(row.weight).all()
-    assert row.error < row.spread
+    blocks.groups = ["same"] * blocks.num_images
+    w, b = fit_rest_row(blocks, weight, bias)
+    target = logsumexp(blocks.rows @ weight.T + bias, axis=-1)
+    assert np.std(blocks.rows @ w + b - target) < np.std(target)
 
 
 class Supply:
@@ -116,16 +116,12 @@ def test_the_row_is_written_once_and_found_again(tmp_path):
     start_rest_row(first, Supply(first.network, features), Checkpoints(tmp_path), said.append)
     head = head_of(first.network, first.stages)
     others = [0, 1, 2, 3, 5]
-    expected = fit_rest_row(
-        features,
-        features.groups,
-        *(tensor[others].numpy() for tensor in (first.source_head.weight, first.source_head.bias)),
-    )
-    assert torch.allclose(head.weight[1], torch.from_numpy(expected.weight).float())
-    assert float(head.bias[1]) == pytest.approx(expected.bias)
+    source = first.source_head
+    weight, bias = fit_rest_row(features, source.weight[others].numpy(), source.bias[others].numpy())
+    assert torch.allclose(head.weight[1], torch.from_numpy(weight).float())
+    assert float(head.bias[1]) == pytest.approx(bias)
     assert torch.equal(head.weight[0], before[0])
-    assert "the row of not a is within" in said[0]
-    assert "other 5 classes" in said[0]
+    assert said == []
     unused = Supply(again.network, None)
     start_rest_row(again, unused, Checkpoints(tmp_path), said.append)
     start_rest_row(elsewhere, Supply(elsewhere.network, features), None, said.append)

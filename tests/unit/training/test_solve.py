@@ -137,7 +137,7 @@ def test_folds_keep_groups_together_and_every_class_in_training(counts, num_grou
     targets = np.repeat(np.arange(len(counts)), counts)
     rng = np.random.default_rng(1)
     groups = None if num_groups is None else [str(n) for n in rng.integers(0, num_groups, len(targets))]
-    folds = solve._folds(targets, groups, 5, seed=0)
+    folds = solve._folds(targets, groups, seed=0)
     for fold in range(folds.max() + 1):
         assert set(targets[folds != fold]) == set(targets)
     if groups is not None:
@@ -150,12 +150,12 @@ def test_folds_keep_groups_together_and_every_class_in_training(counts, num_grou
 
 def test_folds_are_stratified_and_follow_the_seed():
     targets = np.repeat([0, 1, 2], [50, 20, 13])
-    folds = solve._folds(targets, None, 5, seed=0)
+    folds = solve._folds(targets, None, seed=0)
     for label in range(3):
         sizes = np.bincount(folds[targets == label], minlength=5)
         assert sizes.max() - sizes.min() <= 1
-    assert (folds == solve._folds(targets, None, 5, seed=0)).all()
-    assert (folds != solve._folds(targets, None, 5, seed=1)).any()
+    assert (folds == solve._folds(targets, None, seed=0)).all()
+    assert (folds != solve._folds(targets, None, seed=1)).any()
 
 
 @pytest.mark.parametrize("counts", [(1, 1), (1, 2), (2, 2), (1, 12), (3, 3, 1), (1, 1, 1)])
@@ -259,16 +259,6 @@ def test_a_class_without_images_is_refused():
     values, targets = make(20, 2)
     with pytest.raises(TrainingError, match="class 2 has no image"):
         solve_head(Views(values), targets, 3)
-
-
-def test_progress_rises_to_the_end():
-    values, targets = make(40, 2)
-    steps = []
-    head = solve_head(Views(values), targets, 2, on_step=lambda done, most: steps.append((done, most)))
-    done = [step for step, _ in steps]
-    assert done[:-1] == list(range(1, len(head.losses) + 1))
-    assert len({most for _, most in steps}) == 1
-    assert done[-1] == steps[-1][1] >= len(head.losses)
 
 
 def test_a_small_data_set_takes_a_moment():

@@ -212,6 +212,25 @@ def test_the_length_of_the_work_counts_by_images_not_by_batches() -> None:
         assert (set(module.runs) == {NHWC, NCHW}) == is_long
 
 
+def test_few_images_are_not_compiled_for_however_long_a_busy_machine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
+    monkeypatch.setattr(torch, "compile", lambda module, **how: pytest.fail("compiled"))
+    assert choose_step(Sleepy(lambda choice: 0.1), *batch(), (NHWC, NCHW), num_images=1225) == NHWC
+
+
+@pytest.mark.parametrize(("trial_s", "is_compiled"), [(0.0, True), (0.5, False)])
+def test_a_compiled_way_has_to_repay_its_trial(
+    trial_s: float, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps that each save 0.1 s."""
+    monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
+    monkeypatch.setattr(tuning, "_WORTH_TUNING_S", 0.0)
+    monkeypatch.setattr(tuning, "_LEAST_TO_COMPILE", 80)
+    monkeypatch.setattr(torch, "compile", lambda module, **how: time.sleep(trial_s) or Sleepy(lambda choice: 0.02))
+    chosen = choose_step(Sleepy(lambda choice: 0.12), *batch(), (NHWC, NCHW), num_images=80)
+    assert chosen.compiled == is_compiled
+
+
 def test_the_device_is_waited_for_before_and_after_each_step() -> None:
     events: list[str] = []
     module = Sleepy(lambda choice: events.append("step") or 0.0)
@@ -237,7 +256,7 @@ def test_very_long_work_may_be_compiled_and_need_not_be_where_there_is_no_compil
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     tried: list[bool] = []
     compile_module = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module: tried.append(True) or compile_module(module))
+    monkeypatch.setattr(torch, "compile", lambda module, **how: tried.append(True) or compile_module(module, **how))
     from torch._inductor import config
 
     with config.patch({"cpp.cxx": (None, "/no/compiler"), "force_disable_caches": True}):

@@ -52,6 +52,26 @@ class Choice:
         return f"{self.name} {self.precision}"
 
 
+def pick_device(name: str) -> torch.device:
+    """Find a device by its name.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: There is no such device, or PyTorch sees none here.
+    """
+    kind, _, index = name.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in counts or (index and not index.isdecimal()):
+        raise ConfigError(f"device={name!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    if int(index or 0) >= counts[kind]:
+        raise ConfigError(f"device={name!r}: no such device is visible to PyTorch here; use auto or cpu")
+    return torch.device(kind, int(index)) if index and kind != "cpu" else torch.device(kind)
+
+
 def choices(device: torch.device, *, engine: str = "auto", precision: str = "auto") -> tuple[Choice, ...]:
     """List the engines to try on a device, fastest first; the last is PyTorch in 32 bits.
 
@@ -68,7 +88,8 @@ def choices(device: torch.device, *, engine: str = "auto", precision: str = "aut
         found = [Choice("openvino", each) for each in (*fast, "32")]
     else:
         found = [Choice("torch", "bf16")] if device.type == "cuda" else []
-    found = [c for c in found if engine in ("auto", c.name) and precision in ("auto", c.precision)]
+    # Where the processor has no bf16 the 32 bits of the same engine are the next best.
+    found = [c for c in found if engine in ("auto", c.name) and (precision != "32" or c.precision == "32")]
     return (*found, Choice("torch", "32"))
 
 

@@ -1,0 +1,21 @@
+"""A supply for tests of the engine alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from headstart.data.loading import BatchSource
+from headstart.features.supply import PhaseInputs
+
+
+@dataclass(frozen=True)
+class PixelSupply:
+    """Feeds every phase with pixels and the whole network."""
+
+    network: nn.Module
+    train: BatchSource
+    held_out: BatchSource | None = None
+
+    def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
+        return PhaseInputs(self.network, self.train, self.held_out)

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from headstart.stats.metrics import classification_metrics
+from headstart.tables import print_metrics
+
+
+def metrics(num_classes: int = 3, **more: object) -> dict[str, object]:
+    labels = ["[b]ant[/b]", *(f"class {number}" for number in range(1, num_classes))]
+    probabilities = np.eye(num_classes)[[0, 1, 0]]
+    found = classification_metrics(probabilities, [0, 1, 1], labels)
+    return {"split": "test", "selected_on_reported": False, **found, **more}
+
+
+def test_the_accuracy_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_metrics(metrics(), brief=True)
+    assert capsys.readouterr().out == "accuracy 0.667 (95% interval 0.208 to 0.939) on 3 test images\n"
+    print_metrics(metrics(selected_on_reported=True), brief=True)
+    assert capsys.readouterr().out.endswith("images; too good, because these images also selected the model\n")
+
+
+def test_the_other_figures_are_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    print_metrics(metrics())
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1][:3] == ["balanced", "accuracy", "0.750,"]
+    assert ["class", "images", "precision", "recall", "f1"] in lines
+    assert ["[b]ant[/b]", "1", "0.500", "1.000", "0.667"] in lines
+    assert ["class", "2", "0", "-", "-", "-"] in lines
+    assert ["class", "1", "1", "1", "0"] in lines  # the row of the confusion matrix
+
+
+def test_a_confusion_matrix_that_fits_no_terminal_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    for num_classes in (12, 13):
+        print_metrics(metrics(num_classes))
+        assert ("confusion" in capsys.readouterr().out) == (num_classes == 12)
