@@ -43,7 +43,7 @@ check: $(VENV)/.installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/.installed  ## write docs/benchmarks.md and docs/results.md: make bench DATA=folder of hymenoptera, hotdog and cifar10
+bench: $(VENV)/.installed  ## write docs/benchmarks.md: make bench DATA=folder of hymenoptera and hotdog
 	@test -n "$(DATA)" || { echo "name the folder of the real sets: make bench DATA=DIR"; exit 2; }
 	$(BIN)/python -m benchmarks --data "$(DATA)" $(if $(FASTAI_PYTHON),--fastai-python "$(FASTAI_PYTHON)")
 

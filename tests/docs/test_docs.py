@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
+from headstart.cli import app
+from headstart.cli.settings import attach_settings
 from headstart.config import Config
 from headstart.training.strategies import STRATEGIES
 
@@ -17,9 +20,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Every setting is a flag of `headstart train`, `plan` and `lr-find` (`--head-lr-mult 10`), a key of a YAML",
-        "file (`--config FILE`, in which a run's own `config.yaml` works too), of `--set key=value`, and of",
-        "`headstart.fit`. Flags win over `--set`, which wins over the file.",
+        "Every setting is a flag of `headstart train`, `plan`, `lr-find`, `compare` and `rank` (`--head-lr-mult 10`), a",
+        "key of a YAML file (`--config FILE`, in which a run's own `config.yaml` works too), of `--set key=value`, and",
+        "of `headstart.fit`. Flags win over `--set`, which wins over the file.",
         "",
         "| setting | default | meaning |",
         "|---|---|---|",
@@ -48,17 +51,28 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.fixture(scope="module")
+def flags() -> dict[str, set[str]]:
+    """The flags of every command, by its words."""
+    found = {}
+
+    def walk(command, words):
+        for name, each in getattr(command, "commands", {}).items():
+            walk(each, [*words, name])
+        found[" ".join(words)] = {"--help", *(f for p in command.params for f in (*p.opts, *p.secondary_opts))}
+
+    attach_settings()
+    walk(typer.main.get_command(app), [])
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_name_flags_that_exist(page):
-    known = {"--" + name.replace("_", "-") for name in Config.model_fields}
-    known |= {f"--no-{flag[2:]}" for flag in known} | {
-        "--config", "--set", "--overwrite", "--resume", "--format", "--top-k", "--out", "--help", "--version", "--plot",
-        "--low", "--high", "--steps", "--sheet", "--split", "--per-class", "--augmented", "--parameters",
-        "--predictions",
-    }  # fmt: skip
-    for line in page.read_text().splitlines():
-        for words in re.findall(r"headstart (?:train|plan|lr-find|predict|evaluate|model|data|demo)[^`|#]*", line):
-            assert set(re.findall(r"--[a-z][a-z-]*", words)) <= known, line
+def test_commands_and_their_flags_exist(page, flags):
+    for text in re.findall(r"(?:^|[`$] ?|^ +)headstart ([^`#\n]+)", page.read_text(), flags=re.MULTILINE):
+        words = text.split()
+        names = [name for name in (" ".join(words[:2]), words[0], "") if name in flags]
+        assert names[0] or words[0].startswith("-"), f"headstart {text}"
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", text)) <= flags[names[0]], f"headstart {text}"
 
 
 if __name__ == "__main__":
