@@ -20,8 +20,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Every setting is a flag of `headstart train`, `plan`, `lr-find`, `compare` and `rank` (`--head-lr-mult 10`), a",
-        "key of a YAML file (`--config FILE`, in which a run's own `config.yaml` works too), of `--set key=value`, and",
+        "Every setting is a flag of `headstart train`, `plan`, `lr-find`, `compare` and `rank` (`--head-lr-mult 10`),",
+        "a key of a YAML file (`--config FILE`, in which a run's own `config.yaml` works too), of `--set key=value`, and",
         "of `headstart.fit`. Flags win over `--set`, which wins over the file.",
         "",
         "| setting | default | meaning |",
