@@ -113,7 +113,7 @@ def print_comparison(comparison: "Comparison") -> None:
             f"{a.value:.3f}" + ("*" if row.selected_on_reported else ""),
             f"{a.low:.3f} to {a.high:.3f}",
             f"{100 * d.difference:+.1f} points" if d else "",
-            f"{d.p_holm:.3f}" if d else "",
+            ("<0.001" if d.p_holm < 0.001 else f"{d.p_holm:.3f}") if d else "",
             f"{row.seconds:.0f}",
             f"{row.trainable_parameters:,}",
             f"{row.peak_memory_mb:,.0f}" if row.peak_memory_mb is not None else "-",
