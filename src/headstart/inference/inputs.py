@@ -83,7 +83,10 @@ def _view(source: Source, spec: InputSpec) -> View:
     try:
         return eval_view(decode(source, smallest=spec.smallest_side), spec)
     except UnreadableImageError as error:
-        return error
+        # The tracebacks' frames hold the picture, half decoded, for as long as the error waits for its turn.
+        if (cause := error.__cause__) is not None:
+            cause.__traceback__ = cause.__cause__ = cause.__context__ = None
+        return error.with_traceback(None)
 
 
 def _check_word(word: str) -> None:

@@ -258,21 +258,26 @@ def _classified(
     classifier: Classifier, views: Generator[tuple[Source, View]], batch_size: int
 ) -> Iterator[tuple[Source, Probabilities | UnreadableImageError]]:
     pending: deque[tuple[Source, UnreadableImageError | None]] = deque()
+    batches = iter(lambda: list(islice(views, batch_size)), [])
 
-    def readable_batches() -> Iterator[Pixels]:
-        while batch := list(islice(views, batch_size)):
+    def readable(batches: Iterable[list[tuple[Source, View]]]) -> Iterator[Pixels]:
+        for batch in batches:
             pending.extend((source, view if isinstance(view, UnreadableImageError) else None) for source, view in batch)
-            if readable := [view for _, view in batch if not isinstance(view, UnreadableImageError)]:
-                yield np.stack(readable)
+            pixels = [view for _, view in batch if not isinstance(view, UnreadableImageError)]
+            if not pixels:
+                return  # the engine gives out what it holds, then come the errors: a long run of them is not collected
+            yield np.stack(pixels)
+
+    def errors() -> Iterator[tuple[Source, UnreadableImageError]]:
+        while pending and (error := pending[0][1]) is not None:
+            yield pending.popleft()[0], error
 
     with closing(views):
-        for row in chain.from_iterable(classifier.classify_batches(readable_batches())):
-            source, error = pending.popleft()
-            while error is not None:
-                yield source, error
-                source, error = pending.popleft()
-            yield source, row
-        yield from ((source, error) for source, error in pending if error is not None)
+        for batch in batches:
+            for row in chain.from_iterable(classifier.classify_batches(readable(chain([batch], batches)))):
+                yield from errors()
+                yield pending.popleft()[0], row
+            yield from errors()
 
 
 def _softmax(logits: npt.NDArray[np.float32]) -> Probabilities:

@@ -1,3 +1,4 @@
+import gc
 import threading
 import tracemalloc
 from pathlib import Path
@@ -6,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from headstart.data.transforms import decode, eval_view
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
 from headstart.features.engines import NUM_SAMPLES, pick_device, torch_engine
-from headstart.inference.predict import Classifier, Prediction, load, predict_stream
+from headstart.inference.predict import Classifier, Prediction, load, predict_stream, probabilities_stream
 
 from .conftest import LABELS, make_picture
 
@@ -249,6 +251,33 @@ def test_a_long_stream_needs_no_more_memory_than_a_short_one(classifier, picture
     peak(40)  # opens the engine
     # Of what grows with the stream, a view is 3 kB: 400 of them would be seen.
     assert peak(440) < peak(40) + 400_000
+
+
+def test_a_run_of_bad_files_is_given_out_as_it_comes(classifier, pictures, tmp_path):
+    taken = 0
+
+    def paths():
+        nonlocal taken
+        for taken in range(1, 3001):
+            yield pictures[0] if taken % 1000 == 0 else tmp_path / "missing.png"
+
+    behind = []
+    for number, row in enumerate(predict_stream(classifier, paths(), batch_size=4, threads=2), start=1):
+        assert (row.error is None) == (number % 1000 == 0)
+        behind.append(taken - number)
+    assert len(behind) == 3000
+    assert max(behind) <= 2 * 4 + 4 + 2 * 2  # two batches, and what is decoded ahead of them
+
+
+def test_a_picture_that_breaks_off_is_forgotten(classifier, tmp_path):
+    path = tmp_path / "cut.jpg"
+    make_picture(0, (400, 300)).save(path)
+    path.write_bytes(path.read_bytes()[:1500])
+    rows = list(probabilities_stream(classifier, [path] * 5, batch_size=2))
+    assert all("truncated" in str(error) for _, error in rows)
+    gc.collect()
+    assert not [found for found in gc.get_objects() if isinstance(found, JpegImageFile)]
+    assert "truncated" in next(predict_stream(classifier, [path])).error
 
 
 def test_paths_keep_their_spelling(classifier, pictures, monkeypatch, tmp_path):
