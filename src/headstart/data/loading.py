@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from headstart.data.checks import file_sha256
-from headstart.data.manifest import ImageRecord
+from headstart.data.manifest import ImageRecord, group_numbers
 from headstart.data.pictures import Pictures
 from headstart.data.threads import map_ahead
 from headstart.data.transforms import Augment, Pixels, eval_view, mirrored, train_view
@@ -110,7 +110,8 @@ class ImageBatches:
         self._pictures = pictures or Pictures(0)
         self.targets = np.array([record.label for record in self._records], dtype=np.int64)
         self.digests = [bytes.fromhex(record.sha256 or file_sha256(record.path)) for record in self._records]
-        self.groups = [record.group or str(position) for position, record in enumerate(self._records)]
+        # As text, because folds follow the groups in this order, and results were published with these folds.
+        self.groups = [str(number) for number in group_numbers(record.group for record in self._records)]
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -130,6 +130,13 @@ def scan(
     return manifest, ScanNotes(source, tuple(listing.ignored), tuple(listing.warnings))
 
 
+def group_numbers(groups: Iterable[str | None]) -> list[int]:
+    """Return a number per image, equal within a group; an image without a group (None) is a group of its own."""
+    keys = [position if group is None else group for position, group in enumerate(groups)]  # 7 is not the group "7"
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [numbers[key] for key in keys]
+
+
 def write_manifest(manifest: Manifest, target: Path | BinaryIO) -> None:
     """Write the run folder's `manifest.parquet`; equal manifests give equal bytes."""
     import pyarrow as pa

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data.folders import SPLIT_WORDS, split_of
-from headstart.data.manifest import ImageRecord, Manifest
+from headstart.data.manifest import ImageRecord, Manifest, group_numbers
 from headstart.errors import DataError, did_you_mean
 
 _MAX_FOLDS = 20
@@ -130,14 +130,11 @@ def _draw_images(
 def _draw_groups(
     records: Sequence[ImageRecord], labels: npt.NDArray[np.int64], fraction: float, seed: int
 ) -> npt.NDArray[np.bool_]:
-    # An image without a group is a group of its own; the pair cannot collide with a group's name.
-    keys = [(record.group, -1) if record.group is not None else ("", n) for n, record in enumerate(records)]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    groups = np.array([numbers[key] for key in keys])
+    groups = np.array(group_numbers(record.group for record in records))
     share = min(max(Fraction(fraction).limit_denominator(_MAX_FOLDS), Fraction(1, _MAX_FOLDS)), Fraction(9, 10))
     held_out = np.zeros(len(records), dtype=np.bool_)
     # The share wanted first; with few groups a class may be missing from some folds, so then fewer and larger ones.
-    for num_folds in range(min(max(share.denominator, 2), len(numbers)), 1, -1):
+    for num_folds in range(min(max(share.denominator, 2), len(np.unique(groups))), 1, -1):
         folds = _folds(labels, groups, num_folds, seed)
         num_held = min(max(round(share * num_folds), 1), num_folds - 1)
         for first in range(num_folds):

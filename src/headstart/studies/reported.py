@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.manifest import read_manifest
+from headstart.data.manifest import group_numbers, read_manifest
 from headstart.errors import DataError, RunError
 from headstart.runs import MANIFEST, Run, open_run
 from headstart.studies.cells import images_key, settings_key
@@ -41,9 +41,7 @@ class Reported:
         """Return a number per image, `(N,)`, equal within a group; None where no image has a group."""
         if not any(self.groups):
             return None
-        keys = [group if group is not None else position for position, group in enumerate(self.groups)]
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        return np.array([numbers[key] for key in keys], dtype=np.int64)
+        return np.array(group_numbers(self.groups), dtype=np.int64)
 
 
 def read_reported(run: Run) -> Reported:

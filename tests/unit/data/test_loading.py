@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,12 @@ def test_an_unreadable_file_is_named_and_ends_the_epoch(records: tuple[ImageReco
     with pytest.raises(UnreadableImageError, match=r"broken\.jpg"):
         list(source.epoch(0))
     assert decoders() == 0
+
+
+def test_an_image_without_a_group_joins_none_whatever_its_name(records: tuple[ImageRecord, ...]) -> None:
+    groups = batches((*records[:7], replace(records[7], group="3"), replace(records[8], group="3"))).groups
+    assert len(set(groups)) == 8
+    assert groups[7] == groups[8]
 
 
 def test_no_records_make_no_batches() -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from headstart.data.manifest import Manifest, read_manifest, scan, write_manifest
+from headstart.data.manifest import Manifest, group_numbers, read_manifest, scan, write_manifest
 from headstart.errors import DataError
 
 MakeFolder = Callable[..., Path]
@@ -238,6 +238,10 @@ def test_a_written_manifest_reads_back_equal_and_is_the_same_bytes(image_folder:
     assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
     again, _ = scan(tmp_path / "1.parquet")
     assert again.records == manifest.records
+
+
+def test_an_image_without_a_group_joins_none_whatever_its_name() -> None:
+    assert group_numbers(["b", "3", "b", None, "", None, ""]) == [0, 1, 0, 2, 3, 4, 3]
 
 
 def test_a_foreign_parquet_file_is_no_run_manifest(tmp_path: Path) -> None:
