@@ -10,7 +10,6 @@ from PIL import Image
 
 from headstart import runs
 from headstart.config import Config
-from headstart.data.checks import file_sha256
 from headstart.data.contact_sheet import contact_sheet
 from headstart.data.dataset import load_dataset
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest
@@ -23,6 +22,7 @@ from headstart.experiment.preparation import (
     make_supply,
     prepare,
     refuse_inside,
+    selects,
 )
 from headstart.experiment.reading import DataProgress, read_data
 from headstart.experiment.session import Say
@@ -95,17 +95,19 @@ def evaluate_folder(
 
 def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
     """Say how many of the images a run has learnt from or selected on; a model folder alone does not know."""
-    path = next((folder for folder in (model, model.parent) if (folder / "manifest.parquet").exists()), None)
+    folders = (model, model.parent)
+    # Beside a model folder that was copied may lie somebody else's manifest.
+    path = next((each for each in folders if (each / runs.MANIFEST).is_file() and (each / runs.CONFIG).is_file()), None)
     if path is None:
         return []
-    known = read_manifest(path / "manifest.parquet")
-    selected = runs.open_run(path).metrics().get("selected_on_reported", False)
-    uses = {"was trained on": {"train"}, "selected its epoch on": {known.reported} if selected else set()}
-    hashes = [file_sha256(record.path) for record in records]
+    known, config = read_manifest(path / runs.MANIFEST), runs.open_run(path).config()
+    finds_epoch = selects(config) and "stop_after" not in config.choices
+    selecting = known.reported if config.select_on == "reported" else known.selection
+    uses = {"was trained on": "train", "selected its epoch on": selecting if finds_epoch else None}
     lines = []
-    for use, splits in uses.items():
-        used = {record.sha256 for record in known.records if record.split in splits}
-        if count := sum(value in used for value in hashes):
+    for use, split in uses.items():
+        used = {record.sha256 for record in known.records if record.split == split}
+        if count := sum(record.sha256 in used for record in records):
             lines.append(f"the model {use} {count} of these {len(records)} images, so the figure is too good")
     return lines
 

@@ -1,0 +1,48 @@
+"""What `evaluate` says of images that the model has seen."""
+
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headstart import experiment
+from headstart.config import make_config
+from headstart.experiment.tools import evaluate_folder
+from tests.conftest import COLOURS, write_folder
+
+TINY = {
+    "backbone": "simple-cnn", "image_size": 32, "augment": "flip", "epochs": 1, "batch_size": 8, "tune": "off",
+    "engine": "torch", "precision": "32", "threads": 1, "monitor": False, "strategy": "scratch",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    sizes = {"train": 4, "val": 3, "test": 2}
+    counts = {f"{split}/{label}": size for split, size in sizes.items() for label in COLOURS}
+    return write_folder(tmp_path_factory.mktemp("data") / "shapes", counts)
+
+
+def seen(model, data, split):
+    return evaluate_folder(model, str(data), say=print, split=split, engine="torch")["seen_by_the_model"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "split"),
+    [({}, None), ({"best_epoch": True}, "validation"), ({"best_epoch": True, "select_on": "reported"}, "test")],
+)
+def test_images_that_trained_or_selected_are_told(data, tmp_path, settings, split):
+    run = experiment.run(make_config({**TINY, **settings, "data": str(data), "out": str(tmp_path / "run")}))
+    selected = {"validation": 9, "test": 6}
+    for each, count in selected.items():
+        line = f"the model selected its epoch on {count} of these {count} images, so the figure is too good"
+        assert seen(run.path, data, each) == ([line] if each == split else [])
+    assert "was trained on 12 of these 12 images" in seen(run.model_folder, data, "train")[0]
+
+
+def test_a_manifest_beside_a_copied_model_is_not_taken_for_a_runs(data, tmp_path):
+    run = experiment.run(make_config({**TINY, "data": str(data), "out": str(tmp_path / "run")}))
+    shutil.copytree(run.model_folder, tmp_path / "model")
+    pq.write_table(pa.table({"path": ["a.jpg"], "label": ["sky"]}), tmp_path / "manifest.parquet")
+    assert seen(tmp_path / "model", data, "train") == []
