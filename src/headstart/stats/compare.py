@@ -7,19 +7,21 @@ seed it is the accuracy of that one trained classifier, because nothing is known
 `python -m benchmarks.coverage` prints how often these intervals cover what they promise.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, exp, floor, log10
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from headstart.stats.metrics import wilson_interval
-from headstart.stats.resampling import Sample, accuracy_logits, components, difference_draws, make_sample
+from headstart.stats.resampling import Sample, accuracy_logits, difference_draws, difference_moments, make_sample
 from headstart.types import Interval
 
 _POWER = 0.8
+_GROWTHS = tuple(1.005**power for power in range(4200))  # up to a billion times the images
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Difference:
         num_seeds: Of the one that has fewer.
         num_images: That all classified.
         num_groups: That they are in; None: each image counts for itself.
-        images_needed: About how many images would show a true difference of this size in 80 % of cases, with as many
-            seeds and comparisons; None where there is no difference, or seeds differ too much for any number to do.
+        images_needed: About how many images, more than there are and in groups of the same sizes, would show a true
+            difference of this size in 80 % of cases, with as many seeds and comparisons; None where there is no
+            difference, these images would do, or seeds differ too much for any number to do.
         method: How interval and p value were computed.
     """
 
@@ -155,11 +158,18 @@ def difference_sentence(first: str, other: str, d: Difference) -> str:
     )
     if d.is_significant:
         return f"{first} is {'better' if d.difference > 0 else 'worse'} than {other} {figures}."
-    if d.images_needed is not None:
-        advice = f"; about {_about(d.images_needed):,} images would be needed"
-    else:
-        advice = "; more images alone would not do, the seeds differ too much" if d.difference else ""
-    return f"{first} and {other} cannot be told apart {figures}{advice}."
+    return f"{first} and {other} cannot be told apart {figures}{_advice(d)}."
+
+
+def _advice(d: Difference) -> str:
+    if not d.difference:
+        return ""
+    if d.images_needed is None and d.num_seeds == 1:
+        return f"; more {'groups' if d.num_groups else 'images'} would be needed"
+    if d.images_needed is None:
+        return f"; more images alone would not do, more seeds{' or groups' * bool(d.num_groups)} would be needed"
+    groups = f" in {_about(d.images_needed * d.num_groups / d.num_images):,} groups" if d.num_groups else ""
+    return f"; about {_about(d.images_needed):,} images{groups} would be needed"
 
 
 def _method(sample: Sample, num_seeds: int) -> str:
@@ -197,23 +207,25 @@ def _difference(first: Sample, other: Sample, level: float, seed: int, family: i
         num_images=num_images,
         num_groups=num_units if num_units < num_images else None,
         # Bonferroni's level: what the least of the p values has to reach.
-        images_needed=_images_needed(first, other, value, 1 - (1 - level) / family) if num_units > 1 else None,
+        images_needed=_images_needed(first, other, 1 - (1 - level) / family) if num_units > 1 else None,
         method=f"{_method(first, num_seeds)}, paired by image",
     )
 
 
-def _images_needed(first: Sample, other: Sample, value: float, level: float) -> int | None:
-    """Return N (z + z')² V_images / (D² - (z + z')² V_seeds), z and z' the normal quantiles of level and power.
+def _images_needed(first: Sample, other: Sample, level: float) -> int | None:
+    """Return the least N' > N with (t + t')² V(N') <= D(N')², t and t' Student's quantiles of level and power.
 
-    Without seeds that is the paired comparison of proportions (Connor 1987, doi:10.2307/2531961), to first order.
+    V, D and the degrees of freedom are those that the p value would be computed with. Without seeds that is the paired
+    comparison of proportions (Connor 1987, doi:10.2307/2531961), to first order.
     """
-    sizes, num_images, num_units = first.sizes, first.sizes.sum(), len(first.sizes)
-    spread = ((first.mean - other.mean - sizes * value) ** 2).sum() * num_units / (num_units - 1)
-    images, seeds, _ = components(float(spread / num_images**2), first, other)
-    factor = (NormalDist().inv_cdf((1 + level) / 2) + NormalDist().inv_cdf(_POWER)) ** 2
-    left = value**2 - factor * seeds
-    # A difference of 0 may be 1e-17 after rounding.
-    return max(1, ceil(num_images * factor * images / left)) if left > 1e-20 else None
+
+    def are_enough(growth: float) -> bool:
+        centre, _, kept, seeds, freedom = difference_moments(first, other, growth)
+        reach = stdtrit(freedom, (1 + level) / 2) + stdtrit(freedom, _POWER)
+        return bool(reach**2 * (kept + seeds) <= centre**2)
+
+    least = bisect_left(_GROWTHS, True, key=are_enough)
+    return ceil(first.sizes.sum() * _GROWTHS[least]) if 0 < least < len(_GROWTHS) else None
 
 
 def _holm(p_values: list[float], family: int) -> list[float]:
@@ -224,6 +236,7 @@ def _holm(p_values: list[float], family: int) -> list[float]:
     return corrected
 
 
-def _about(count: int) -> int:
-    """Round to two significant digits."""
-    return round(count, 1 - floor(log10(count)))
+def _about(count: float) -> int:
+    """Round up to two significant digits."""
+    unit = 10 ** max(0, floor(log10(count)) - 1)
+    return ceil(count / unit) * unit

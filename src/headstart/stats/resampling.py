@@ -8,6 +8,7 @@ seeds would lose 1/S of their variance, and resampling seeds and images at once 
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -96,41 +97,69 @@ def accuracy_logits(sample: Sample, rng: np.random.Generator) -> _Floats:
     return np.asarray(draws)
 
 
+class Moments(NamedTuple):
+    """What is known about a difference before it is drawn.
+
+    Attributes:
+        centre: The difference, the pseudo-images included.
+        images: Variance over units, with the seeds at hand.
+        kept: What of that is left without the seeds' luck with these images.
+        seeds: Variance that seeds add.
+        freedom: Satterthwaite's degrees of freedom of kept + seeds.
+    """
+
+    centre: float
+    images: float
+    kept: float
+    seeds: float
+    freedom: float
+
+
 def difference_draws(first: Sample, other: Sample, rng: np.random.Generator) -> _Floats:
     """Draw the expected difference, (B,); see `compare.compare_to_first`."""
-    mass, sizes, num_units = first.mean - other.mean, first.sizes, len(first.sizes)
-    pseudo = _pseudo_size(np.abs(mass), sizes, _DIFFERENCE_POWER)
-    total = sizes.sum() + 2 * pseudo
-    centre = mass.sum() / total
-    sums = _resample(rng, np.stack((mass, sizes), axis=1), pseudo * np.array([[1, 1], [-1, 1]]), 1.0)
-    images = ((mass - sizes * centre) ** 2).sum() * num_units / (num_units - 1) + 2 * pseudo**2
-    images = float(images / total**2)
-    kept, seeds, noise = components(images, first, other)
-    freedom = (kept + seeds) ** 2 / (images**2 / (num_units - 1) + noise)
-    least = min(max(len(sample.right) - 1, 1) if noise else num_units - 1 for sample in (first, other))
+    centre, images, kept, seeds, freedom = difference_moments(first, other)
+    mass, pseudo = _mass(first, other)
+    rows = np.stack((mass, first.sizes), axis=1)
+    sums = _resample(rng, rows, pseudo * np.array([[1, 1], [-1, 1]]), 1.0)
     draws = (sums[:, 0] / sums[:, 1] - centre) * sqrt(kept / images)
     draws += sqrt(seeds) * rng.standard_normal(len(draws))
-    return np.asarray(centre + draws * _widening(rng, max(freedom, least), len(draws)))
+    return np.asarray(centre + draws * _widening(rng, freedom, len(draws)))
 
 
-def components(images: float, first: Sample, other: Sample) -> tuple[float, float, float]:
-    """Split the variance of a difference: what images leave, what seeds add, and sum(component² / freedom) of seeds.
+def difference_moments(first: Sample, other: Sample, growth: float = 1.0) -> Moments:
+    """Return centre, variances and degrees of freedom of a difference.
 
     Where seeds vary less than their luck with these images explains, the images' part is too large by that; half of it
     stays in any case, because few seeds agree by chance too.
 
     Args:
-        images: Variance of the difference over units, with the seeds at hand.
         first: On the same images as
         other: this one.
+        growth: As they would be with so many times the units. That shrinks the images' part and the seeds' luck, not
+            what seeds vary by beyond it.
     """
+    (mass, pseudo), sizes, num_units = _mass(first, other), first.sizes, len(first.sizes) * growth
+    total = sizes.sum() * growth + 2 * pseudo
+    centre = float(mass.sum() * growth / total)
+    spread = ((mass - sizes * centre) ** 2).sum() * growth * num_units / (num_units - 1)
+    images = float((spread + 2 * pseudo**2) / total**2)
     seeds = surplus = noise = 0.0
     for sample in (first, other):
-        spread, luck, freedom = sample.seed_variance()
-        seeds, surplus = seeds + max(spread - luck, 0.0), surplus + max(luck - spread, 0.0)
+        varied, luck, freedom = sample.seed_variance()
+        beyond, luck = varied - luck, luck / growth
+        seeds, surplus = seeds + max(beyond, 0.0), surplus + max(-beyond, 0.0) / growth
         if freedom:
-            noise += spread**2 / freedom + luck**2 / freedom / (len(sample.sizes) - 1)
-    return max(images - surplus, images / 2), seeds, noise
+            noise += max(beyond + luck, varied / growth) ** 2 / freedom + luck**2 / freedom / (num_units - 1)
+    kept = max(images - surplus, images / 2)
+    least = min(max(len(sample.right) - 1, 1) if noise else num_units - 1 for sample in (first, other))
+    found = (kept + seeds) ** 2 / (images**2 / (num_units - 1) + noise)
+    return Moments(centre, images, kept, seeds, max(found, least))
+
+
+def _mass(first: Sample, other: Sample) -> tuple[_Floats, float]:
+    """Return how many images of each unit the first is ahead by, and the weight of a pseudo-image."""
+    mass = first.mean - other.mean
+    return mass, _pseudo_size(np.abs(mass), first.sizes, _DIFFERENCE_POWER)
 
 
 def _pseudo_size(mass: _Floats, sizes: _Floats, power: float) -> float:

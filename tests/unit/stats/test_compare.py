@@ -1,3 +1,4 @@
+import re
 import time
 
 import numpy as np
@@ -201,8 +202,8 @@ def test_so_many_images_as_needed_have_the_power_promised(monkeypatch):
     monkeypatch.setattr(resampling, "_BLOCKS", 1)
     first, other = from_table(125, 12, 6, 10)
     needed = compare_to_first({"first": first, "other": other})["other"].images_needed
-    # By hand: (1.960 + 0.842)² (18/153 - (6/153)²) 153/152 / (6/153)², to first order.
-    assert needed == pytest.approx(7.849 * (18 / 153 - (6 / 153) ** 2) * 153 / 152 / (6 / 153) ** 2, rel=0.01)
+    # By hand: (1.960 + 0.842)² (18/153 - (6/153)²) 153/152 / (6/153)², to first order; pseudo-images are not in it.
+    assert needed == pytest.approx(7.849 * (18 / 153 - (6 / 153) ** 2) * 153 / 152 / (6 / 153) ** 2, rel=0.05)
     rng, told = np.random.default_rng(0), 0
     for _ in range(300):
         table = rng.multinomial(needed, np.array([125, 12, 6, 10]) / 153)
@@ -219,7 +220,45 @@ def test_no_number_of_images_makes_up_for_seeds_that_differ():
     found = compare_to_first({"even": even, "uneven": uneven})["uneven"]
     assert found.difference > 0.05
     assert (found.is_significant, found.images_needed) == (False, None)
-    assert "the seeds differ too much" in difference_sentence("even", "uneven", found)
+    assert difference_sentence("even", "uneven", found).endswith(
+        "images alone would not do, more seeds would be needed."
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_seeds", "num_groups"), [(8, 1, None), (60, 1, 3), (100, 2, None), (60, 3, 3)]
+)
+def test_what_cannot_be_told_apart_never_asks_for_as_many_images_as_there_are(
+    num_images, num_seeds, num_groups, monkeypatch
+):
+    monkeypatch.setattr(resampling, "_BLOCKS", 1)
+    asked = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        groups = rng.permutation(np.arange(num_images) % num_groups) if num_groups else np.arange(num_images)
+        easy = rng.standard_normal(num_images) + rng.standard_normal(num_images)[groups]
+        first, other = (
+            easy + rng.standard_normal((num_seeds, num_images)) > bar for bar in (-1.5, -1.5 + rng.uniform(0, 1.5))
+        )
+        found = compare_to_first({"first": first, "other": other}, groups, seed=seed)["other"]
+        if not found.is_significant:
+            text = difference_sentence("first", "other", found)
+            asked += [int(number.replace(",", "")) for number in re.findall(r"about ([\d,]+) images", text)]
+    assert asked
+    assert min(asked) > num_images
+
+
+def test_power_counts_the_degrees_of_freedom_that_seeds_leave():
+    # Both vary over seeds by as much: with so many images that only this is left, t has 4 degrees of freedom.
+    first, other = (answers(3, 400, accuracy, agree=1.0) for accuracy in (0.9, 0.8))
+    for right in (first, other):
+        for seed in range(3):
+            right[seed, np.flatnonzero(right[seed])[: 8 * seed]] = False
+    found = resampling.difference_moments(
+        *(resampling.make_sample(right, None) for right in (first, other)), growth=1e6
+    )
+    assert found.freedom == pytest.approx(4, abs=0.1)
+    assert found.kept < 1e-8 < found.seeds
 
 
 def test_one_comparison_and_none():
@@ -267,6 +306,13 @@ def test_sentences_are_plain():
     close = compare.replace(far, difference=0.007, p_holm=0.47, images_needed=12345)
     text = difference_sentence("head", "full", close)
     assert text.startswith("head and full cannot be told apart on 153 images (3 seeds): a difference of +0.7 points")
-    assert text.endswith("; about 12,000 images would be needed.")
+    assert text.endswith("; about 13,000 images would be needed.")
+    grouped = difference_sentence("head", "full", compare.replace(close, num_groups=30, images_needed=154))
+    assert grouped.endswith("; about 160 images in 31 groups would be needed.")
+    grouped = difference_sentence("head", "full", compare.replace(close, num_groups=30, images_needed=None))
+    assert grouped.endswith("; more images alone would not do, more seeds or groups would be needed.")
+    first, other = [1] * 8, [0] * 8  # enough of them for a difference as sure as this, and yet not told apart
+    found = compare_to_first({"a": first, "b": other, **{str(k): first for k in range(9)}})["b"]
+    assert difference_sentence("a", "b", found).endswith("; more images would be needed.")
     same = compare.replace(far, difference=0.0, p_holm=1.0, images_needed=None)
     assert difference_sentence("a", "b", same).endswith("; p = 1.000, Holm).")
