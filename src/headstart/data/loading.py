@@ -67,6 +67,7 @@ class ImageBatches:
     threads and wherever it starts. Memory is bounded by the batches decoded ahead.
 
     Attributes:
+        paths: The files.
         digests: SHA-256 of each file, 32 bytes.
         num_views: How many different views there are of each image, or None: a fresh one in every epoch.
     """
@@ -98,8 +99,8 @@ class ImageBatches:
                 view 0 is the evaluation view. None: a fresh view in every epoch.
             pictures: Where decoded pictures are kept.
         """
-        self._records = tuple(records)
-        self.num_images = len(self._records)
+        self.paths = [record.path for record in records]
+        self.num_images = len(records)
         self.spec = spec
         self.batch_size = batch_size
         self.augment = augment
@@ -108,10 +109,10 @@ class ImageBatches:
         self._seed = seed
         self._threads = threads
         self._pictures = pictures or Pictures(0)
-        self.targets = np.array([record.label for record in self._records], dtype=np.int64)
-        self.digests = [bytes.fromhex(record.sha256 or file_sha256(record.path)) for record in self._records]
+        self.targets = np.array([record.label for record in records], dtype=np.int64)
+        self.digests = [bytes.fromhex(record.sha256 or file_sha256(record.path)) for record in records]
         # As text, because folds follow the groups in this order, and results were published with these folds.
-        self.groups = [str(number) for number in group_numbers(record.group for record in self._records)]
+        self.groups = [str(number) for number in group_numbers(record.group for record in records)]
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -177,7 +178,7 @@ class ImageBatches:
     def _make_views(self, task: Task) -> list[Pixels]:
         index, numbers = task
         digest = self.digests[index]
-        image = self._pictures.decode(self._records[index].path, self.spec.smallest_side, digest)
+        image = self._pictures.decode(self.paths[index], self.spec.smallest_side, digest)
         return [self._make_view(image, digest, number) for number in numbers]
 
     def _make_view(self, image: Image.Image, digest: bytes, number: int) -> Pixels:

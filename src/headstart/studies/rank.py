@@ -140,7 +140,7 @@ def _judge(config: Config, manifest: Manifest, pictures: Pictures, say: Say, pro
 
 def _row(config: Config, model: ClassifierNetwork, features: Features, speed: float, engine: str) -> Ranked:
     num_classes, tensors = len(model.labels), model.network.state_dict().values()
-    head = solve_head(features, features.targets, num_classes, groups=features.groups, seed=config.seed)
+    head = solve_head(features, features.targets, model.labels, groups=features.groups, seed=config.seed)
     return Ranked(
         rank=0,
         backbone=config.backbone,

@@ -256,7 +256,7 @@ class _Loop:
             return False
         started = time.monotonic()  # the supply counts what the features take
         solved = solve_head(
-            features, features.targets, len(self.model.labels), groups=features.groups, seed=self.settings.seed
+            features, features.targets, self.model.labels, groups=features.groups, seed=self.settings.seed
         )
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(solved.weight))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from headstart.data.transforms import shown
 from headstart.errors import TrainingError
 from headstart.features.supply import Features
 
@@ -53,7 +54,7 @@ class SolvedHead:
 def solve_head(
     features: Features,
     targets: npt.NDArray[np.int64],
-    num_classes: int,
+    labels: Sequence[str],
     *,
     groups: Sequence[str] | None = None,
     seed: int = 0,
@@ -69,20 +70,21 @@ def solve_head(
     Args:
         features: N images, V views, width F.
         targets: (N,), indices of the true classes.
-        num_classes: C.
+        labels: (C,), the names of the classes.
         groups: (N,), what each image belongs to; a group is held out as a whole. None: every image by itself.
         seed: Of the folds.
 
     Raises:
         TrainingError: A feature is not finite, or a class has no image.
     """
-    counts = np.bincount(targets, minlength=num_classes)
+    counts = np.bincount(targets, minlength=len(labels))
     if not counts.all():
-        raise TrainingError(f"class {counts.argmin()} has no image in train; add images of it, or remove the class")
+        empty = labels[counts.argmin()]
+        raise TrainingError(f"class {empty!r} has no image in train; add images of it, or remove the class")
     folds = np.tile(_folds(targets, groups, seed), features.num_views)
     trains = folds != np.arange(folds.max() + 2)[:, None]  # the last one on all rows
-    rows, row_targets = _Rows(features, len(trains) * num_classes), np.tile(targets, features.num_views)
-    start = torch.zeros(len(trains), num_classes, features.width + 1)
+    rows, row_targets = _Rows(features, len(trains) * len(labels)), np.tile(targets, features.num_views)
+    start = torch.zeros(len(trains), len(labels), features.width + 1)
     start[..., -1] = torch.from_numpy(np.log(counts) - np.log(counts).mean())
     strength, losses, held_out_accuracy, parameters = _cross_validate(_Problem(rows, row_targets, trains), start)
     problem = _Problem(rows, row_targets, trains[-1:])
@@ -135,7 +137,8 @@ class _Rows:
                 squares += np.square(shifted, out=shifted).sum(axis=0, dtype=np.float64)
             if not np.isfinite(squares).all():
                 image = (span[0] + int(np.isfinite(block).all(axis=1).argmin())) % features.num_images
-                raise TrainingError(f"image {image} has a feature that is not finite; check weights and precision")
+                path = shown(features.paths[image])
+                raise TrainingError(f"the features of {path} are not finite; use --precision 32, or check the weights")
             if self.num_rows * features.width * 4 <= _MEMORY_BYTES:
                 self._held.append(block)
         self.mean = (shift + total / self.num_rows).astype(np.float32)

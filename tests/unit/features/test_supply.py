@@ -463,6 +463,7 @@ def test_all_views_are_at_hand_for_a_solver(make: Maker, model: ClassifierNetwor
     assert (features.num_images, features.num_views, features.width) == (NUM_TRAIN, VIEWS, 8)
     assert features.targets.tolist() == [i % 3 for i in range(NUM_TRAIN)]
     assert features.groups == [str(i) for i in range(NUM_TRAIN)]
+    assert features.paths == make.images[:NUM_TRAIN]
     assert make.computed == ALL_ROWS
     assert make.said == []
     feed = make(model, cached=False)

@@ -1,5 +1,6 @@
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from headstart.errors import TrainingError
 from headstart.training import solve
 from headstart.training.solve import solve_head
+
+LABELS = [*"abcdefghij"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Views:
     @property
     def width(self):
         return self.values.shape[2]
+
+    @property
+    def paths(self):
+        return [Path(f"/d/{image}.jpg") for image in range(self.num_images)]
 
     def view(self, view, images):
         return self.values[view, images]
@@ -58,7 +65,7 @@ def probabilities_of(head, values):
 @pytest.mark.parametrize("width", [12, 300])
 def test_the_head_is_the_optimum_that_scikit_learn_finds(num_classes, width):
     values, targets = make(90, num_classes, width=width, spread=1.2 / np.sqrt(width))
-    head = solve_head(Views(values), targets, num_classes)
+    head = solve_head(Views(values), targets, LABELS[:num_classes])
     rows, row_targets = rows_of(values, targets)
     # scikit-learn minimises C * sum of losses + |W|²/2. Two classes it solves with w = W[1] - W[0], |W|² = |w|²/2.
     inverse = (2 if num_classes == 2 else 1) / (head.strength * len(rows))
@@ -69,7 +76,7 @@ def test_the_head_is_the_optimum_that_scikit_learn_finds(num_classes, width):
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_the_gradient_vanishes_and_the_figures_are_those_of_the_raw_features(num_classes):
     values, targets = make(80, num_classes, spread=0.5)
-    head = solve_head(Views(values), targets, num_classes)
+    head = solve_head(Views(values), targets, LABELS[:num_classes])
     rows, row_targets = rows_of(values, targets)
     probabilities = probabilities_of(head, values)
     residuals = (probabilities - np.eye(num_classes)[row_targets]) / len(rows)
@@ -85,8 +92,8 @@ def test_the_gradient_vanishes_and_the_figures_are_those_of_the_raw_features(num
 def test_scales_and_offsets_of_features_do_not_matter():
     values, targets = make(60, 3)
     rows, _ = rows_of(values, targets)
-    plain = solve_head(Views(rows.reshape(values.shape).astype(np.float32)), targets, 3)
-    moved = solve_head(Views(values), targets, 3)
+    plain = solve_head(Views(rows.reshape(values.shape).astype(np.float32)), targets, LABELS[:3])
+    moved = solve_head(Views(values), targets, LABELS[:3])
     assert moved.strength == plain.strength
     std = values.reshape(-1, values.shape[2]).astype(np.float64).std(axis=0)
     assert np.allclose(moved.weight * std, plain.weight, atol=1e-4)
@@ -95,13 +102,13 @@ def test_scales_and_offsets_of_features_do_not_matter():
 
 def test_two_classes_have_opposite_rows():
     values, targets = make(40, 2)
-    head = solve_head(Views(values), targets, 2)
+    head = solve_head(Views(values), targets, LABELS[:2])
     assert np.allclose(head.weight[0], -head.weight[1], rtol=1e-6, atol=0)
 
 
 def test_the_strength_has_the_lowest_loss_and_the_strongest_wins_a_tie():
     values, targets = make(120, 3, spread=0.4)
-    head = solve_head(Views(values), targets, 3)
+    head = solve_head(Views(values), targets, LABELS[:3])
     lowest = min(head.losses.values())
     assert head.losses[head.strength] <= lowest + 1e-3
     assert all(loss > lowest + 1e-3 for strength, loss in head.losses.items() if strength > head.strength)
@@ -113,7 +120,7 @@ def test_views_of_an_image_are_held_out_together():
     rng = np.random.default_rng(0)
     images = rng.standard_normal((60, 200))
     values = (images + 0.1 * rng.standard_normal((4, 60, 200))).astype(np.float32)
-    head = solve_head(Views(values), np.arange(60) % 2, 2)
+    head = solve_head(Views(values), np.arange(60) % 2, LABELS[:2])
     assert head.strength >= 10
     assert head.losses[head.strength] > 0.6
 
@@ -123,8 +130,8 @@ def test_images_of_a_group_are_held_out_together():
     group_of = np.repeat(np.arange(40), 4)
     values = (rng.standard_normal((40, 200))[group_of] + 0.1 * rng.standard_normal((1, 160, 200))).astype(np.float32)
     targets = rng.permutation(np.arange(40) % 2)[group_of]
-    alone = solve_head(Views(values), targets, 2)
-    grouped = solve_head(Views(values), targets, 2, groups=[f"group {number}" for number in group_of])
+    alone = solve_head(Views(values), targets, LABELS[:2])
+    grouped = solve_head(Views(values), targets, LABELS[:2], groups=[f"group {number}" for number in group_of])
     assert alone.strength < 1
     assert min(alone.losses.values()) < 0.3
     assert grouped.strength >= 10
@@ -162,7 +169,7 @@ def test_folds_are_stratified_and_follow_the_seed():
 def test_few_images_are_enough(counts):
     targets = np.repeat(np.arange(len(counts)), counts)
     values = np.random.default_rng(0).standard_normal((3, len(targets), 20)) + 3 * targets[:, None]
-    head = solve_head(Views(values.astype(np.float32)), targets, len(counts))
+    head = solve_head(Views(values.astype(np.float32)), targets, LABELS[: len(counts)])
     assert np.isfinite(head.weight).all()
     assert np.isfinite(head.bias).all()
     assert head.train_accuracy > 0.9
@@ -172,11 +179,11 @@ def test_few_images_are_enough(counts):
 
 def test_blocks_read_again_give_what_features_in_memory_give(monkeypatch):
     values, targets = make(50, 3, views=3)
-    whole = solve_head(Views(values), targets, 3)
+    whole = solve_head(Views(values), targets, LABELS[:3])
     monkeypatch.setattr(solve, "_BLOCK_BYTES", 3000)  # 11 rows: blocks cross from one view into the next
-    held = solve_head(Views(values), targets, 3)
+    held = solve_head(Views(values), targets, LABELS[:3])
     monkeypatch.setattr(solve, "_MEMORY_BYTES", 0)
-    streamed = solve_head(Views(values), targets, 3)
+    streamed = solve_head(Views(values), targets, LABELS[:3])
     assert (streamed.weight == held.weight).all()
     assert (streamed.bias == held.bias).all()
     assert streamed.losses == held.losses
@@ -196,13 +203,13 @@ def test_streaming_holds_no_more_than_a_block(monkeypatch):
             most = max(most, len(images))
             return super().view(view, images)
 
-    solve_head(Watched(values), targets, 2)
+    solve_head(Watched(values), targets, LABELS[:2])
     assert most < 25
 
 
 def test_equal_inputs_give_equal_bits():
     values, targets = make(70, 3, width=64)
-    first, second = (solve_head(Views(values), targets, 3, seed=4) for _ in range(2))
+    first, second = (solve_head(Views(values), targets, LABELS[:3], seed=4) for _ in range(2))
     assert first.weight.tobytes() == second.weight.tobytes()
     assert first.bias.tobytes() == second.bias.tobytes()
     assert first.losses == second.losses
@@ -211,37 +218,37 @@ def test_equal_inputs_give_equal_bits():
 def test_the_features_are_not_written_to():
     values, targets = make(30, 2)
     before = values.copy()
-    solve_head(Views(values), targets, 2)
+    solve_head(Views(values), targets, LABELS[:2])
     assert (values == before).all()
 
 
 def test_constant_features_get_no_weight():
     values, targets = make(60, 2)
-    without = solve_head(Views(values), targets, 2)
+    without = solve_head(Views(values), targets, LABELS[:2])
     constant = np.stack([np.zeros(values.shape[:2]), np.full(values.shape[:2], 1e4)], axis=2).astype(np.float32)
     constant[0, 0, 1] += 0.001  # the rounding of float32
-    head = solve_head(Views(np.concatenate([values, constant], axis=2)), targets, 2)
+    head = solve_head(Views(np.concatenate([values, constant], axis=2)), targets, LABELS[:2])
     assert (head.weight[:, -2:] == 0).all()
     assert np.allclose(head.weight[:, :-2], without.weight, atol=1e-4)
 
 
 def test_features_that_say_nothing_leave_the_shares_of_the_classes():
     targets = np.repeat([0, 1], [10, 30])
-    head = solve_head(Views(np.ones((2, 40, 5), dtype=np.float32)), targets, 2)
+    head = solve_head(Views(np.ones((2, 40, 5), dtype=np.float32)), targets, LABELS[:2])
     assert (head.weight == 0).all()
     assert np.allclose(probabilities_of(head, np.ones((1, 1, 5))), [[0.25, 0.75]], atol=1e-4)
 
 
 def test_classes_apart_end_the_walk_before_the_weakest_strength():
     values, targets = make(60, 2, spread=20.0)
-    head = solve_head(Views(values), targets, 2)
+    head = solve_head(Views(values), targets, LABELS[:2])
     assert head.train_accuracy == 1
     assert 1e-6 < min(head.losses) < head.strength < 1
 
 
 def test_noise_extends_the_walk_to_strong_strengths():
     values = np.random.default_rng(0).standard_normal((1, 80, 50)).astype(np.float32)
-    head = solve_head(Views(values), np.arange(80) % 2, 2)
+    head = solve_head(Views(values), np.arange(80) % 2, LABELS[:2])
     assert 10 < head.strength <= 1000
 
 
@@ -250,19 +257,19 @@ def test_noise_extends_the_walk_to_strong_strengths():
 def test_features_that_are_not_finite_are_refused(wrong, image):
     values, targets = make(20, 2)
     values[1, image, 3] = wrong
-    with pytest.raises(TrainingError, match=f"image {image} has a feature that is not finite") as error:
-        solve_head(Views(values), targets, 2)
+    with pytest.raises(TrainingError, match=f"the features of /d/{image}.jpg are not finite") as error:
+        solve_head(Views(values), targets, LABELS[:2])
     assert "\n" not in str(error.value)
 
 
 def test_a_class_without_images_is_refused():
     values, targets = make(20, 2)
-    with pytest.raises(TrainingError, match="class 2 has no image"):
-        solve_head(Views(values), targets, 3)
+    with pytest.raises(TrainingError, match="class 'c' has no image"):
+        solve_head(Views(values), targets, LABELS[:3])
 
 
 def test_a_small_data_set_takes_a_moment():
     values, targets = make(250, 2, views=4, width=1280, spread=0.1)
     started = time.perf_counter()
-    solve_head(Views(values), targets, 2)
+    solve_head(Views(values), targets, LABELS[:2])
     assert time.perf_counter() - started < 5  # 0.2 s on an idle core
