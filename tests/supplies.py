@@ -1,6 +1,6 @@
 """A supply for tests of the engine alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -16,6 +16,7 @@ class PixelSupply:
     network: nn.Module
     train: BatchSource
     held_out: BatchSource | None = None
+    say: Callable[[str], None] = lambda line: None
 
     def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
         return PhaseInputs(self.network, self.train, self.held_out)

@@ -90,6 +90,16 @@ def test_unusable_settings(headstart, image_folder, tmp_path, words, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_table_that_is_called_as_a_strategy_is_refused(headstart, image_folder, tmp_path):
+    (tmp_path / "head.yaml").write_text("phases: [{name: all, epochs: 1, rules: {'*': 1}}]")
+    words = ("train", image_folder, *TINY, "--strategy", tmp_path / "head.yaml", "--out", tmp_path / "run")
+    outcome = headstart(*words)
+    assert outcome.code == 2
+    assert "is called 'head', as a strategy is; name it otherwise" in outcome.err
+    (tmp_path / "head.yaml").write_text("name: mine\nphases: [{name: all, epochs: 1, rules: {'*': 1}}]")
+    assert headstart(*words).code == 0
+
+
 @pytest.mark.parametrize("words", [("train", "x", "--epoch", "5"), ("trian", "x"), ("data", "gte")])
 def test_unknown_flags_and_commands_get_a_suggestion(headstart, words):
     outcome = headstart(*words)
@@ -160,6 +170,24 @@ def test_lr_find_writes_a_plot(headstart, image_folder, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "suggested: --lr" in outcome.out
     assert Image.open(tmp_path / "lr.png").size[0] > 500
+
+
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (("--strategy", "lp-ft"), "--lr"),
+        (("--strategy", "lp-ft", "--solver", "loop"), "--head-lr"),
+        (("--strategy", "gradual"), "--head-lr"),
+        (("--strategy", "gradual", "--solver", "lbfgs"), "--phase-lrs, number 2:"),
+        (("--strategy", "gradual", "--phases", "2", "--phase-lrs", "1e-2,1e-3"), "--phase-lrs, number 1:"),
+    ],
+)
+def test_lr_find_names_the_setting_of_the_phase_that_it_tested(headstart, image_folder, tmp_path, words, setting):
+    outcome = headstart(
+        "lr-find", image_folder, *TINY, *words, "--low", "1e-4", "--steps", 40, "--plot", tmp_path / "lr.png"
+    )
+    assert outcome.code == 0, outcome.err
+    assert f"suggested: {setting} " in outcome.out
 
 
 def test_data_show_counts_and_draws(headstart, image_folder, tmp_path):

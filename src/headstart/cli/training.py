@@ -84,12 +84,11 @@ def lr_find(
 
     if not 0 < low < high:
         raise ConfigError(f"--low {low} must be above 0 and below --high {high}")
-    result = find_learning_rate(config, plot, low=low, high=high, num_steps=steps, say=say, progress=data_progress)
+    result, setting = find_learning_rate(
+        config, plot, low=low, high=high, num_steps=steps, say=say, progress=data_progress
+    )
     plot_range_test(result, plot)
-    # These begin with training the head alone, whose rate has a flag of its own.
-    begins_with_head = config.strategy == "gradual" or (config.strategy == "lp-ft" and config.solver == "loop")
-    flag = "--head-lr" if begins_with_head else "--lr"
-    echo(f"suggested: {flag} {result.suggestion:.1e}   (lowest loss {min(result.losses):.4f}; plot: {plot})")
+    echo(f"suggested: {setting} {result.suggestion:.1e}   (lowest loss {min(result.losses):.4f}; plot: {plot})")
 
 
 @app.command()

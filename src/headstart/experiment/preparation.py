@@ -133,7 +133,9 @@ def resolve_strategy(config: Config) -> Config:
     changes: dict[str, Any] = {}
     if config.strategy.endswith((".yaml", ".yml")):
         changes["table"] = read_yaml(Path(config.strategy))
-        changes["strategy"] = str(changes["table"].get("name", Path(config.strategy).stem))
+        name = changes["strategy"] = str(changes["table"].get("name", Path(config.strategy).stem))
+        if name in STRATEGIES:
+            raise ConfigError(f"the table in {config.strategy} is called {name!r}, as a strategy is; name it otherwise")
     elif config.table is None and config.strategy not in STRATEGIES:
         raise ConfigError(f"{unknown('strategy', config.strategy, STRATEGIES)}, or a YAML file with your own table")
     strategy = changes.get("strategy", config.strategy)

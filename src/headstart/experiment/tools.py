@@ -32,6 +32,7 @@ from headstart.models.backbones import create_backbone
 from headstart.models.classifier import load_classifier, save_classifier
 from headstart.models.delta import load_delta, read_factors, read_info, save_delta
 from headstart.training.lr_find import RangeTest, find_lr
+from headstart.training.plan import Phase
 from headstart.training.rest_row import start_rest_row
 
 
@@ -121,7 +122,7 @@ def find_learning_rate(
     num_steps: int,
     say: Say,
     progress: DataProgress | None = None,
-) -> RangeTest:
+) -> tuple[RangeTest, str]:
     """Run a range test for the first phase of a config's plan that is trained; nothing is kept of the model.
 
     Args:
@@ -132,6 +133,9 @@ def find_learning_rate(
         num_steps: Steps between them.
         say: Receives notes.
         progress: Told how far the checks of the data are.
+
+    Returns:
+        What the test saw, and the setting that the suggestion is a value for.
     """
     refuse_inside(plot, config.data, "--plot")
     left_out = [name for name in ("mixup", "cutmix", "ema", "clip_norm") if getattr(config, name)]
@@ -152,10 +156,20 @@ def find_learning_rate(
         say=say,
     )
     phases = prepared.plan.phases
-    phase = next((phase for phase in phases if phase.solver == "loop"), phases[0])
+    index = next((index for index, phase in enumerate(phases) if phase.solver == "loop"), 0)
     fabric.to_device(prepared.model.network)
     start_rest_row(prepared.model, supply(prepared.model), None, lambda line: say(f"note: {line}"))
-    return find_lr(prepared.model, phase, supply, settings, fabric, low=low, high=high, num_steps=num_steps)
+    result = find_lr(prepared.model, phases[index], supply, settings, fabric, low=low, high=high, num_steps=num_steps)
+    return result, _rate_setting(config, phases, index)
+
+
+def _rate_setting(config: Config, phases: Sequence[Phase], index: int) -> str:
+    """Name the setting that decides the rate of a phase; the strategies of several phases begin with the head."""
+    if config.table is not None:
+        return f"lr of phase {phases[index].name!r} in the table"
+    if config.phase_lrs or 0 < index < len(phases) - 1:
+        return f"--phase-lrs, number {index + 1}:"
+    return "--head-lr" if index == 0 and config.strategy in ("gradual", "lp-ft") else "--lr"
 
 
 def show_data(

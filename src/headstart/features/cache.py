@@ -282,6 +282,8 @@ class FeatureTable:
             CacheFullError: As for `flush`.
         """
         self.flush()
+        if not self._cache.limit_bytes:  # without a place on disk nothing is taken from there, either
+            return
         with suppress(OSError):  # a folder's time of change is its time of last use
             os.utime(self._folder)
         for path in shard_files(self._folder):

@@ -55,6 +55,7 @@ class FeatureSupply:
     Attributes:
         train: Training images.
         held_out: Images to evaluate, or None.
+        say: Receives lines for people.
         seconds: Spent computing features so far.
     """
 
@@ -90,7 +91,7 @@ class FeatureSupply:
         self._numbered = train.numbered(views)
         self._model, self._device, self._cache = model, device, cache
         self._candidates = choices(device, engine=engine, precision=precision)
-        self._say, self._progress = say, progress
+        self.say, self._progress = say, progress
         self.seconds = 0.0
 
     def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
@@ -103,7 +104,7 @@ class FeatureSupply:
         """
         parts = cut(self._model.network, self._model.stages, boundary)
         if parts.note:
-            self._say(parts.note)
+            self.say(parts.note)
         if parts.trunk is None:
             return PhaseInputs(self._model.network, self.train, self.held_out)
         started = time.monotonic()
@@ -113,7 +114,7 @@ class FeatureSupply:
             self.seconds += time.monotonic() - started
 
     def _above(self, parts: Cut, epochs: Sequence[int], all_views: bool) -> PhaseInputs:
-        trunk = Trunk(parts, self._model, self._numbered, self._candidates, self._device, self._cache, self._say)
+        trunk = Trunk(parts, self._model, self._numbered, self._candidates, self._device, self._cache, self.say)
         wanted = self._wanted(epochs, all_views)
         cache = self._cache
         # A solver goes through all features many times: they are held in memory where nothing is kept on disk.
@@ -123,8 +124,6 @@ class FeatureSupply:
         num_uses = None if solves else len(epochs)
         table = self._fill(cache, trunk, wanted, num_uses) if cache is not None else None
         sources = [self._numbered, *([self.held_out] if self.held_out is not None else [])]
-        if solves and (table is None or len(table.shape) != 1):
-            self._say("the features of all views cannot be had at once here, so a head is trained instead of solved")
         if table is None:
             streams = [_StreamedBatches(source, trunk.open(), trunk.recipe.dtype) for source in sources]
             return PhaseInputs(parts.tail, streams[0], streams[1] if self.held_out is not None else None)
@@ -166,7 +165,7 @@ class FeatureSupply:
             if not reason and num_epochs is not None:
                 reason = _why_not_worth_it(num_missing, num_images * max(num_epochs, 1), row_bytes, trunk.recipe.view_s)
             if num_missing and reason:
-                self._say(f"features are computed in every epoch instead of kept: {reason}")
+                self.say(f"features are computed in every epoch instead of kept: {reason}")
                 return None
             done = 0
             for images, tasks in missing:
@@ -175,10 +174,10 @@ class FeatureSupply:
                     self._progress("computing features", done, num_missing)
             table.flush()
         except CacheFullError as error:
-            self._say(f"features are computed in every epoch instead of kept: {error}")
+            self.say(f"features are computed in every epoch instead of kept: {error}")
             return None
         if table.note and self._cache is not None:
-            self._say(f"features are kept in memory only: {table.note}")
+            self.say(f"features are kept in memory only: {table.note}")
         return table
 
 

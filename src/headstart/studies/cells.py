@@ -105,8 +105,10 @@ def run_cells(
                 progress.skip(job.cell.name)
                 continue
             config = decided.get(job.cell.name, job.cell.config)
+            config = config.model_copy(update={"seed": job.seed, "out": str(job.path)})
+            begun = next((other.path for other in jobs if other.cell == job.cell and other.has_begun), None)
             try:
-                _run(job, config.model_copy(update={"seed": job.seed, "out": str(job.path)}), reading, progress)
+                _run(job, _timed_as(config, Run(begun).config()) if begun else config, reading, progress)
             except Exception as error:  # whatever it is, the other cells go on
                 problems[job.cell.name] = f"seed {job.seed}: {_one_line(error)}"
                 progress.say(f"{job.title} failed: {_one_line(error)}; the others go on")
@@ -217,6 +219,12 @@ def _work(prepared: "Prepared") -> float:
     return total
 
 
+def _timed_as(config: Config, begun: Config) -> Config:
+    """Take over what timing decided for another seed, so that seeds differ in nothing else."""
+    timed = {key: value for key, value in begun.choices.items() if key == "epochs" or key.startswith("step_of_phase_")}
+    return config.model_copy(update={"batch_size": begun.batch_size, "choices": {**config.choices, **timed}})
+
+
 def _run(job: _Job, config: Config, reading: Reading, progress: StudyProgress) -> None:
     """Run, resume or skip one run."""
     from headstart.experiment import session
@@ -235,7 +243,7 @@ def _run(job: _Job, config: Config, reading: Reading, progress: StudyProgress) -
         score = f", selection log loss {metrics['selection']['log_loss']:.3f}" if "selection" in metrics else ""
         progress.say(f"{job.title}: accuracy {metrics['accuracy']['value']:.3f}{score}, {seconds:.0f} s")
     metrics = run.metrics()
-    progress.end(job.cell.name, metrics["time_s"]["total"] + metrics.get("selection", {}).get("time_s", 0.0))
+    progress.end(job.cell.name, metrics["time_s"]["total"])
 
 
 def _one_line(error: Exception) -> str:

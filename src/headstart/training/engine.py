@@ -188,10 +188,8 @@ class _Loop:
         penalised = any(phase.penalty for phase in self.plan.phases)
         self.pretrained = pretrained_start(self.network, self.model.stages[-1]) if penalised else {}
         self.parameter_names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
-        # A last batch of one image would normalise by itself alone, so it joins the batch before.
         train = self.supply.train
-        self.joins_last = train.num_images > train.batch_size > 1 and train.num_images % train.batch_size == 1
-        self.steps_per_epoch = math.ceil((len(train) - self.joins_last) / self.settings.accumulate)
+        self.steps_per_epoch = math.ceil((len(train) - _joins_last(train)) / self.settings.accumulate)
         self.saved_at = time.monotonic()
 
     def run(self) -> FitResult:
@@ -224,9 +222,9 @@ class _Loop:
         if saved is None:
             self._note_start(index, resolved)
         if phase.solver == "lbfgs":
-            if self._solve(phase, resolved):
+            if saved is None and self._solve(phase, resolved):  # only what is trained saves: it could not be solved
                 return
-            phase = replace(phase, stop_after=None)  # what was chosen for a head that was solved: none
+            phase = replace(phase, stop_after=phase.stop_after or None)  # none were chosen for a head that was solved
         if not phase.epochs_to_run:  # no inputs to prepare: a classifier that starts from its source's rows is ready
             self.progress.epochs_run.append(0)
             self.progress.best_epochs.append(0)
@@ -249,10 +247,12 @@ class _Loop:
         """Solve the head to its optimum; False where that cannot be done and the phase must be trained."""
         head = head_of(self.network, self.model.stages)
         if resolved.boundary != len(self.model.stages) - 1 or not isinstance(head, nn.Linear):
+            self.supply.say(f"phase {phase.name!r} is trained: only a linear head that trains alone can be solved for")
             return False
         inputs = self.supply.phase(resolved.boundary, [], all_views=True)
         features, progress = inputs.features, self.progress
         if features is None:
+            self.supply.say(f"phase {phase.name!r} is trained: the head's inputs for all views cannot be had at once")
             return False
         started = time.monotonic()  # the supply counts what the features take
         solved = solve_head(
@@ -378,8 +378,7 @@ class _Phase:
         apply_modes(loop.network, self.resolved)
         started = time.monotonic() - progress.epoch_s
         key = _epoch_key(progress.phase, progress.epoch)
-        batches = self.inputs.train.epoch(key, start=progress.step * settings.accumulate)
-        batches = _joined(batches) if loop.joins_last else batches
+        batches = epoch_batches(self.inputs.train, key, start=progress.step * settings.accumulate)
         # Of an epoch that was saved after its last step, a last batch of one image is still there, joined to nothing.
         for group in islice(_groups(batches, settings.accumulate), loop.steps_per_epoch - progress.step):
             self._set_rate(progress.step)
@@ -519,6 +518,16 @@ class _Phase:
 def _epoch_key(phase: int, epoch: int) -> int:
     """Number an epoch within the whole plan; order and augmentation follow from it."""
     return phase * 1_000_003 + epoch
+
+
+def epoch_batches(source: BatchSource, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+    """Yield an epoch's batches; a last one of one image, which would be normalised by itself alone, joins another."""
+    batches = source.epoch(epoch, start=start)
+    return _joined(batches) if _joins_last(source) else batches
+
+
+def _joins_last(source: BatchSource) -> bool:
+    return source.num_images > source.batch_size > 1 and source.num_images % source.batch_size == 1
 
 
 def _joined(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -15,8 +15,9 @@ from headstart.data.loading import Batch, BatchSource
 from headstart.errors import TrainingError
 from headstart.features.supply import FeatureSupply, network_input
 from headstart.models.classifier import ClassifierNetwork
-from headstart.training.engine import FitSettings, step_seed
+from headstart.training.engine import FitSettings, epoch_batches, step_seed
 from headstart.training.optim import build_optimizer, set_learning_rate
+from headstart.training.penalties import pretrained_start
 from headstart.training.plan import Phase, apply_modes, resolve
 
 _WARM_UP = 10
@@ -64,9 +65,11 @@ def find_lr(
         dict(network.named_parameters()),
         resolved.learning_rates,
         momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
+        weight_decay=0.0 if phase.penalty else settings.weight_decay,
         decay_all=settings.decay_all,
     )
+    start = pretrained_start(network, trial.stages[-1]) if phase.penalty else {}
+    trained = {name: parameter for name, parameter in network.named_parameters() if name in resolved.learning_rates}
     apply_modes(network, resolved)
     supply = make_supply(trial)
     inputs = supply.phase(resolved.boundary, range(-(-num_steps // len(supply.train))))
@@ -96,6 +99,8 @@ def find_lr(
             break
         fabric_optimizer.zero_grad()
         fabric.backward(loss)
+        if phase.penalty is not None:
+            phase.penalty.add_gradient(trained, start)
         fabric_optimizer.step()
     return RangeTest(tuple(rates), tuple(losses), suggest(rates, losses))
 
@@ -120,4 +125,4 @@ def suggest(rates: list[float], losses: list[float]) -> float:
 
 def _endless(source: BatchSource) -> Iterator[Batch]:
     for epoch in count():
-        yield from source.epoch(epoch)
+        yield from epoch_batches(source, epoch)

@@ -420,6 +420,14 @@ def test_positions_of_forgotten_rows_are_not_given_to_others(tmp_path: Path) -> 
     assert num_right(table, 40) == 11
 
 
+def test_without_a_place_on_disk_nothing_is_read_there_or_touched(tmp_path: Path) -> None:
+    fill(FeatureCache(tmp_path).open(KEY, SHAPE, DTYPE), 0, 10)
+    os.utime(folder := tmp_path / KEY[:2] / KEY, (0, 1000))
+    table = FeatureCache(tmp_path, limit_bytes=0).open(KEY, SHAPE, DTYPE)
+    assert num_right(table, 10) == 0
+    assert folder.stat().st_mtime == 1000
+
+
 def test_memory_is_shared_by_open_tables_and_given_back(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, limit_bytes=0, memory_bytes=5000)
     first, second = (cache.open(letter * 64, SHAPE, DTYPE) for letter in "ab")

@@ -202,6 +202,19 @@ def test_an_unfinished_run_is_resumed_and_a_new_seed_is_added(study, tmp_path):
     assert {row.seeds for row in comparison.rows} == {(0, 1, 2)}
 
 
+def test_a_new_seed_takes_over_what_timing_chose_for_the_others(study, tmp_path):
+    config, _ = study
+    shutil.copytree(Path(config.out) / "head" / "seed0", tmp_path / "s" / "head" / "seed0")
+    begun, choice = open_run(tmp_path / "s" / "head" / "seed0"), {"precision": "bf16"}
+    timed = begun.config().model_copy(update={"choices": {"step_of_phase_1": choice, "stop_after": [1]}})
+    (begun.path / "config.yaml").write_text(dump_config(timed))
+    cells = make_cells(config.model_copy(update={"batch_size": 0}), strategies=("head",))
+    run_cells(cells, [0, 1], tmp_path / "s")
+    added = open_run(tmp_path / "s" / "head" / "seed1").config()
+    assert added.choices == {"step_of_phase_1": choice}
+    assert added.batch_size == timed.batch_size == 8
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"epochs": 2}, r"epochs=1 \(here 2\)"), ({"lr": 0.5}, r"lr=.* \(here 0.5\)"), ({"resize": [40]}, "resize=None")],

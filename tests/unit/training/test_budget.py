@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,8 +7,10 @@ from headstart.errors import TrainingError
 from headstart.training.budget import epoch_seconds, fit_to_time
 from headstart.training.engine import FitSettings
 from headstart.training.lr_find import find_lr, suggest
+from headstart.training.penalties import L2SP
 from headstart.training.plan import Phase, Plan, Rule
 from tests.supplies import PixelSupply
+from tests.unit.training.conftest import TensorBatches
 
 PHASES = (Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 4), Phase("all", (Rule("*", 1.0),), 0.05, 8, "batch"))
 
@@ -37,6 +41,24 @@ def test_the_range_test_suggests_where_the_loss_falls_and_throws_the_model_away(
     assert 1e-4 < result.suggestion < 1
     assert min(result.losses) < result.losses[0]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
+
+
+def test_the_range_test_pulls_as_training_does(model, batches, fabric):
+    def losses(penalty):
+        phase = replace(PHASES[1], penalty=penalty)
+        return find_lr(model, phase, pixels(batches), FitSettings(), fabric, low=1e-4, high=1e-2, num_steps=40).losses
+
+    strong = losses(L2SP(1.0, 1.0))
+    assert losses(L2SP(0.0, 0.0)) != strong
+    assert strong != losses(None)
+
+
+def test_the_range_test_joins_a_last_batch_of_one_image(model, data, fabric):
+    sizes = []
+    model.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    train = TensorBatches(data[0][:33], data[1][:33], 8)
+    find_lr(model, PHASES[1], pixels(train), FitSettings(), fabric, low=1e-5, high=1, num_steps=20)
+    assert min(sizes) == 8
 
 
 def test_too_short_a_test_says_so():

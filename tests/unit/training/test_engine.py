@@ -435,6 +435,23 @@ def test_a_head_that_was_solved_to_select_and_now_cannot_be_is_trained(batches, 
     assert not torch.equal(before["fc.weight"], state(model)["fc.weight"])
 
 
+def test_a_length_that_was_chosen_holds_where_the_head_cannot_be_solved(batches, tmp_path):
+    result, _ = run(make_model(), [replace(SOLVED, epochs=5, stop_after=3)], batches, tmp_path)
+    assert result.epochs_run == (3,)
+
+
+def test_what_was_begun_as_training_is_not_solved_after_a_resume(batches, held_out, tmp_path):
+    whole, log = make_model(), Rows()
+    result, rows = run(whole, [SOLVED], batches, tmp_path / "whole", held_out, checkpoint_every_s=0.0)
+    with pytest.raises(Killed):
+        run(make_model(), [SOLVED], batches, tmp_path / "a", held_out, rows=log, observer=Killer(7))
+    resumed = make_model()
+    again, _ = run(resumed, [SOLVED], batches, tmp_path / "a", held_out, rows=log, supply=SolvableSupply)
+    assert_equal(state(whole), state(resumed))
+    assert again == result
+    assert [row["epoch"] for row in log.rows] == [row["epoch"] for row in rows]
+
+
 def test_checkpoints_of_another_version_say_so(batches, tmp_path):
     with pytest.raises(Killed):
         run(make_model(), [HEAD], batches, tmp_path, observer=Killer(7))
