@@ -3,7 +3,7 @@
 Config stops at the door: `headstart.experiment` unpacks it and hands flat arguments to the parts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
@@ -184,6 +184,13 @@ class Config(BaseModel):
     # Filled in by a run, never by hand: what was decided by timing, replayed by a resume or a repeat.
     choices: dict[str, Any] = Field({}, description="what timing decided (written by a run)")
 
+    _given: frozenset[str] = frozenset()
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Settings that were put on top of a file's by `load_config`: asked for, where a run's may only have followed."""
+        return self._given
+
     @model_validator(mode="before")
     @classmethod
     def _match_means_source(cls, values: Any) -> Any:
@@ -221,26 +228,54 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a YAML file of settings and put `overrides` on top.
-
-    What a run decided and wrote into its `config.yaml` holds for its own settings only: with another strategy or
-    optimizer its learning rate is left out, and with any other setting its choices by timing and selection.
+    """Read a YAML file of settings and put `overrides` on top, as `with_overrides` does.
 
     Raises:
         ConfigError: The file cannot be read, or a setting is not valid.
     """
-    values, overrides = read_yaml(path) if path is not None else {}, dict(overrides or {})
+    values, overrides = read_yaml(path) if path is not None else {}, overrides or {}
+    config = make_config(with_overrides(values, overrides))
+    config._given = frozenset(overrides if path is not None else ())
+    return config
+
+
+def with_overrides(
+    values: Mapping[str, Any], overrides: Mapping[str, Any], *, kept: Collection[str] = ()
+) -> dict[str, Any]:
+    """Put `overrides` on top of settings, and leave out what followed from those that they change.
+
+    What a run decided and wrote into its `config.yaml` holds for its own settings only: with another strategy or
+    optimizer its learning rate is left out, with another start of the head its rates, and with any other setting its
+    choices by timing and selection.
+
+    Args:
+        values: Settings. Those with `choices` are a run's, and name every setting whether it was asked for or not.
+        overrides: Other values of some of them.
+        kept: Settings that were asked for, and stay.
+    """
     changed = {key for key, value in overrides.items() if str(value) != str(values.get(key))}
-    if changed - _HARMLESS:
-        values.pop("choices", None)
-    if changed & {"strategy", "optimizer"}:
-        values.pop("lr", None)
-    if "strategy" in changed:
-        values.pop("table", None)
-    if changed & {"head_init", "match"}:  # the rates follow from where the head starts
-        for key in ("head_init", "lr", "head_lr_mult"):
-            values.pop(key, None)
-    return make_config({**values, **overrides})
+    found = dict(values)
+    if "strategy" in changed and "table" in found:
+        found["table"] = None
+    if "choices" in found:
+        if changed - _HARMLESS:
+            found["choices"] = {}
+        for key in _followed(values, changed) - set(kept):
+            found.pop(key, None)
+    return {**found, **overrides}
+
+
+def _followed(values: Mapping[str, Any], changed: Collection[str]) -> set[str]:
+    """Return which of a run's settings may have followed from those that change."""
+    found = set()
+    if {"strategy", "optimizer"} & set(changed):
+        found.add("lr")
+    # A strategy without such a rate leaves it at its default, which is not that of a head from the source's rows.
+    if "strategy" in changed and values.get("head_lr_mult") == Config.model_fields["head_lr_mult"].default:
+        found.add("head_lr_mult")
+    if {"head_init", "match"} & set(changed):  # the rates follow from where the head starts
+        found |= {"head_init", "lr", "head_lr_mult"}
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -80,6 +80,13 @@ def test_what_a_run_decided_holds_for_its_own_settings_only(tmp_path):
     other = load_config(path, {"strategy": "full"})
     assert (other.strategy, other.table, other.lr, other.choices) == ("full", None, None, {})
     assert load_config(path, {"strategy": "full", "lr": 0.1}).lr == 0.1
+    assert load_config(path, {"optimizer": "sgd"}).lr is None
+
+
+def test_a_file_of_ones_own_holds_for_any_strategy(tmp_path):
+    (tmp_path / "c.yaml").write_text("lr: 0.5\nhead_lr_mult: 3.0\n")
+    config = load_config(tmp_path / "c.yaml", {"strategy": "full", "optimizer": "sgd", "match": "a=1"})
+    assert (config.lr, config.head_lr_mult) == (0.5, 3.0)
 
 
 def test_settings_without_effect_are_named():

@@ -1,11 +1,12 @@
 """From strategies, backbones and values of settings to the cells of a study. Importing this module loads no torch."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headstart.config import Config, ineffective_settings, make_config
+from headstart.config import Config, ineffective_settings, make_config, with_overrides
 from headstart.errors import ConfigError, did_you_mean
 from headstart.studies.cells import OF_THE_DATA, Cell
 
@@ -28,7 +29,8 @@ def make_cells(
     """Combine strategies, backbones and values of settings with the settings that all cells share.
 
     A varied setting that means nothing to a strategy makes no further cell of it (`head_lr_mult` and `head`). For
-    `scratch` weights, and what is said about their head, are left out.
+    `scratch` weights, and what is said about their head, are left out. Where the settings are a run's, what followed
+    from those that a cell changes is left open again, as `train --config` does.
 
     Args:
         config: What all cells share.
@@ -41,37 +43,30 @@ def make_cells(
     """
     vary = vary or {}
     _check_varied(vary)
-    shared = config.model_dump(exclude_unset=True, exclude={"seed", "out", "choices"})
+    shared = {**config.model_dump(exclude_unset=True, exclude={"seed", "out"}), "strategy": config.strategy}
+    if "choices" in shared:
+        shared["choices"] = {}
     found: dict[str, Cell] = {}
     for backbone, strategy in itertools.product(backbones or (config.backbone,), strategies):
-        values = {**shared, "strategy": strategy, "backbone": backbone}
-        if strategy != config.strategy:
-            if _is_of_a_run(config) and config.lr == _default_lr(config):
-                values.pop("lr", None)  # decided for another strategy
-            values.pop("table", None)
-        own = vary
+        values, own = shared, vary
         if strategy == "scratch":
-            values, own = ({k: v for k, v in each.items() if k not in _OF_WEIGHTS} for each in (values, vary))
+            values, own = ({k: v for k, v in each.items() if k not in _OF_WEIGHTS} for each in (shared, vary))
+        make = partial(_configure, values, {"strategy": strategy, "backbone": backbone}, config.given)
         title = Path(strategy).stem if strategy.endswith((".yaml", ".yml")) else strategy
         title = f"{backbone}: {title}" if len(backbones) > 1 else title
         for combination in itertools.product(*own.values()):
-            given = _with_effect(values, dict(zip(own, combination, strict=True)), own)
+            given = _with_effect(make, dict(zip(own, combination, strict=True)), own)
             name = ", ".join([title, *(f"{key}={value}" for key, value in given.items())])
-            cell = Cell(name, make_config({**values, **given}))
+            cell = Cell(name, make(given))
             if found.setdefault(name, cell).config != cell.config:
                 raise ConfigError(f"two strategies are called {name!r}; give one of the files another name")
     return tuple(found.values())
 
 
-def _is_of_a_run(config: Config) -> bool:
-    """Whether it was read from a run's config.yaml, which names every field."""
-    return "table" in config.model_fields_set
-
-
-def _default_lr(config: Config) -> float:
-    from headstart.training.strategies import default_lr
-
-    return default_lr(config.strategy, config.optimizer)
+def _configure(
+    values: Mapping[str, Any], cell: Mapping[str, Any], asked_for: frozenset[str], varied: Mapping[str, Any]
+) -> Config:
+    return make_config(with_overrides(values, {**cell, **varied}, kept=asked_for))
 
 
 def parse_vary(words: Iterable[str]) -> dict[str, list[str]]:
@@ -102,13 +97,13 @@ def _check_varied(vary: Mapping[str, Sequence[Any]]) -> None:
 
 
 def _with_effect(
-    values: Mapping[str, Any], given: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]
+    make: Callable[[Mapping[str, Any]], Config], given: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
     """Leave out what changes nothing for these settings."""
     kept = {}
     for key, value in given.items():
         # A default is never called ineffective, so one that differs from it is tried.
-        tried = [make_config({**values, **given, key: other}) for other in vary[key]]
+        tried = [make({**given, key: other}) for other in vary[key]]
         if not any(
             line.startswith(f"{key} has no effect") for config in tried for line in ineffective_settings(config)
         ):
