@@ -79,7 +79,7 @@ def solve_head(
     """
     counts = np.bincount(targets, minlength=len(labels))
     if not counts.all():
-        empty = labels[counts.argmin()]
+        empty = labels[int(counts.argmin())]
         raise TrainingError(f"class {empty!r} has no image in train; add images of it, or remove the class")
     folds = np.tile(_folds(targets, groups, seed), features.num_views)
     trains = folds != np.arange(folds.max() + 2)[:, None]  # the last one on all rows
