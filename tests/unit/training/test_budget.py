@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from headstart.training.penalties import L2SP
 from headstart.training.plan import Phase, Plan, Rule
 from tests.supplies import PixelSupply
 from tests.unit.training.conftest import TensorBatches
+from tests.unit.training.test_engine import run
 
 PHASES = (Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 4), Phase("all", (Rule("*", 1.0),), 0.05, 8, "batch"))
 
@@ -26,13 +28,16 @@ def test_phases_shrink_in_proportion():
     assert fit_to_time(plan, (1.0, 2.0), 0.1) == ((1, 1), 3.0)
 
 
-def test_timing_leaves_the_model_alone(model, batches, held_out, fabric):
+def test_timing_leaves_the_model_and_its_training_alone(model, batches, held_out, fabric, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    random_state = torch.get_rng_state()
+    other = replace(model, network=copy.deepcopy(model.network))
     seconds = epoch_seconds(model, Plan("x", PHASES), pixels(batches, held_out), FitSettings(), fabric)
     assert all(0 < each < 10 for each in seconds)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
-    assert len(random_state) == len(torch.get_rng_state())
+    run(model, PHASES[1:], batches, tmp_path / "timed")
+    run(other, PHASES[1:], batches, tmp_path / "other")
+    after = other.network.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in model.network.state_dict().items())
 
 
 def test_the_range_test_suggests_where_the_loss_falls_and_throws_the_model_away(model, batches, fabric):
