@@ -188,7 +188,7 @@ class Config(BaseModel):
 
     @property
     def given(self) -> frozenset[str]:
-        """Settings that were put on top of a file's by `load_config`: asked for, where a run's may only have followed."""
+        """What `load_config` put on top of a file: it was asked for, and did not follow from other settings."""
         return self._given
 
     @model_validator(mode="before")

@@ -20,9 +20,10 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Every setting is a flag of `headstart train`, `plan`, `lr-find`, `compare` and `rank` (`--head-lr-mult 10`),",
-        "a key of a YAML file (`--config FILE`, in which a run's own `config.yaml` works too), of `--set key=value`,",
-        "and of `headstart.fit`. Flags win over `--set`, which wins over the file.",
+        "Every setting is a key of a YAML file (`--config FILE`, in which a run's own `config.yaml` works too), of",
+        "`--set key=value` and of `headstart.fit`. All but `data` (an argument), `table` and `choices` are flags of",
+        "`headstart train`, `plan`, `lr-find`, `compare` and `rank` too (`--head-lr-mult 10`). Flags win over `--set`,",
+        "which wins over the file.",
         "",
         "| setting | default | meaning |",
         "|---|---|---|",
@@ -73,6 +74,11 @@ def test_commands_and_their_flags_exist(page, flags):
         names = [name for name in (" ".join(words[:2]), words[0], "") if name in flags]
         assert names[0] or words[0].startswith("-"), f"headstart {text}"
         assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", text)) <= flags[names[0]], f"headstart {text}"
+
+
+def test_all_settings_but_three_are_flags(flags):
+    without = {name for name in Config.model_fields if "--" + name.replace("_", "-") not in flags["train"]}
+    assert without == {"data", "table", "choices"}
 
 
 if __name__ == "__main__":

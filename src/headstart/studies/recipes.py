@@ -47,7 +47,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Part:
-    """Variants that answer one question together; the first is what the others are compared with.
+    """Variants that answer one question together, each compared with the most accurate on the reported images.
 
     Attributes:
         name: For `--part`.

@@ -360,7 +360,7 @@ def _describe(error: ValidationError) -> str:
     first = min(error.errors(), key=lambda each: each["type"] not in _UNKNOWN_KEY)
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
     if first["type"] in _UNKNOWN_KEY:
-        # An odd depth: a key of the table, of phases[0], or of phases[0].penalty.
+        # At depth 1 it is a key of the table, at 3 one of phases[0], at 4 one of phases[0].penalty.
         levels = [*_TableSpec.model_fields], [*_PhaseSpec.model_fields], [*L2SP.__dataclass_fields__]
         known = levels[len(first["loc"]) // 2]
         return f"unknown key {place}.{did_you_mean(str(first['loc'][-1]), known)}"
