@@ -22,7 +22,7 @@ def compare(
     data: Annotated[str | None, typer.Argument(help="data as for train, or run folders")] = None,
     more: Annotated[list[str] | None, typer.Argument(help="more run folders", metavar="RUN")] = None,
     strategies: Annotated[str | None, typer.Option(help="names or YAML tables: scratch,head,full")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="how many seeds, from --seed on")] = 3,
+    seeds: Annotated[int | None, typer.Option(min=1, help="how many seeds, from --seed on; default: 3")] = None,
     backbones: Annotated[str | None, typer.Option(help="several backbones: lite0,lite1")] = None,
     vary: Annotated[
         list[str] | None,
@@ -41,7 +41,7 @@ def compare(
     others = [word for word in words if not (Path(word) / "config.yaml").is_file()]
     if words and not others:
         settings = sorted(config.model_fields_set - {"data", "out"})
-        given = {"strategies": strategies, "backbones": backbones, "vary": vary}
+        given = {"strategies": strategies, "seeds": seeds, "backbones": backbones, "vary": vary}
         if settings := settings + [name for name, value in given.items() if value]:
             raise ConfigError(f"{words[0]} is a run, and runs have their settings; leave out {', '.join(settings)}")
         if len(words) == 1:
@@ -55,7 +55,7 @@ def compare(
             "config.yaml in it); name run folders only, or one data folder, manifest or catalogue name"
         )
     else:
-        comparison = _run_study(config, strategies, seeds, backbones, vary or [])
+        comparison = _run_study(config, strategies, seeds or 3, backbones, vary or [])
     _show(comparison, output_format)
     if comparison.failed:
         raise typer.Exit(1)

@@ -91,7 +91,9 @@ def rank(
         raise ConfigError(f"weights={config.weights!r} belong to one backbone; leave them out, and each has its own")
     for name in backbones:
         find_source(name)  # before anything is read
-    if ineffective := sorted(config.model_fields_set - _SETTINGS):
+    # A run's config.yaml names every setting, and what timing chose for it; only what differs from a default was meant.
+    others = sorted(config.model_fields_set - _SETTINGS - {"choices"})
+    if ineffective := [key for key in others if getattr(config, key) != Config.model_fields[key].default]:
         say(f"note: nothing is trained here, so {', '.join(ineffective)} has no effect")
     kept = config.model_dump(include=config.model_fields_set & _SETTINGS)
     config = resolve_strategy(make_config({"batch_size": 32, **kept, "strategy": "head", "views": 1}))

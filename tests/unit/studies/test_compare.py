@@ -470,6 +470,7 @@ def test_table_json_and_csv_say_the_same(headstart, tmp_path):
         (["a", "nothing"], "nothing is no run folder"),
         (["a", "b", "--epochs", "3"], "leave out epochs"),
         (["a", "b", "--strategies", "head,full"], "leave out strategies"),
+        (["a", "b", "--seeds", "3"], "leave out seeds"),
         (["fruit", "--strategies", "head,full", "--vary", "lr"], "setting=value"),
         ([], "no data given"),
         (["fruit", "--format", "xml"], "There are: table, json, csv"),

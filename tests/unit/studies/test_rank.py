@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
 from headstart import cli
-from headstart.config import make_config
+from headstart.config import dump_config, load_config, make_config
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment import run
 from headstart.experiment.preparation import prepare
@@ -75,7 +75,15 @@ def test_order_ranks_and_notes(settings):
         (row.backbone, row.probe_loss, row.logme) for row in rows
     ]
     assert any("simple-cnn has random weights" in line for line in said)
-    assert any("epochs has no effect" in line for line in said)
+    assert "note: nothing is trained here, so epochs has no effect" in said
+
+
+def test_of_a_run_only_what_was_meant_is_said_to_have_no_effect(settings, tmp_path):
+    config = make_config({**settings, "weights": "none", "lr": 0.5, "choices": {"epochs": [5]}})
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    said = []
+    rank(load_config(tmp_path / "config.yaml"), ["simple-cnn"], say=said.append)
+    assert said[0] == "note: nothing is trained here, so lr has no effect"
 
 
 def test_a_run_uses_the_features_that_a_ranking_has_computed(settings, tmp_path, monkeypatch):
