@@ -37,12 +37,14 @@ class PhaseInputs:
         train: Training batches.
         held_out: Batches evaluated after every epoch, or None.
         features: The training features, where they are at hand for all views.
+        trunk: What computes them, or None.
     """
 
     module: nn.Module
     train: BatchSource
     held_out: BatchSource | None
     features: "Features | None" = None
+    trunk: Trunk | None = None
 
 
 @final
@@ -55,6 +57,7 @@ class FeatureSupply:
     Attributes:
         train: Training images.
         held_out: Images to evaluate, or None.
+        numbered: The training images with the views that a frozen part sees.
         say: Receives lines for people.
         seconds: Spent computing features so far.
     """
@@ -88,7 +91,7 @@ class FeatureSupply:
             progress: Told how far the computation of features is.
         """
         self.train, self.held_out = train, held_out
-        self._numbered = train.numbered(views)
+        self.numbered = train.numbered(views)
         self._model, self._device, self._cache = model, device, cache
         self._candidates = choices(device, engine=engine, precision=precision)
         self.say, self._progress = say, progress
@@ -114,7 +117,7 @@ class FeatureSupply:
             self.seconds += time.monotonic() - started
 
     def _above(self, parts: Cut, epochs: Sequence[int], all_views: bool) -> PhaseInputs:
-        trunk = Trunk(parts, self._model, self._numbered, self._candidates, self._device, self._cache, self.say)
+        trunk = Trunk(parts, self._model, self.numbered, self._candidates, self._device, self._cache, self.say)
         wanted = self._wanted(epochs, all_views)
         cache = self._cache
         # A solver goes through all features many times: they are held in memory where nothing is kept on disk.
@@ -123,17 +126,17 @@ class FeatureSupply:
             cache = FeatureCache(limit_bytes=0)
         num_uses = None if solves else len(epochs)
         table = self._fill(cache, trunk, wanted, num_uses) if cache is not None else None
-        sources = [self._numbered, *([self.held_out] if self.held_out is not None else [])]
+        sources = [self.numbered, *([self.held_out] if self.held_out is not None else [])]
         if table is None:
             streams = [_StreamedBatches(source, trunk.open(), trunk.recipe.dtype) for source in sources]
             return PhaseInputs(parts.tail, streams[0], streams[1] if self.held_out is not None else None)
         kept = [_KeptBatches(source, table) for source in sources]
-        features = Features(self._numbered, table) if all_views and len(table.shape) == 1 else None
-        return PhaseInputs(parts.tail, kept[0], kept[1] if self.held_out is not None else None, features)
+        features = Features(self.numbered, table) if all_views and len(table.shape) == 1 else None
+        return PhaseInputs(parts.tail, kept[0], kept[1] if self.held_out is not None else None, features, trunk)
 
     def _wanted(self, epochs: Sequence[int], all_views: bool) -> _Wanted:
         """List which views of which images a phase needs, once each."""
-        images, most = self._numbered, self._numbered.num_views or 1
+        images, most = self.numbered, self.numbered.num_views or 1
         needed = np.zeros((images.num_images, most), dtype=bool)
         needed[:, :] = all_views
         for epoch in epochs:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from itertools import repeat, takewhile
 
 import numpy as np
-import torch
-from torch import nn
 
 from headstart.config import Config, make_config
 from headstart.data.manifest import Manifest
@@ -17,8 +15,7 @@ from headstart.errors import ConfigError, ModelError
 from headstart.experiment.preparation import build_model, build_plan, make_fabric, make_supply, resolve_strategy
 from headstart.experiment.reading import DataProgress, read_data
 from headstart.experiment.session import Say, say_nothing
-from headstart.features.cut import cut
-from headstart.features.engines import NUM_SAMPLES, choices, open_engine
+from headstart.features.engines import NUM_SAMPLES, Engine
 from headstart.features.supply import Features
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.sources import find_source
@@ -128,19 +125,18 @@ def _judge(config: Config, manifest: Manifest, pictures: Pictures, say: Say, pro
         say=lambda line: say(f"note: {name}: {line}"),
         progress=progress or (lambda title, done, total: None),
     )
-    features = supply.phase(phase.boundary, [], all_views=True).features
-    if features is None:
+    inputs = supply.phase(phase.boundary, [], all_views=True)
+    if inputs.features is None or inputs.trunk is None:
         raise ModelError(
             f"{name} cannot be ranked: its head is no linear layer on one row of features per image, or the features "
             "of all training images fit neither on disk nor in memory; leave it out, or use --max-per-class"
         )
     first = [(i, (0,)) for i in range(min(2 * NUM_SAMPLES, len(train)))]
-    pixels = next(iter(supply.train.views(first, len(first))))
-    speed, engine = _speed(config, model, phase.boundary, pixels, device)
-    return _row(config, model, features, speed, engine)
+    pixels = next(iter(supply.numbered.views(first, len(first))))
+    return _row(config, model, inputs.features, inputs.trunk.open(), pixels)
 
 
-def _row(config: Config, model: ClassifierNetwork, features: Features, speed: float, engine: str) -> Ranked:
+def _row(config: Config, model: ClassifierNetwork, features: Features, engine: Engine, pixels: Pixels) -> Ranked:
     num_classes, tensors = len(model.labels), model.network.state_dict().values()
     head = solve_head(features, features.targets, model.labels, groups=features.groups, seed=config.seed)
     return Ranked(
@@ -153,24 +149,16 @@ def _row(config: Config, model: ClassifierNetwork, features: Features, speed: fl
         features=features.width,
         parameters=sum(parameter.numel() for parameter in model.network.parameters()),
         megabytes=round(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6, 2),
-        images_per_s=round(speed, 1),
-        engine=engine,
+        images_per_s=round(_speed(engine, pixels), 1),
+        engine=f"{engine.name} {engine.precision}",
     )
 
 
-def _speed(
-    config: Config, model: ClassifierNetwork, boundary: int, pixels: Pixels, device: torch.device
-) -> tuple[float, str]:
-    """Time what runs below the head on pictures that are decoded already; return images/s and the engine."""
-    trunk = cut(model.network, model.stages, boundary).trunk
-    assert isinstance(trunk, nn.Module)  # there are features, so it could be cut
-    candidates = choices(device, engine=config.engine, precision=config.precision)
-    engine, _, _ = open_engine(
-        trunk, model.spec, pixels[:NUM_SAMPLES], candidates, device=device, has_head=False, say=say_nothing
-    )
+def _speed(engine: Engine, pixels: Pixels) -> float:
+    """Return how many images/s an engine computes of pictures that are decoded already."""
     for _ in engine.run([pixels]):  # kernels for this size of batch
         pass
     started = time.perf_counter()
     batches = takewhile(lambda batch: time.perf_counter() - started < _TIMED_S, repeat(pixels))
     done = sum(len(rows) for rows in engine.run(batches))
-    return done / (time.perf_counter() - started), f"{engine.name} {engine.precision}"
+    return done / (time.perf_counter() - started)

@@ -16,7 +16,8 @@ from headstart.config import dump_config, load_config, make_config
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment import run
 from headstart.experiment.preparation import prepare
-from headstart.features import cache
+from headstart.features import cache, trunk
+from headstart.features.engines import open_engine
 from headstart.studies import rank as study
 from headstart.studies.rank import rank
 
@@ -61,6 +62,17 @@ def test_the_probe_is_a_linear_classifier_on_the_features_of_the_head(settings):
     assert 0 < row.probe_loss < np.log(3)
     assert row.images_per_s > 1
     assert row.engine == "torch 32"
+
+
+def test_the_engine_that_is_timed_is_the_one_that_computed_the_features(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    opened = []
+    monkeypatch.setattr(
+        trunk, "open_engine", lambda *args, **rest: opened.append(open_engine(*args, **rest)) or opened[-1]
+    )
+    (row,) = rank(make_config({**settings, "engine": "auto", "precision": "auto"}), ["lite0"])
+    ((engine, _, _),) = opened
+    assert row.engine == f"{engine.name} {engine.precision}"
 
 
 def test_order_ranks_and_notes(settings):
