@@ -238,5 +238,5 @@ def _holm(p_values: list[float], family: int) -> list[float]:
 
 def _about(count: float) -> int:
     """Round up to two significant digits."""
-    unit = 10 ** max(0, floor(log10(count)) - 1)
-    return ceil(count / unit) * unit
+    unit = 10.0 ** max(0, floor(log10(count)) - 1)
+    return int(ceil(count / unit) * unit)
