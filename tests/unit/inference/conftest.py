@@ -39,7 +39,7 @@ def run_folder(network, tmp_path_factory) -> Path:
     return run.path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # opens its engine once enough pictures have passed
 def classifier(run_folder) -> Classifier:
     return load(run_folder, device="cpu")
 
