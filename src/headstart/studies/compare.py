@@ -3,8 +3,11 @@
 Reading runs that exist loads no torch.
 """
 
+import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -168,20 +171,35 @@ def compare(
     if not runs:
         raise RunError("every cell failed: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
     comparison = with_failures(compare_runs(runs, level=level), failed)
-    write_comparison(comparison, out)
-    if progress is not None:
-        progress.say(f"runs, comparison.json and comparison.csv: {out}")
+    lines = write_comparison(comparison, out)
+    for line in [f"runs, comparison.json and comparison.csv: {out}", *lines] if progress is not None else ():
+        progress.say(line)
     return comparison
 
 
-def write_comparison(comparison: Comparison, out: Path) -> None:
-    """Write `comparison.json` and `comparison.csv` into a folder."""
+def write_comparison(comparison: Comparison, out: Path) -> list[str]:
+    """Write `comparison.json` and `comparison.csv` into a folder.
+
+    Returns:
+        Lines for people: which comparison was there before, if it had other rows, and what to do next.
+    """
+    old, file = [], out / "comparison.json"
+    with suppress(OSError, ValueError, LookupError, TypeError):  # none there, or a damaged one
+        old = [str(row["name"]) for row in json.loads(file.read_bytes())["rows"]]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise file_error("create", out, error) from error
-    write_json(out / "comparison.json", comparison.to_dict(relative_to=out))
+    write_json(file, comparison.to_dict(relative_to=out))
     write_atomic(out / "comparison.csv", comparison.to_csv())
+    lines = []
+    if set(old) - {row.name for row in comparison.rows}:
+        lines.append(
+            f"note: this replaces the comparison of {listed(old)} in {out}; their runs stay, and headstart compare RUN "
+            "RUN ... brings it back"
+        )
+    runs = [str(row.runs[0]) for row in comparison.rows]
+    return [*lines, f"next: {shlex.join(['headstart', 'report', *runs, '--comparison', str(file)])}"]
 
 
 def with_failures(comparison: Comparison, failed: Mapping[str, str]) -> Comparison:
@@ -292,8 +310,10 @@ def _verdict(comparison: Comparison) -> list[str]:
         lines.append(
             f"The reported images chose the epoch of {listed(marked, 3)} (select_on=reported): an accuracy too good."
         )
-    if min(len(row.seeds) for row in rows) == 1:
+    if (fewest := min(len(row.seeds) for row in rows)) == 1:
         lines.append("With one seed nothing is known about how much seeds differ; more seeds would tell.")
+    elif fewest == 2:
+        lines.append("Two seeds say little about how much seeds differ, so intervals are wide; a third would tell more.")
     return lines
 
 
@@ -304,8 +324,8 @@ def _ranking_line(comparison: Comparison) -> str:
             f"the {comparison.num_images} {comparison.split} images had no say in the order."
         )
     return (
-        "Ranked by accuracy on the reported images themselves, so the figure of the first is optimistic: "
-        "being first is partly luck. On data, headstart compare ranks by images that are not reported."
+        "Ranked by accuracy on the reported images, since these runs have no score on other images in common; the "
+        "figure of the first is optimistic, as being first is partly luck. headstart compare DATA scores its runs so."
     )
 
 

@@ -120,7 +120,7 @@ def test_values_that_hold_commas():
         ({"split_seed": ["0", "1"]}, "the same images"),
         ({"seed": ["0", "1"]}, "use --seeds"),
         ({"lr": ["1e-3", "1e-3"]}, "no two alike"),
-        ({"lr": ["high"]}, "lr='high' is not valid"),
+        ({"lr": ["high"]}, "--vary lr=high: lr='high' is not valid"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(vary, message):
@@ -413,6 +413,16 @@ def test_without_comparable_scores_the_first_is_called_optimistic(tmp_path, scor
     assert "optimistic" in comparison.verdict[0]
 
 
+@pytest.mark.parametrize(("num_seeds", "words"), [(1, "With one seed"), (2, "Two seeds say little"), (3, None)])
+def test_few_seeds_are_called_few(tmp_path, num_seeds, words):
+    cells = {
+        name: [fake_run(tmp_path / f"{name}{seed}", right, 0.5, seed=seed) for seed in range(num_seeds)]
+        for name, right in (("a", "1" * 20), ("b", "1" * 15 + "0" * 5))
+    }
+    said = [line for line in compare_runs(cells).verdict if "how much seeds differ" in line]
+    assert [line.startswith(words or "-") for line in said] == [True] * bool(words)
+
+
 def test_images_are_compared_by_content_and_class(tmp_path):
     a, same = fake_run(tmp_path / "a", "110" * 5), fake_run(tmp_path / "elsewhere", "011" * 5)
     assert compare_runs({"a": [a], "same": [same]}).num_images == 15
@@ -461,6 +471,25 @@ def test_table_json_and_csv_say_the_same(headstart, tmp_path):
     assert all(line in table for line in saved["verdict"])
     assert (tmp_path / "study" / "comparison.csv").read_text().splitlines()[0].startswith("rank,name,")
     assert json.loads((tmp_path / "study" / "comparison.json").read_text())["verdict"] == saved["verdict"]
+
+
+def test_what_a_comparison_replaces_and_what_comes_next_are_said(headstart, tmp_path):
+    strategies = {"head": "1101", "full": "1111", "partial": "1011"}
+    head, full, partial = (fake_run(tmp_path / name, right, strategy=name).path for name, right in strategies.items())
+    assert f"next: headstart report {full} {head}\n" in headstart("compare", full, head)[2]
+    out = tmp_path / "study"
+    for runs_of, replaced in (
+        ((head, full), ""),
+        ((head, full, partial), ""),
+        ((head, partial), "full, head, partial"),
+    ):
+        err = headstart("compare", *runs_of, "--out", out)[2]
+        assert err.count("note: this replaces") == bool(replaced)
+        assert f"the comparison of {replaced} in {out}; their runs stay" in err or not replaced
+        assert f"--comparison {out / 'comparison.json'}\n" in err
+    assert err.splitlines()[-1].startswith(f"next: headstart report {head} {partial} ")
+    (out / "comparison.json").write_text("damaged")
+    assert headstart("compare", head, full, "--out", out)[0] == 0
 
 
 @pytest.mark.parametrize(
