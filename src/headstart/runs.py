@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Files and the machine have modules of their own; the run folder's users find all of it here.
 __all__ = [
-    "MetricsLog", "Run", "atomic_path", "check_out_folder", "create_run_folder", "default_run_path", "dump_json",
-    "environment", "open_run", "write_atomic", "write_json", "write_parquet",
+    "MetricsLog", "Run", "atomic_path", "check_out_folder", "check_parent", "create_run_folder", "default_run_path",
+    "dump_json", "environment", "open_run", "refuse_study", "write_atomic", "write_json", "write_parquet",
 ]  # fmt: skip
 
 CONFIG, ENVIRONMENT, MANIFEST, PLAN = "config.yaml", "environment.json", "manifest.parquet", "plan.json"
@@ -148,6 +148,7 @@ def open_run(path: str | Path) -> Run:
             f"there is no run folder {folder}.{did_you_mean(str(folder), siblings)} "
             f"Give the folder that headstart train printed, such as runs/NAME"
         )
+    refuse_study(folder)
     if (folder / WEIGHTS).is_file():
         raise RunError(f"{folder} is a model folder, not a run folder (it has no {CONFIG}); give the run it belongs to")
     what = "a file" if folder.is_file() else f"no run folder: it has no {CONFIG}"
@@ -169,11 +170,31 @@ def check_out_folder(path: str | Path, overwrite: bool) -> None:
     folder = _resolve(path)
     if os.path.lexists(folder):
         _check_occupied(folder, overwrite)
-    parent = next(ancestor for ancestor in folder.parents if os.path.lexists(ancestor))
+    check_parent(folder)
+
+
+def check_parent(path: Path) -> None:
+    """Refuse a path that could not be created, nor the folders that it needs.
+
+    Raises:
+        RunError: Its parent cannot be written to.
+    """
+    parent = next(ancestor for ancestor in _resolve(path).parents if os.path.lexists(ancestor))
     if not parent.is_dir():
-        raise RunError(f"cannot create {folder}: {parent} is a file, not a folder; choose another --out")
+        raise RunError(f"cannot create {path}: {parent} is a file, not a folder; choose another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise RunError(f"cannot create {folder}: no permission to write to {parent}; choose another --out")
+        raise RunError(f"cannot create {path}: no permission to write to {parent}; choose another --out")
+
+
+def refuse_study(folder: Path) -> None:
+    """Refuse a folder that `headstart compare` wrote where a run, or data, is expected.
+
+    Raises:
+        RunError: It holds runs; the message says where.
+    """
+    for runs in ("seed*", "*/seed*"):
+        if next(folder.glob(f"{runs}/{CONFIG}"), None):
+            raise RunError(f"{folder} is no run but a study of several; name its runs: {folder / runs}")
 
 
 def create_run_folder(path: str | Path, files: Mapping[str, bytes | str], *, overwrite: bool = False) -> Run:

@@ -234,6 +234,7 @@ def test_nothing_is_written_among_the_images(headstart, make_folder, monkeypatch
         ("train", ".", *TINY),
         ("train", folder, *TINY, "--out", folder / "run"),
         ("data", "show", "."),
+        ("predict", "no-run", ".", "--out", folder / "predicted.csv"),
         ("lr-find", ".", *TINY),
     ):
         outcome = headstart(*words)

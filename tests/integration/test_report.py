@@ -49,6 +49,34 @@ def test_report_says_what_it_cannot_do(headstart, tmp_path):
     assert "there is no run folder" in outcome.err
 
 
+def test_where_a_report_cannot_be_nothing_is_drawn(headstart, image_folder, tmp_path):
+    outcome = headstart("train", image_folder, *TINY, "--epochs", 1, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other.json").write_text('{"rows": [{"name": "x", "seeds": [0], "runs": ["x"]}]}')
+    for words, message in (
+        (("--out", tmp_path / "file" / "q.html"), "file is a file, not a folder"),
+        (("--comparison", tmp_path / "other.json"), "other.json is not about"),
+    ):
+        outcome = headstart("report", tmp_path / "run", *words)
+        assert outcome.code == 2
+        assert message in outcome.err
+        assert not (tmp_path / "run" / "explanations").exists()
+
+
+def test_report_and_compare_say_where_the_runs_of_a_study_are(headstart, tmp_path):
+    for name in ("head", "full"):
+        (tmp_path / "study" / name / "seed0").mkdir(parents=True)
+        (tmp_path / "study" / name / "seed0" / "config.yaml").write_text("{}")
+    study, cells = tmp_path / "study", [tmp_path / "study" / name for name in ("head", "full")]
+    for words in (["report", study], ["compare", study]):
+        outcome = headstart(*words)
+        assert outcome.code == 2
+        assert f"name its runs: {study}/*/seed*" in outcome.err
+    assert f"name its runs: {study}/head/seed*" in headstart("compare", *cells).err
+    assert "(no config.yaml there)" in headstart("compare", tmp_path / "a", tmp_path / "b").err
+
+
 def test_event_files_say_what_the_table_says(headstart, image_folder, tmp_path):
     words = ("--strategy", "full", "--weights", "none", "--epochs", 2, "--best-epoch", "--log", "tensorboard")
     outcome = headstart("train", image_folder, *TINY, *words, "--out", tmp_path / "run")

@@ -96,6 +96,8 @@ def test_nothing_sticks_out(browser, pages, name, width):
         "getComputedStyle(e).overflowX !== 'visible' && !e.closest('svg')).map(e => e.tabIndex)"
     )
     assert all(index == 0 for index in boxes)
+    shades = page.evaluate("[...document.querySelectorAll('.scroll')].map(e => getComputedStyle(e).backgroundImage)")
+    assert all(shade.count("linear-gradient") == 4 for shade in shades)
     page.close()
 
 

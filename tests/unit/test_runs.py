@@ -197,6 +197,13 @@ def test_other_things_are_no_run(tmp_path):
         open_run(tmp_path / "file")
 
 
+def test_a_study_is_no_run_and_says_where_its_runs_are(tmp_path):
+    create_run_folder(tmp_path / "study" / "head" / "seed0", FILES)
+    for folder, runs in (("study", r"study/\*/seed\*"), ("study/head", r"study/head/seed\*")):
+        with pytest.raises(RunError, match=rf"{folder} is no run but a study of several; name its runs: .*/{runs}$"):
+            open_run(tmp_path / folder)
+
+
 def test_an_unfinished_run_says_how_to_go_on(tmp_path):
     run = create_run_folder(tmp_path / "a b", FILES)
     assert not run.is_finished

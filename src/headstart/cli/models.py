@@ -66,6 +66,11 @@ def predict(
     from headstart.inference.predict import expand_inputs, load, predict_stream
 
     check_format(output_format, FORMATS)
+    if out is not None:
+        from headstart.experiment.preparation import refuse_inside
+
+        for path in paths:
+            refuse_inside(out, path, "--out")
     classifier = load(run, device=device, engine=engine, precision=precision)
     files = expand_inputs(paths, sys.stdin)
     rows = predict_stream(classifier, files, top_k=top_k, batch_size=batch_size)

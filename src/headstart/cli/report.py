@@ -22,9 +22,10 @@ def report(
     explain: Annotated[bool, typer.Option(help="draw where the network looks (Grad-CAM)")] = True,
 ) -> None:
     """Write one HTML page about runs, that needs no other file, and its figures as PNGs."""
-    from headstart.report import write_report
+    from headstart.report import page_path, read_comparison, write_report
 
-    study = comparison or (_compared(paths) if len(paths) > 1 else None)
+    out = page_path(paths, out)  # before the pictures, which take their time
+    study = read_comparison(comparison or (_compared(paths) if len(paths) > 1 else None), paths)
     for path in paths if explain else ():
         _explain(path)
     page = write_report(paths, out, title=title, comparison=study)

@@ -34,11 +34,14 @@ def compare(
 
     A finished run in the folder (--out) is not run again, and one that was interrupted goes on.
     """
+    from headstart.runs import refuse_study
     from headstart.studies import compare as study
 
     check_format(output_format, ("table", "json", "csv"))
     words = [word for word in (data, *(more or [])) if word is not None]
     others = [word for word in words if not (Path(word) / "config.yaml").is_file()]
+    for word in others:
+        refuse_study(Path(word))
     if words and not others:
         settings = sorted(config.model_fields_set - {"data", "out"})
         given = {"strategies": strategies, "seeds": seeds, "backbones": backbones, "vary": vary}
@@ -51,8 +54,8 @@ def compare(
             study.write_comparison(comparison, Path(config.out))
     elif len(words) > 1:
         raise ConfigError(
-            f"{', '.join(others[:3])} {'is no run folder' if len(others) == 1 else 'are no run folders'} (there is no "
-            "config.yaml in it); name run folders only, or one data folder, manifest or catalogue name"
+            f"{', '.join(others[:3])} {'is no run folder' if len(others) == 1 else 'are no run folders'} (no "
+            "config.yaml there); name run folders only, or one data folder, manifest or catalogue name"
         )
     else:
         comparison = _run_study(config, strategies, seeds or 3, backbones, vary or [])

@@ -116,8 +116,9 @@ def _learning_rates(facts: Facts, rows: Rows, name: str) -> Figure | None:
             axes.set_ylim(min(tops) / 300, max(tops) * 2)
             axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.0e}".replace("e-0", "e-"))
             axes.minorticks_off()
+        style = "-" if any(len(line.xs) > 1 for line in planned) else "o"  # of one step there is no line to be seen
         for line in {line.label: line for line in reversed(planned)}.values():
-            axes.plot([], [], color=line.colour, label=line.label)
+            axes.plot([], [], style, color=line.colour, label=line.label)
         for line in planned:
             axes.plot(line.xs, line.ys, color=line.colour)
         for line in recorded[recorded[0].ys == recorded[1].ys :]:

@@ -1,5 +1,6 @@
 """Put the facts, figures and pictures of runs on one page that needs nothing but itself."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,12 +11,13 @@ import numpy as np
 
 from headstart import runs
 from headstart._version import __version__
+from headstart.config import read_yaml
 from headstart.errors import RunError
 from headstart.files import file_error, write_atomic
 from headstart.report.curves import overlaid_curves, training_figures
 from headstart.report.judged import accuracies, confusion_matrix, reliability_diagram
 from headstart.report.pictures import Thumbnail, augmented, sheet, thumbnail
-from headstart.report.reading import Facts, commands, read_comparison, read_run
+from headstart.report.reading import Facts, commands, read_comparison, read_run, run_names
 from headstart.stats.metrics import wilson_interval
 
 _MAX_MISTAKES, _MAX_PAIRS, _PER_PAIR = 12, 8, 4
@@ -43,24 +45,39 @@ def write_report(
     Raises:
         RunError: A path is no finished run, the comparison cannot be read, or the page cannot be written.
     """
-    facts = [read_run(Path(path)) for path in paths]
-    if not facts:
-        raise RunError("there is no run to report on; give one or more run folders")
-    page = Path(out) if out is not None else (facts[0].run.path if len(facts) == 1 else Path()) / "report.html"
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise RunError(f"--out {page} is no HTML file; give a name such as report.html")
-    for images in {Path(str(each.settings["data"])).expanduser() for each in facts}:
-        if images.is_absolute() and images.is_dir() and page.resolve().is_relative_to(images.resolve()):
-            raise RunError(f"{page} lies among the images of {images}, where nothing is written; name another --out")
-    study = read_comparison(comparison)
-    sections = [_section(each, f"run{number}") for number, each in enumerate(facts, 1)]
-    compared = _compared(facts, study)
+    folders = [Path(path) for path in paths]
+    page, study = page_path(folders, out), read_comparison(comparison, folders)
+    facts, names = [read_run(path) for path in folders], run_names(folders, study)
+    sections = [_section(each, f"run{i}", name) for i, (each, name) in enumerate(zip(facts, names, strict=True), 1)]
+    compared = _compared(facts, names, study)
     html = _template().render(title=title or _title(facts), version=__version__, sections=sections, compared=compared)
     pngs = {f"{each.name}.png": each.png for each in compared["figures"]}
-    for each, section in zip(facts, sections, strict=True):
-        folder = "" if len(facts) == 1 else f"{section['id']}-{each.name}/"
+    for section in sections:
+        tame = re.sub(r"[^\w.=]+", "-", f"{section['id']}-{section['name']}")[:80].strip("-.")
+        folder = "" if len(facts) == 1 else f"{tame}/"
         pngs |= {f"{folder}{name}.png": data for name, data in section["pngs"].items()}
     _write(page, html, pngs)
+    return page
+
+
+def page_path(paths: Sequence[Path], out: str | Path | None) -> Path:
+    """Return where the page about runs goes, once it is clear that it can be written there.
+
+    Raises:
+        RunError: There is no run, one is not finished, or the page cannot be there.
+        ConfigError: The settings of a run cannot be read.
+    """
+    if not paths:
+        raise RunError("there is no run to report on; give one or more run folders")
+    page = Path(out) if out is not None else (paths[0] if len(paths) == 1 else Path()) / "report.html"
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise RunError(f"--out {page} is no HTML file; give a name such as report.html")
+    for path in paths:
+        runs.open_run(path).metrics()  # says so where it is not finished
+        images = Path(str(read_yaml(path / runs.CONFIG).get("data"))).expanduser()
+        if images.is_absolute() and images.is_dir() and page.resolve().is_relative_to(images.resolve()):
+            raise RunError(f"{page} lies among the images of {images}, where nothing is written; name another --out")
+    runs.check_parent(page.with_suffix("") / "loss.png")
     return page
 
 
@@ -93,7 +110,7 @@ def _title(facts: Sequence[Facts]) -> str:
     return f"{data}: {settings['backbone']}, {settings['strategy']}"
 
 
-def _section(facts: Facts, ident: str) -> dict[str, Any]:
+def _section(facts: Facts, ident: str, name: str) -> dict[str, Any]:
     """Gather what the template says of one run; `pngs` are the files beside the page."""
     training, matrix = training_figures(facts, ident), confusion_matrix(facts, f"{ident}-confusion")
     calibration = reliability_diagram(facts, f"{ident}-reliability")
@@ -106,7 +123,7 @@ def _section(facts: Facts, ident: str) -> dict[str, Any]:
     if views:
         pngs["augmented"] = sheet(views)
     return {
-        "id": ident, "facts": facts, "training": training, "calibration": calibration, "matrix": matrix,
+        "id": ident, "name": name, "facts": facts, "training": training, "calibration": calibration, "matrix": matrix,
         "mistakes": mistakes, "num_mistakes": len(wrong), "pairs": _pairs(facts), "classes": _classes(facts),
         "explained": _explained(facts), "views": views, "commands": commands(facts), "pngs": pngs,
     }  # fmt: skip
@@ -173,18 +190,13 @@ def _explained(facts: Facts) -> list[dict[str, Any]]:
     return cases
 
 
-def _compared(facts: Sequence[Facts], study: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(facts: Sequence[Facts], names: Sequence[str], study: Mapping[str, Any]) -> dict[str, Any]:
     """Gather what is said of all runs together: the words of a study, and figures of several runs."""
-    names, verdict, rows = _names(facts), study.get("verdict") or [], study.get("rows") or []
+    verdict, rows = study.get("verdict") or [], study.get("rows") or []
     is_averaged = any(len(row.get("seeds", [])) > 1 for row in rows)  # else the table of runs says the same
     drawn = [accuracies(facts, names), *overlaid_curves(facts, names)] if len(facts) > 1 else []
     verdict = [verdict] if isinstance(verdict, str) else list(verdict)
-    return {"names": names, "verdict": verdict, "rows": rows if is_averaged else [], "figures": drawn}
-
-
-def _names(facts: Sequence[Facts]) -> list[str]:
-    names = [each.name for each in facts]
-    return names if len(set(names)) == len(names) else [f"{i} {name}" for i, name in enumerate(names, 1)]
+    return {"verdict": verdict, "rows": rows if is_averaged else [], "figures": drawn}
 
 
 def _short(path: str) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from headstart import runs
 from headstart.config import Config, command_words, read_yaml
-from headstart.errors import HeadstartError, RunError
+from headstart.errors import HeadstartError, RunError, listed
 from headstart.types import InputSpec
 
 _T = TypeVar("_T")
@@ -64,11 +64,6 @@ class Facts:
     spec: InputSpec | None
     explanations: Mapping[str, Any]
     missing: Sequence[str] = field(default=())
-
-    @property
-    def name(self) -> str:
-        """The name of the folder."""
-        return self.run.path.resolve().name
 
     @property
     def is_selected(self) -> bool:
@@ -148,21 +143,60 @@ def commands(facts: Facts) -> list[tuple[str, str]]:
     return [*repeated, ("this page", shlex.join(["headstart", "report", str(path)]))]
 
 
-def read_comparison(source: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
-    """Return what `comparison.json` holds, given it or its path; nothing for None.
+def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequence[Path]) -> Mapping[str, Any]:
+    """Return what `comparison.json` holds, given it or its path, with whole paths of its runs; nothing for None.
+
+    Args:
+        source: It may be about more runs than these.
+        paths: Run folders that it has to be about.
 
     Raises:
-        RunError: The file cannot be read, or holds no JSON object.
+        RunError: The file cannot be read, holds no JSON object, or is about other runs.
     """
-    if source is None or isinstance(source, Mapping):
-        return source or {}
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        value, folder, where = source, Path(), "the comparison"
+    else:
+        value, folder, where = _comparison_file(Path(source)), Path(source).parent, str(source)
+    rows = [{**row, "runs": [_located(run, folder) for run in row.get("runs", ())]} for row in value.get("rows", ())]
+    known = {run for row in rows for run in row["runs"]}
+    others = [str(path) for path in paths if path.resolve() not in known]
+    if known and others:
+        raise RunError(f"{where} is not about {listed(others)}; name the comparison of these runs, or none")
+    return {**value, "rows": rows}
+
+
+def run_names(paths: Sequence[Path], study: Mapping[str, Any]) -> list[str]:
+    """Name runs as the study does, or else by the least end of their paths that tells them apart."""
+    named = {
+        run: f"{row['name']}, seed {seed}" if len(row["runs"]) > 1 else row["name"]
+        for row in study.get("rows", ())
+        for run, seed in zip(row["runs"], row["seeds"], strict=False)
+    }
+    if named:  # read_comparison saw to it that it knows them all
+        return [named[path.resolve()] for path in paths]
+    parts = [path.resolve().parts for path in paths]
+    depth = next((n for n in range(1, max(map(len, parts))) if len({each[-n:] for each in parts}) == len(parts)), 1)
+    ends = [each[-depth:] for each in parts]
+    while depth > 1 and len({each[-1] for each in ends}) == 1:
+        ends = [each[:-1] for each in ends]
+    return ["/".join(each) for each in ends]
+
+
+def _comparison_file(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(Path(source).read_bytes())
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {source}: {error}; name the comparison.json of headstart compare") from error
+        raise RunError(f"cannot read {path}: {error}; name the comparison.json of headstart compare") from error
     if not isinstance(value, dict):
-        raise RunError(f"{source} holds no comparison; name the comparison.json of headstart compare")
+        raise RunError(f"{path} holds no comparison; name the comparison.json of headstart compare")
     return value
+
+
+def _located(run: str | Path, folder: Path) -> Path:
+    """Find a run that a file in a folder names; one that is not within it was named from where the command ran."""
+    return (folder / run if (folder / run).exists() else Path(run)).resolve()
 
 
 def _predictions(run: runs.Run) -> Predictions:

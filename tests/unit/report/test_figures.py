@@ -59,6 +59,17 @@ def test_any_number_of_epochs(make_run, phases, num_figures):
     assert f"over {sum(epochs for _, epochs in phases)} epochs" in figures[0].svg
 
 
+@pytest.mark.parametrize(("num_steps", "is_point"), [(1, True), (2, False)])
+def test_the_legend_shows_a_single_step_as_a_point(make_run, monkeypatch, num_steps, is_point):
+    rows = [{**row, "step": num_steps, "lr": 0.01, "head_lr": 0.01} for row in history(("head", 1))]
+    kept = []
+    monkeypatch.setattr(curves, "legend", lambda axes: kept.extend(axes.get_legend_handles_labels()[0]))
+    training_figures(read_run(make_run(rows=rows, schedule="constant", warmup=0.0)), "run1")
+    [handle] = [each for each in kept if each.get_label() == "all that trains"]
+    assert (handle.get_marker() == "o") == is_point
+    assert (handle.get_linestyle() == "None") == is_point
+
+
 def test_no_epoch_at_all(make_run):
     assert training_figures(read_run(make_run(rows=[])), "run1") == []
 

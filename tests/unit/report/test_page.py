@@ -91,6 +91,22 @@ def test_several_runs_are_compared_here_and_what_is_too_good_is_marked(make_run,
     assert not any("honest †" in drawing["aria-label"] for drawing in page.all("svg"))
 
 
+def test_runs_of_a_study_are_called_as_its_verdict_calls_them(make_run, tmp_path):
+    names = {"head": "head", "full-lr-1e-3": "full, lr=1e-3"}
+    rows = [
+        {**STUDY["rows"][0], "name": name, "seeds": [0], "runs": [f"{folder}/seed0"]} for folder, name in names.items()
+    ]
+    (tmp_path / "comparison.json").write_text(json.dumps({**STUDY, "rows": rows}))
+    paths = [make_run(f"{folder}/seed0") for folder in names]
+    page = Page(write_report(paths, tmp_path / "r.html", comparison=tmp_path / "comparison.json"))
+    check_page(page)
+    assert '<h2 id="run2">full, lr=1e-3</h2>' in page.source
+    assert '<a href="#run1">head</a>' in page.source
+    assert "Plan of full, lr=1e-3" in [each.get("aria-label") for each in page.all("div")]
+    assert {path.name for path in (tmp_path / "r").iterdir() if path.is_dir()} == {"run1-head", "run2-full-lr=1e-3"}
+    assert "1 seed0" not in page.text
+
+
 def test_labels_may_hold_anything(make_run):
     path = make_run(labels=NASTY, num_images=60)
     page = Page(write_report([path], title="<script>alert(1)</script>"))
@@ -156,6 +172,8 @@ def test_a_run_of_an_older_version(make_run, tmp_path):
         (lambda path: {"paths": []}, "no run to report on"),
         (lambda path: {"out": path / "page.pdf"}, "no HTML file"),
         (lambda path: (path.parent / "fruit").mkdir() or {"out": path.parent / "fruit" / "r.html"}, "among the images"),
+        (lambda path: {"out": path / "plan.json" / "r.html"}, "plan.json is a file, not a folder"),
+        (lambda path: {"comparison": {"rows": [{"name": "x", "seeds": [0], "runs": ["x"]}]}}, "is not about"),
         (lambda path: {"comparison": path / "missing.json"}, "cannot read"),
         (lambda path: {"comparison": path / "config.yaml"}, "cannot read"),
         (lambda path: (path / "metrics.json").unlink() or {}, "--resume"),

@@ -1,11 +1,13 @@
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
 
 from headstart.config import Config, dump_config, make_config
+from headstart.errors import RunError
 from headstart.report.page import _case, _pairs
-from headstart.report.reading import commands, read_comparison, read_run
+from headstart.report.reading import commands, read_comparison, read_run, run_names
 
 
 def given_settings(words):
@@ -90,7 +92,35 @@ def test_a_file_that_is_missing_or_damaged_is_said(make_run, name, attribute, em
 
 
 def test_a_comparison_is_read_from_a_file_or_taken_as_it_is(tmp_path):
-    assert read_comparison(None) == {}
-    assert read_comparison({"verdict": "x"}) == {"verdict": "x"}
+    assert read_comparison(None, [tmp_path]) == {}
+    assert read_comparison({"verdict": "x"}, [tmp_path]) == {"verdict": "x", "rows": []}
     (tmp_path / "c.json").write_text('{"verdict": []}')
-    assert read_comparison(str(tmp_path / "c.json")) == {"verdict": []}
+    assert read_comparison(str(tmp_path / "c.json"), [tmp_path]) == {"verdict": [], "rows": []}
+
+
+def test_a_comparison_of_other_runs_is_refused(tmp_path):
+    (tmp_path / "study" / "head" / "seed0").mkdir(parents=True)
+    (tmp_path / "study" / "c.json").write_text(
+        '{"rows": [{"name": "x", "seeds": [0, 1], "runs": ["head/seed0", "gone"]}]}'
+    )
+    runs = [tmp_path / "study" / "head" / "seed0", tmp_path / "a", tmp_path / "b"]
+    study = read_comparison(tmp_path / "study" / "c.json", runs[:1])  # it may be about more
+    assert run_names(runs[:1], study) == ["x, seed 0"]
+    assert read_comparison(study, runs[:1]) == study
+    with pytest.raises(RunError, match=rf"study/c.json is not about {tmp_path}/a, {tmp_path}/b; name the comparison"):
+        read_comparison(tmp_path / "study" / "c.json", runs)
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["study/head/seed0"], ["seed0"]),
+        (["study/head/seed0", "study/full/seed0"], ["head", "full"]),
+        (["study/head/seed0", "study/full/seed0", "study/full/seed1"], ["head/seed0", "full/seed0", "full/seed1"]),
+        (["a/x/seed0", "b/x/seed0"], ["a", "b"]),
+        (["a", "a"], ["a", "a"]),
+    ],
+)
+def test_runs_that_no_study_names_have_the_end_of_their_path_that_differs(monkeypatch, tmp_path, paths, names):
+    monkeypatch.chdir(tmp_path)
+    assert run_names([Path(path) for path in paths], {"verdict": "not compared", "rows": []}) == names
