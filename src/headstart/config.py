@@ -4,13 +4,14 @@ Config stops at the door: `headstart.experiment` unpacks it and hands flat argum
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from headstart.errors import ConfigError, did_you_mean
+from headstart.errors import ConfigError, did_you_mean, either
 
 
 def _pairs(value: object) -> object:
@@ -25,10 +26,16 @@ def _pairs(value: object) -> object:
     return {key.strip(): item.strip() for key, _, item in parts}
 
 
-def _pairs_or_int(value: object) -> object:
-    if isinstance(value, str) and value.isdigit():
-        return int(value)
-    return _pairs(value)
+def _counts(value: object) -> object:
+    """Read `N`, or `train=N,test=M`."""
+    if value is None:
+        return None
+    with suppress(TypeError, ValueError):
+        found: Any = int(value) if isinstance(value, str) and value.isdigit() else _pairs(value)
+        counts = found.values() if isinstance(found, dict) else [found]
+        if counts and all(int(count) >= 1 for count in counts):
+            return found
+    raise ValueError("expected N, or train=N,test=M, each at least 1")
 
 
 def _list(value: object) -> object:
@@ -37,15 +44,18 @@ def _list(value: object) -> object:
 
 def _duration(value: object) -> object:
     """Read `90`, `90s`, `10m` or `1.5h` into seconds."""
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str):
         return value
-    factor = {"s": 1, "m": 60, "h": 3600}.get(value[-1])
-    return value if factor is None else float(value[:-1]) * factor
+    factor = {"s": 1, "m": 60, "h": 3600}.get(value[-1:])
+    try:
+        return float(value) if factor is None else float(value[:-1]) * factor
+    except ValueError:
+        raise ValueError("expected seconds, or 10m, 1h") from None
 
 
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Matches = Annotated[dict[str, int | str], BeforeValidator(_pairs)]
-Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_pairs_or_int)]
+Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_counts)]
 Ints = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_list)]
 Floats = Annotated[list[Annotated[float, Field(gt=0)]] | None, BeforeValidator(_list)]
 Seconds = Annotated[float | None, BeforeValidator(_duration)]
@@ -71,7 +81,7 @@ class Config(BaseModel):
     max_per_class: Counts = Field(None, description="a balanced, seeded subset: N, or train=N,test=M")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share reported on where the data has no splits")
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train that selects, where none is given")
-    split_seed: int = Field(0, ge=0, description="seed of splits and subsets, so that seeds share their images")
+    split_seed: int = Field(0, ge=0, lt=2**32, description="seed of splits and subsets; runs of all seeds share them")
     leaks: Literal["drop", "error", "keep"] = Field("drop", description="train images that copy a reported one")
     skip_bad: bool = Field(False, description="leave out unreadable images and list them")
 
@@ -151,7 +161,7 @@ class Config(BaseModel):
     ema: Fraction = Field(0.0, description="decay of the weights' moving average; 0: off")
     augment: Literal["none", "flip", "crop", "strong"] = Field("crop", description="none, flip, crop or strong")
 
-    views: int = Field(4, ge=1, description="different views of each image that a frozen part sees; 0 is unaugmented")
+    views: int = Field(4, ge=1, description="how many views of each image a frozen part sees; the first is unaugmented")
 
     # Selection
     best_epoch: bool = Field(False, description="keep the epoch with the lowest selection loss")
@@ -175,11 +185,14 @@ class Config(BaseModel):
     engine: Literal["auto", "openvino", "torch"] = Field("auto", description="what runs the frozen part")
     cache: bool = Field(True, description="keep what the frozen part computes, also for later runs")
     tune: Literal["auto", "off"] = Field("auto", description="time the first batches to choose how steps run")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     channels_last: bool = Field(True, description="memory format of convolutions")
     threads: int | None = Field(None, ge=1, description="decoding threads; default: one per core, 8 at most")
     seed: int = Field(0, ge=0, lt=2**32, description="weights, order, augmentation and dropout")
-    out: str | None = Field(None, description="run folder; default: runs/<data>-<backbone>-<strategy>-seed<seed>")
+    out: str | None = Field(
+        None,
+        description="folder; default: runs/<data>-<backbone>-<strategy>-seed<seed>; of compare: runs/compare-<data>",
+    )
 
     # Filled in by a run, never by hand: what was decided by timing, replayed by a resume or a repeat.
     choices: dict[str, Any] = Field({}, description="what timing decided (written by a run)")
@@ -397,6 +410,12 @@ def _describe(error: ValidationError) -> str:
         return f"{key}={got!r} is not one of {', '.join(choices)}.{did_you_mean(got, choices)}"
     message = str(first["msg"]).removeprefix("Value error, ")
     return f"{key}={got!r} is not valid: {message[:1].lower()}{message[1:]}"
+
+
+def description(field: str) -> str:
+    """Return what a setting means, with the words that it takes where these are not all named."""
+    text, words = Config.model_fields[field].description or "", _choices(field)
+    return text if all(word in text for word in words) else f"{text} ({either(words)})"
 
 
 def _choices(field: str) -> tuple[str, ...]:

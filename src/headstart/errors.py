@@ -73,24 +73,29 @@ class MissingExtraError(HeadstartError):
 
 
 def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str:
-    """Return ` Did you mean 'x'?` for the closest known names, or an empty string.
+    """Return ` Did you mean 'x'?` for the names that begin so and the closest ones, or an empty string.
 
     Args:
         name: What the user wrote.
         known: All names that would have been accepted.
         limit: The most suggestions to offer.
     """
-    lowered = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.6)
-    if not close:
-        return ""
-    return " Did you mean " + " or ".join(repr(lowered[match]) for match in close) + "?"
+    lowered, wanted = {candidate.lower(): candidate for candidate in known}, name.lower()
+    begun = [candidate for candidate in lowered if wanted and candidate.startswith(wanted)]
+    close = list(dict.fromkeys(begun + difflib.get_close_matches(wanted, lowered, n=limit, cutoff=0.6)))[:limit]
+    return f" Did you mean {either(repr(lowered[match]) for match in close)}?" if close else ""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Return `{what} 'x' is not known. Did you mean 'y'? There are: y, z`."""
     known = list(known)
     return f"{what} {name!r} is not known.{did_you_mean(name, known)} There are: {', '.join(known)}"
+
+
+def either(words: Iterable[str], last: str = "or") -> str:
+    """Return `a, b or c`."""
+    *others, word = words
+    return f"{', '.join(others)} {last} {word}" if others else word
 
 
 def listed(words: Iterable[str], most: int = 5) -> str:

@@ -111,7 +111,9 @@ ALL = [(recipe, cell) for recipe, cells in CELLS.items() for cell in cells]
 def lessons(tmp_path_factory):
     """Each recipe on two classes."""
     folder = write_folder(tmp_path_factory.mktemp("two"), {f"{s}/{c}": 1 for s in ("train", "test") for c in "ab"})
-    return {name: make_lesson(name, data=folder, weights="source.safetensors") for name in RECIPES}
+    weights = tmp_path_factory.mktemp("weights") / "source.safetensors"
+    weights.touch()
+    return {name: make_lesson(name, data=folder, weights=weights) for name in RECIPES}
 
 
 def cells_of(lesson):
@@ -227,7 +229,8 @@ def test_gluon_numbers_the_hot_dog_row_713_and_others_match_by_name(tmp_path):
         ("net.safetensors", ("hotdog", "not-hotdog"), {}),
     ):
         folder = write_folder(tmp_path / labels[0], {f"{s}/{label}": 1 for s in ("train", "test") for label in labels})
-        lesson = make_lesson("hotdog-gluon", weights=weights, parts=["source-row"], data=folder)
+        (tmp_path / weights).touch()
+        lesson = make_lesson("hotdog-gluon", weights=tmp_path / weights, parts=["source-row"], data=folder)
         rows = [cell.config for cell in lesson.cells(lesson.parts[0]) if cell.name.startswith("source row")]
         assert [config.match for config in rows] == [match] * 3
 

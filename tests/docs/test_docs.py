@@ -8,7 +8,7 @@ import typer
 
 from headstart.cli import app
 from headstart.cli.settings import attach_settings
-from headstart.config import Config
+from headstart.config import Config, description
 from headstart.training.strategies import STRATEGIES
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def settings_page() -> str:
     ]
     for name, field in Config.model_fields.items():
         default = "" if field.default in (None, "", {}) else f"`{field.default}`"
-        lines.append(f"| `{name}` | {default} | {field.description} |")
+        lines.append(f"| `{name}` | {default} | {description(name)} |")
     return "\n".join([*lines, ""])
 
 

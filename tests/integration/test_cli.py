@@ -107,8 +107,11 @@ def test_unknown_flags_and_commands_get_a_suggestion(headstart, words):
     assert "ossible options: " in outcome.err or "Did you mean" in outcome.err
 
 
-def test_no_data_named(headstart):
-    outcome = headstart("train")
+@pytest.mark.parametrize(
+    "words", [("train",), ("train", "--out", "run"), ("plan",), ("lr-find",), ("rank",), ("compare",), ("data", "show")]
+)
+def test_no_data_named(headstart, words):
+    outcome = headstart(*words)
     assert outcome.code == 2
     assert "no data given" in outcome.err
 
@@ -150,9 +153,10 @@ def test_debug_shows_the_traceback(headstart, monkeypatch):
 
 
 def test_ineffective_settings_are_notes(headstart, image_folder):
-    outcome = headstart("plan", image_folder, *TINY, "--stages", 2)
+    outcome = headstart("plan", image_folder, *TINY, "--stages", 2, "--solver", "lbfgs")
     assert outcome.code == 0
     assert "note: stages has no effect here; it belongs to strategy partial" in outcome.err
+    assert outcome.err.count("solver") == 1
 
 
 def test_plan_prints_counts_rates_and_boundary(headstart, image_folder):

@@ -105,6 +105,7 @@ def test_predict_reads_files_folders_globs_and_goes_on_after_a_bad_one(trained, 
         "predict", trained.path, good[0], bad, image_folder / "val" / "sky", "--format", "json", "--top-k", 2
     )
     assert outcome.code == 1  # not all was done
+    assert "1 file could not be read; its row says why" in outcome.err
     rows = json.loads(outcome.out)
     assert len(rows) == 8
     assert rows[0]["label"] == "apple"

@@ -52,6 +52,9 @@ def test_a_smoke_run_exercises_every_step(headstart, snacks, ten, tmp_path, name
         assert all((out / folder / "metrics.json").is_file() for row in rows for folder in row["runs"])
         assert set(found["trained"]) == {row["name"] for row in rows}
         assert all(f"published: {figure.variant} {figure.accuracy}" in outcome.out for figure in part.published)
+    changed = "data, network and length" if backbone else "data and length"
+    figures = [line for line in outcome.out.splitlines() if line.startswith("published: ")]
+    assert all(line.endswith(f" (not the lesson's {changed})") for line in figures)
     assert (out / "contact-sheet.png").is_file()
     assert f"report: {out / 'report-lesson.html'}" in outcome.out
     assert summary["parts"]["lesson"]["comparison"]["verdict"][0] in (out / "report-lesson.html").read_text()
@@ -77,6 +80,12 @@ def test_a_smoke_run_exercises_every_step(headstart, snacks, ten, tmp_path, name
         assert len(times) == 4
 
 
+def test_a_part_that_was_named_and_is_left_out_is_a_failure(headstart, snacks, tmp_path):
+    words = ("--part", "backbones", "--backbone", "lite0", "--quick", "--data", snacks, "--out", tmp_path / "lesson")
+    outcome = headstart("recipe", "run", "ants-bees", *words)
+    assert (outcome.code, "left out: it puts several networks" in outcome.out) == (1, True)
+
+
 def test_weights_that_cannot_be_had_are_one_line(headstart, snacks, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     outcome = headstart("recipe", "run", "hotdog", "--quick", "--data", snacks, "--out", tmp_path / "lesson")
@@ -94,6 +103,8 @@ def test_weights_that_cannot_be_had_are_one_line(headstart, snacks, tmp_path, mo
         (("hotdog", "--source", "snacks"), "trains no source network"),
         (("hotdog", "--backbone", "lite0,lite1"), "compares networks"),
         (("animals-vehicles", "--data", "nowhere"), "nowhere"),
+        (("ants-bees", "--backbone", "lite9"), "unknown backbone 'lite9'"),
+        (("pretrain-transfer", "--weights", "nowhere.pth"), "no weight file at nowhere.pth"),
     ],
 )
 def test_unusable_options(headstart, tmp_path, words, message):
@@ -123,8 +134,9 @@ def test_the_commands_that_are_shown_are_the_cells(headstart, monkeypatch, snack
     lesson = make_lesson(name, data=snacks, out="lesson")
     cells = [cell for part in lesson.parts for cell in lesson.cells(part)]
     cells += [lesson.pretraining()] if lesson.source is not None else []
+    cells = [cell for position, cell in enumerate(cells) if cell not in cells[:position]]
     commands = [line.strip() for line in shown.out.splitlines() if line.strip().startswith("headstart train")]
-    assert sorted(commands) == sorted(train_command(cell.config) for cell in cells)
+    assert sorted(commands) == sorted(train_command(cell, lesson.out) for cell in cells)
     caught = []
 
     def catch(config, **rest):
@@ -133,7 +145,11 @@ def test_the_commands_that_are_shown_are_the_cells(headstart, monkeypatch, snack
 
     monkeypatch.setattr("headstart.experiment.run", catch)
     for cell in cells:
-        headstart(*shlex.split(train_command(cell.config))[1:])
-    assert caught == [cell.config for cell in cells]
+        headstart(*shlex.split(train_command(cell, lesson.out))[1:])
+    folders = [f"lesson/{cell.slug}/seed0" for cell in cells]
+    assert caught == [
+        cell.config.model_copy(update={"out": folder}) for cell, folder in zip(cells, folders, strict=True)
+    ]
+    assert len(set(folders)) == len(folders)
     for figure in (figure for part in lesson.parts for figure in part.published):
         assert f"published: {figure.variant} {figure.accuracy}" in shown.out

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.config import dump_config, ineffective_settings, load_config, make_config, parse_assignments
+from headstart.config import description, dump_config, ineffective_settings, load_config, make_config, parse_assignments
 from headstart.errors import ConfigError
 
 
@@ -27,7 +27,15 @@ def test_a_written_config_reads_back_equal(tmp_path):
         ({"phase_epochs": "1,-1"}, "phase_epochs="),
         ({"phase_lrs": "0"}, "phase_lrs="),
         ({"map": "a"}, "name=value pairs"),
-        ({"max_per_class": "train=x"}, "max_per_class="),
+        *(
+            ({"max_per_class": value}, f"max_per_class={value!r} is not valid: expected N, or train=N,test=M, each at")
+            for value in ("x", "-3", 0, "train=", "train=x", "train=2,test=0")
+        ),
+        *(
+            ({"time_limit": value}, f"time_limit={value!r} is not valid: expected seconds, or 10m, 1h")
+            for value in ("1h30", "abc", "10x", "")
+        ),
+        ({"split_seed": 2**32}, "split_seed=4294967296 is not valid"),
         ({"resize": "1,2,3"}, "one number"),
         ({"strategy": "scratch", "weights": "a.pth"}, "starts from random weights"),
         ({"head_lr": 0.1, "head_lr_mult": 3.0}, "give one of them"),
@@ -87,6 +95,11 @@ def test_a_file_of_ones_own_holds_for_any_strategy(tmp_path):
     (tmp_path / "c.yaml").write_text("lr: 0.5\nhead_lr_mult: 3.0\n")
     config = load_config(tmp_path / "c.yaml", {"strategy": "full", "optimizer": "sgd", "match": "a=1"})
     assert (config.lr, config.head_lr_mult) == (0.5, 3.0)
+
+
+def test_a_description_names_all_words_that_a_setting_takes():
+    assert description("leaks") == "train images that copy a reported one (drop, error or keep)"
+    assert description("optimizer") == "adamw, adam or sgd"
 
 
 def test_settings_without_effect_are_named():

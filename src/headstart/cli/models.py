@@ -18,7 +18,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="train, validation or test; default: the reported one")] = None,
     predictions: Annotated[Path | None, typer.Option(help="write a row per image to this parquet file")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out unreadable images")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
@@ -57,7 +57,7 @@ def predict(
     top_k: Annotated[int, typer.Option(min=1, help="how many classes per image")] = 1,
     out: Annotated[Path | None, typer.Option(help="file to write instead of the terminal")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images per batch")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
@@ -78,7 +78,8 @@ def predict(
     for line in classifier.notes:
         say(f"note: {line}")
     if num_failed:
-        say(f"{num_failed} files could not be read; their rows say why")
+        what, why = ("1 file", "its row says") if num_failed == 1 else (f"{num_failed} files", "their rows say")
+        say(f"{what} could not be read; {why} why")
         raise typer.Exit(1)
 
 

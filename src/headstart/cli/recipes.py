@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.shared import app, data_progress, echo, say
+from headstart.errors import either
 
 if TYPE_CHECKING:
-    from headstart.config import Config
+    from headstart.studies.cells import Cell
     from headstart.studies.lessons import Lesson
     from headstart.studies.teaching import Outcome
 
@@ -81,11 +82,15 @@ def recipe_show(lesson: "Lesson") -> None:
     echo("\nfirst, the class counts and a contact sheet of the data, and the source's head:")
     echo(f"    {shlex.join(['headstart', 'data', 'show', lesson.data])}\n    headstart model {lesson.backbones[0]}")
     if lesson.source is not None:
-        echo(f"\nsource network (into {lesson.weights}):\n    {train_command(lesson.pretraining().config)}")
+        echo(f"\nsource network:\n    {train_command(lesson.pretraining(), lesson.out)}")
+    shown: list[Cell] = []
     for each in lesson.parts:
         echo(f"\n{each.name}: {each.question}")
         for cell in lesson.cells(each):
-            echo(f"  {cell.name}\n    {train_command(cell.config)}")
+            echo(f"  {cell.name}{': as above' if cell in shown else ''}")
+            if cell not in shown:
+                echo(f"    {train_command(cell, lesson.out)}")
+                shown.append(cell)
         for figure in each.published:
             echo(f"  published: {figure.variant} {figure.accuracy} ({figure.source})")
 
@@ -111,8 +116,9 @@ def recipe_run(lesson: "Lesson") -> None:
                 print_counts(step)
                 echo(f"contact sheet: {lesson.out / 'contact-sheet.png'}")
             case Outcome():
-                has_failed |= step.has_failed
-                _print_outcome(step)
+                # What was asked for by name and could not be run is a failure.
+                has_failed |= step.has_failed or (bool(step.left_out) and lesson.parts != lesson.recipe.parts)
+                _print_outcome(step, lesson)
                 _write_report(lesson, step)
             case _:
                 echo(f"source head of {step['name']}: {step['head']} ({step['weights']})")
@@ -121,7 +127,7 @@ def recipe_run(lesson: "Lesson") -> None:
         raise typer.Exit(1)
 
 
-def _print_outcome(outcome: "Outcome") -> None:
+def _print_outcome(outcome: "Outcome", lesson: "Lesson") -> None:
     from headstart.studies.teaching import trained_parameters
     from headstart.tables import print_comparison
 
@@ -138,9 +144,10 @@ def _print_outcome(outcome: "Outcome") -> None:
         return
     print_comparison(outcome.comparison)
     found = {row.name: row.accuracy.value for row in outcome.comparison.rows}
+    others = f" (not the lesson's {either(lesson.changes, 'and')})" if lesson.changes else ""
     for figure in outcome.part.published:
         here = f"{found[figure.variant]:.3f}" if figure.variant in found else "failed"
-        echo(f"published: {figure.variant} {figure.accuracy}, here {here} ({figure.source})")
+        echo(f"published: {figure.variant} {figure.accuracy}, here {here} ({figure.source}){others}")
     best = outcome.comparison.rows[0]
     echo(f"best model: {best.runs[0]} ({best.name})")
 
@@ -161,8 +168,8 @@ def _write_report(lesson: "Lesson", outcome: "Outcome") -> None:
     echo(f"report: {page}")
 
 
-def train_command(config: "Config") -> str:
-    """Write settings as a `headstart train` command that one could type."""
+def train_command(cell: "Cell", out: Path) -> str:
+    """Write a cell of a study in the folder `out` as a `headstart train` command that one could type."""
     from headstart.config import command_words
 
-    return shlex.join(command_words(config.model_dump(), "seed"))
+    return shlex.join([*command_words(cell.config.model_dump(), "seed"), "--out", str(cell.folder(out, 0))])

@@ -31,7 +31,7 @@ def _flag_type(annotation: Any, has_own_reader: bool) -> type:
 def _setting_parameters() -> list[inspect.Parameter]:
     from pydantic import BeforeValidator
 
-    from headstart.config import Config
+    from headstart.config import Config, description
 
     parameters, panel = [], "Data"
     for name, field in Config.model_fields.items():
@@ -43,7 +43,7 @@ def _setting_parameters() -> list[inspect.Parameter]:
         shown = "" if field.default in (None, {}, False) or kind is bool else f" [dim](default {field.default})[/dim]"
         option = typer.Option(
             f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-            help=f"{field.description}{shown}",
+            help=f"{description(name)}{shown}",
             rich_help_panel=panel,
             show_default=False,
         )

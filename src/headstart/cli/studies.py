@@ -1,5 +1,6 @@
 """Commands for many runs: compare them, report on them, repeat the field's lessons."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,8 +51,9 @@ def compare(
         if len(words) == 1:
             raise ConfigError(f"{words[0]} is one run, with nothing to compare it with; name two or more runs, or data")
         comparison = study.compare_runs(study.group_runs(words))
-        if config.out:
-            study.write_comparison(comparison, Path(config.out))
+        lines = [f"next: {shlex.join(['headstart', 'report', *words])}"]
+        for line in study.write_comparison(comparison, Path(config.out)) if config.out else lines:
+            say(line)
     elif len(words) > 1:
         raise ConfigError(
             f"{', '.join(others[:3])} {'is no run folder' if len(others) == 1 else 'are no run folders'} (no "

@@ -290,7 +290,8 @@ def _warnings(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]
             f"the adapters that {config.weights} brings keep their width, {', '.join(map(str, sorted(kept)))}; "
             f"adapter_width={config.adapter_width} is for new ones"
         )
-    if config.solver == "lbfgs" and not any(phase.solver == "lbfgs" for phase in plan.phases):
+    is_said = any(line.startswith("solver ") for line in lines)
+    if config.solver == "lbfgs" and not is_said and not any(phase.solver == "lbfgs" for phase in plan.phases):
         lines.append("solver=lbfgs has no effect: it solves a linear head in a phase of its own; the head is trained")
     if config.select_on == "reported" and selects(config):
         lines.append("select_on=reported: the reported images also select, so the figure is too good; it is marked")
@@ -372,5 +373,5 @@ def refuse_inside(target: Path, data: str, flag: str) -> None:
         ConfigError: `target` lies in the folder that `data` names.
     """
     source = Path(data).expanduser()
-    if source.is_dir() and target.expanduser().resolve().is_relative_to(source.resolve()):
+    if data and source.is_dir() and target.expanduser().resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"{target} lies among the images of {data}, where nothing is written; name another {flag}")

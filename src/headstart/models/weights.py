@@ -48,7 +48,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: It is missing, damaged, of an unknown kind, or holds Python objects, which are never loaded.
     """
-    file = _weight_file(path)
+    file = weight_file(path)
     if file.suffix == ".safetensors":
         return _unwrapped(_read_safetensors(file), file)
     if file.suffix in _TORCH_SUFFIXES:
@@ -214,8 +214,12 @@ def _check_reachable(url: str) -> None:
     socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_TIMEOUT_S).close()
 
 
-def _weight_file(path: Path) -> Path:
-    """Find the file that `path` means: itself, or the weights of a model folder or run folder."""
+def weight_file(path: Path) -> Path:
+    """Find the file that `path` means: itself, or the weights of a model folder or run folder.
+
+    Raises:
+        ModelError: There is none.
+    """
     if path.is_file():
         return path
     if not path.exists():
@@ -243,9 +247,9 @@ def _read_torch(file: Path) -> object:
             f"{file} is refused: it is damaged, or holds Python objects, and loading those could run code; save only "
             "tensors: torch.save(network.state_dict(), path)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelError(f"{file} cannot be read as PyTorch weights ({reason}): bring it again") from error
+    except Exception as error:  # on a file of another kind it fails in many ways, none of which says so
+        reason = error.strerror if isinstance(error, OSError) else "it is no PyTorch file, or a damaged one"
+        raise ModelError(f"{file} cannot be read as PyTorch weights: {reason}; bring it again") from error
 
 
 def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:

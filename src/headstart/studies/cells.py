@@ -44,6 +44,10 @@ class Cell:
         """Name of its folder."""
         return re.sub(r"[^\w.]+", "-", self.name).strip("-._") or "cell"
 
+    def folder(self, out: Path, seed: int) -> Path:
+        """Return where it is run with a seed, in the folder of a study."""
+        return out / self.slug / f"seed{seed}"
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -92,7 +96,7 @@ def run_cells(
     """
     progress, problems = progress or StudyProgress(None), failed if failed is not None else {}
     _check_study(cells, seeds, out)
-    jobs = [_Job(cell, seed, out / cell.slug / f"seed{seed}") for seed in seeds for cell in cells]
+    jobs = [_Job(cell, seed, cell.folder(out, seed)) for seed in seeds for cell in cells]
     for job in jobs:
         _check_folder(job)
     with progress, Reading(cells[0].config, progress.tell) as reading:

@@ -172,8 +172,8 @@ def compare(
         raise RunError("every cell failed: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
     comparison = with_failures(compare_runs(runs, level=level), failed)
     lines = write_comparison(comparison, out)
-    for line in [f"runs, comparison.json and comparison.csv: {out}", *lines] if progress is not None else ():
-        progress.say(line)
+    for line in [f"runs, comparison.json and comparison.csv: {out}", *lines]:
+        (progress or StudyProgress(None)).say(line)
     return comparison
 
 
@@ -313,7 +313,9 @@ def _verdict(comparison: Comparison) -> list[str]:
     if (fewest := min(len(row.seeds) for row in rows)) == 1:
         lines.append("With one seed nothing is known about how much seeds differ; more seeds would tell.")
     elif fewest == 2:
-        lines.append("Two seeds say little about how much seeds differ, so intervals are wide; a third would tell more.")
+        lines.append(
+            "Two seeds say little about how much seeds differ, so intervals are wide; a third would tell more."
+        )
     return lines
 
 
@@ -324,8 +326,8 @@ def _ranking_line(comparison: Comparison) -> str:
             f"the {comparison.num_images} {comparison.split} images had no say in the order."
         )
     return (
-        "Ranked by accuracy on the reported images, since these runs have no score on other images in common; the "
-        "figure of the first is optimistic, as being first is partly luck. headstart compare DATA scores its runs so."
+        "Ranked by accuracy on the reported images, since these runs have no common score on other images; the figure "
+        "of the first is optimistic, as being first is partly luck. headstart compare DATA ranks by such a score."
     )
 
 

@@ -66,7 +66,11 @@ def make_cells(
 def _configure(
     values: Mapping[str, Any], cell: Mapping[str, Any], asked_for: frozenset[str], varied: Mapping[str, Any]
 ) -> Config:
-    return make_config(with_overrides(values, {**cell, **varied}, kept=asked_for))
+    try:
+        return make_config(with_overrides(values, {**cell, **varied}, kept=asked_for))
+    except ConfigError as error:
+        given = ", ".join(f"{key}={value}" for key, value in varied.items())
+        raise ConfigError(f"--vary {given}: {error}" if given else str(error)) from error
 
 
 def parse_vary(words: Iterable[str]) -> dict[str, list[str]]:

@@ -54,6 +54,16 @@ class Lesson:
     label_map: Mapping[str, str] = field(default_factory=dict)
     max_per_class: int | Mapping[str, int] | None = None
 
+    @property
+    def changes(self) -> list[str]:
+        """What is not as the lesson has it: its figures are then no measure of what comes out."""
+        own = {
+            "data": self.data == self.recipe.data,
+            "network": self.backbones[0] == self.recipe.backbone,
+            "length": not self.is_quick,
+        }
+        return [name for name, is_own in own.items() if not is_own]
+
     def cells(self, part: Part) -> tuple[Cell, ...]:
         """Return the rows of a part as settings that `headstart train` takes."""
         if part.needs != "backbones":
@@ -137,12 +147,13 @@ def make_lesson(
     backbones = given or recipe.backbones or (recipe.backbone,)
     if backbone and len(backbones) > 1 and not any(part.needs == "backbones" for part in chosen):
         raise ConfigError(f"--backbone {backbone}: no part of recipe {name} to be run compares networks; name one")
+    _check_network(given, weights)
     trains_source = weights is None and _trains_source(recipe, backbones[0])
     if source is not None and not trains_source:
         raise ConfigError(f"--source has no use here: with these options recipe {name} trains no source network")
     folder = Path(out or "-".join(["runs/recipe", name, backbones[0].replace("/", "-"), *(["quick"] if quick else [])]))
     if trains_source:
-        weights = folder / Cell(SOURCE, Config()).slug / "seed0"
+        weights = Cell(SOURCE, Config()).folder(folder, 0)
         default = folder / "source-data" if quick else data_root() / "snacks-large"
     labels, label_map, max_per_class = _fit_to_data(recipe, str(data or recipe.data), fetch, progress)
     return Lesson(
@@ -160,6 +171,19 @@ def make_lesson(
         label_map,
         _QUICK_IMAGES if quick else max_per_class,
     )
+
+
+def _check_network(backbones: Sequence[str], weights: str | Path | None) -> None:
+    """Refuse what is not there before anything is fetched or written."""
+    if backbones:
+        from headstart.models.sources import find_source
+
+        for backbone in backbones:
+            find_source(backbone)
+    if weights is not None and str(weights) != "none":
+        from headstart.models.weights import weight_file
+
+        weight_file(Path(weights))
 
 
 def _trains_source(recipe: Recipe, backbone: str) -> bool:

@@ -73,6 +73,10 @@ def test_wrappings_are_taken_off(wrap: str, tmp_path: Path) -> None:
     assert all(torch.equal(read[key], state[key]) for key in state)
 
 
+# On these PyTorch's reader ends in a KeyError (a number), an IndexError and a struct.error.
+JUNK = (b"hAAAA", b"..", b"J.")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -82,6 +86,10 @@ def test_wrappings_are_taken_off(wrap: str, tmp_path: Path) -> None:
         ("cut.safetensors", b"\x10\0\0\0\0\0\0\0{", "cannot be read as safetensors"),
         ("cut.pth", b"PK\x03\x04 nothing", "cannot be read as PyTorch weights|is refused"),
         ("empty.pth", b"", "cannot be read as PyTorch weights|is refused"),
+        *(
+            (f"other{n}.pth", content, "weights: it is no PyTorch file, or a damaged one;")
+            for n, content in enumerate(JUNK)
+        ),
     ],
 )
 def test_unusable_files(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
