@@ -234,11 +234,13 @@ def test_help_is_quick_and_import_loads_no_torch():
 def test_nothing_is_written_among_the_images(headstart, make_folder, monkeypatch):
     folder = make_folder({"apple": 5, "sky": 5})
     monkeypatch.chdir(folder)
+    picture = next(folder.glob("apple/*"))
     for words in (
         ("train", ".", *TINY),
         ("train", folder, *TINY, "--out", folder / "run"),
         ("data", "show", "."),
         ("predict", "no-run", ".", "--out", folder / "predicted.csv"),
+        ("predict", "no-run", picture, "--out", picture),
         ("lr-find", ".", *TINY),
     ):
         outcome = headstart(*words)

@@ -367,11 +367,11 @@ def selects(config: Config) -> bool:
 
 
 def refuse_inside(target: Path, data: str, flag: str) -> None:
-    """Refuse to write into the folder of the user's images.
+    """Refuse to write into the folder of the user's images, or over the one that is named.
 
     Raises:
-        ConfigError: `target` lies in the folder that `data` names.
+        ConfigError: `target` lies in the folder that `data` names, or is that file.
     """
     source = Path(data).expanduser()
-    if data and source.is_dir() and target.expanduser().resolve().is_relative_to(source.resolve()):
+    if data and source.exists() and target.expanduser().resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"{target} lies among the images of {data}, where nothing is written; name another {flag}")
