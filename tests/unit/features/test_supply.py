@@ -469,7 +469,7 @@ def test_all_views_are_at_hand_for_a_solver(make: Maker, model: ClassifierNetwor
     feed = make(model, cached=False)
     streamed = feed.phase(HEAD, EPOCHS)
     for epoch in EPOCHS:
-        numbers = feed._numbered.view_numbers(epoch)
+        numbers = feed.numbered.view_numbers(epoch)
         for batch in streamed.train.epoch(epoch):
             for index, row in zip(batch.indices.tolist(), batch.pixels.float().numpy(), strict=True):
                 view = features.view(int(numbers[index]), np.array([index]))
