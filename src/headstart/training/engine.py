@@ -188,8 +188,7 @@ class _Loop:
         penalised = any(phase.penalty for phase in self.plan.phases)
         self.pretrained = pretrained_start(self.network, self.model.stages[-1]) if penalised else {}
         self.parameter_names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
-        train = self.supply.train
-        self.steps_per_epoch = math.ceil((len(train) - _joins_last(train)) / self.settings.accumulate)
+        self.steps_per_epoch = math.ceil(num_batches(self.supply.train) / self.settings.accumulate)
         self.saved_at = time.monotonic()
 
     def run(self) -> FitResult:
@@ -524,6 +523,11 @@ def epoch_batches(source: BatchSource, epoch: int, *, start: int = 0) -> Iterato
     """Yield an epoch's batches; a last one of one image, which would be normalised by itself alone, joins another."""
     batches = source.epoch(epoch, start=start)
     return _joined(batches) if _joins_last(source) else batches
+
+
+def num_batches(source: BatchSource) -> int:
+    """Return how many batches `epoch_batches` yields."""
+    return len(source) - _joins_last(source)
 
 
 def _joins_last(source: BatchSource) -> bool:

@@ -15,7 +15,7 @@ from headstart.data.loading import Batch, BatchSource
 from headstart.errors import TrainingError
 from headstart.features.supply import FeatureSupply, network_input
 from headstart.models.classifier import ClassifierNetwork
-from headstart.training.engine import FitSettings, epoch_batches, step_seed
+from headstart.training.engine import FitSettings, epoch_batches, num_batches, step_seed
 from headstart.training.optim import build_optimizer, set_learning_rate
 from headstart.training.penalties import pretrained_start
 from headstart.training.plan import Phase, apply_modes, resolve
@@ -72,7 +72,7 @@ def find_lr(
     trained = {name: parameter for name, parameter in network.named_parameters() if name in resolved.learning_rates}
     apply_modes(network, resolved)
     supply = make_supply(trial)
-    inputs = supply.phase(resolved.boundary, range(-(-num_steps // len(supply.train))))
+    inputs = supply.phase(resolved.boundary, range(-(-num_steps // num_batches(supply.train))))
     module, fabric_optimizer = fabric.setup(settings.step.prepare(inputs.module), optimizer)
     apply_modes(network, resolved)
     rates, losses, average = [], [], 0.0

@@ -61,9 +61,16 @@ def test_the_range_test_pulls_as_training_does(model, batches, fabric):
 def test_the_range_test_joins_a_last_batch_of_one_image(model, data, fabric):
     sizes = []
     model.network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    train = TensorBatches(data[0][:33], data[1][:33], 8)
-    find_lr(model, PHASES[1], pixels(train), FitSettings(), fabric, low=1e-5, high=1, num_steps=20)
+    train, asked = TensorBatches(data[0][:33], data[1][:33], 8), []
+
+    class Asked(PixelSupply):
+        def phase(self, boundary, epochs, *, all_views=False):
+            asked.extend(epochs)
+            return super().phase(boundary, epochs)
+
+    find_lr(model, PHASES[1], lambda t: Asked(t.network, train), FitSettings(), fabric, low=1e-5, high=1, num_steps=10)
     assert min(sizes) == 8
+    assert asked == [0, 1, 2]  # of four batches each: the views of all epochs are there
 
 
 def test_too_short_a_test_says_so():
