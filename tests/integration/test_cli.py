@@ -1,7 +1,9 @@
 """What people type wrong: one line that says what to do, exit code 2, and no run folder."""
 
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -280,3 +282,8 @@ def test_evaluate_says_what_the_model_has_seen(headstart, make_folder, tmp_path)
     assert on_train.code == 0, on_train.err
     assert "was trained on 8 of these 8 images" in on_train.err
     assert "trained on" not in headstart("evaluate", tmp_path / "run", folder / "val").err
+    shutil.rmtree(folder / "val")  # a train split alone is what there is to evaluate, by its name or without
+    for words in ((), ("--split", "train")):
+        alone = headstart("evaluate", tmp_path / "run", folder, *words, "--format", "json")
+        assert alone.code == 0, alone.err
+        assert json.loads(alone.out)["split"] == "train"

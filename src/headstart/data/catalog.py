@@ -37,7 +37,7 @@ def data_root() -> Path:
     """Return where data sets are kept: `HEADSTART_DATA`, or the user's data folder."""
     import platformdirs
 
-    return Path(os.environ.get("HEADSTART_DATA") or platformdirs.user_data_dir("headstart"))
+    return Path(os.environ.get("HEADSTART_DATA") or platformdirs.user_data_dir("headstart")).expanduser()
 
 
 def is_catalog_name(name: str) -> bool:

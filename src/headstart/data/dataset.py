@@ -25,8 +25,8 @@ from headstart.data.checks import (
     raise_unreadable,
     unreadable_headers,
 )
-from headstart.data.folders import counted
-from headstart.data.manifest import Manifest, ScanNotes, scan
+from headstart.data.folders import Listing, counted
+from headstart.data.manifest import Manifest, scan
 from headstart.data.splits import make_splits, subset
 from headstart.data.threads import default_threads
 from headstart.data.transforms import shown
@@ -56,13 +56,15 @@ def load_dataset(
         source: Folder of class folders (with or without splits), CSV or parquet manifest, or catalogue name.
         label_map: Class in the source -> class to use; others keep their name.
         max_per_class: Keep a balanced, seeded subset: one number, or split -> number.
-        leaks: What to do with train images that are exact copies of a reported one: `drop`, `error` or `keep`.
+        leaks: What to do with images that are exact copies of one in a split nearer to the report (train, validation,
+            test): `drop`, `error` or `keep`.
         skip_bad: Leave unreadable images out and list them, instead of stopping.
         test_fraction: Share of the test split where the data has no splits.
         split_seed: Seed of that split and of the subset.
         threads: Decoding threads; default: one per core, 8 at most.
         progress: Called with (what is done, images done, images in all).
-        single_split_ok: For evaluation: make no split, call the only split `test`, accept one or missing classes.
+        single_split_ok: For evaluation: make no split (all is `test` where there is none), accept one or missing
+            classes.
         keep: Given every decoded picture, so that it need not be decoded again.
 
     Returns:
@@ -74,13 +76,13 @@ def load_dataset(
     """
     threads = threads or default_threads()
     path, name, located = _locate(source, progress)
-    manifest, notes = scan(path, name=name, label_map=label_map)
-    notes = replace(notes, warnings=(*located, *notes.warnings))
+    manifest, listing = scan(path, name=name, label_map=label_map)
+    warnings = [*located, *listing.warnings]
     check: Callable[..., None] = check_not_empty if single_split_ok else check_classes
-    check(manifest, str(source), hint=_ignored_hint(notes))
+    check(manifest, str(source), hint=_ignored_hint(listing))
     manifest, bad_headers = _drop_bad_headers(manifest, skip_bad, threads, progress)
     if single_split_ok:
-        manifest, notes = _without_empty_classes(manifest, notes)
+        manifest, warnings = _without_empty_classes(manifest, warnings)
     manifest, splits_made = _with_splits(manifest, str(source), test_fraction, split_seed, single_split_ok)
     if max_per_class is not None:
         manifest = subset(manifest, max_per_class, split_seed)
@@ -95,13 +97,13 @@ def load_dataset(
         counts={},
         label_map=dict(label_map or {}),
         splits_made=splits_made,
-        ignored_files=dict(sorted(Counter(path.suffix.lower() for path in notes.ignored).items())),
+        ignored_files=dict(sorted(Counter(path.suffix.lower() for path in listing.ignored).items())),
         unreadable=bad,
         leaks=tuple(leaked.values()),
         leaks_policy=leaks,
         duplicates=find_duplicates(manifest.records, pixels),
         conflicts=find_conflicts(manifest.records, pixels, manifest.labels),
-        warnings=notes.warnings,
+        warnings=tuple(warnings),
     )
     if leaked and leaks == "drop":
         kept = [record for position, record in enumerate(manifest.records) if position not in leaked]
@@ -141,8 +143,8 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _ignored_hint(notes: ScanNotes) -> str:
-    return f" (files without an image extension, ignored: {len(notes.ignored)})" if notes.ignored else ""
+def _ignored_hint(listing: Listing) -> str:
+    return f" (files without an image extension, ignored: {len(listing.ignored)})" if listing.ignored else ""
 
 
 def _drop_bad_headers(
@@ -155,15 +157,15 @@ def _drop_bad_headers(
     return manifest.with_records(r for r in manifest.records if shown(r.path) not in paths), bad
 
 
-def _without_empty_classes(manifest: Manifest, notes: ScanNotes) -> tuple[Manifest, ScanNotes]:
+def _without_empty_classes(manifest: Manifest, warnings: list[str]) -> tuple[Manifest, list[str]]:
     used = sorted({record.label for record in manifest.records})
     empty = [name for label, name in enumerate(manifest.labels) if label not in used]
     if not empty:
-        return manifest, notes
+        return manifest, warnings
     labels = tuple(manifest.labels[label] for label in used)
     records = tuple(replace(record, label=used.index(record.label)) for record in manifest.records)
-    warnings = (*notes.warnings, f"no image of {', '.join(map(repr, empty))}; not evaluated")
-    return replace(manifest, labels=labels, records=records), replace(notes, warnings=warnings)
+    warning = f"no image of {', '.join(map(repr, empty))}; not evaluated"
+    return replace(manifest, labels=labels, records=records), [*warnings, warning]
 
 
 def _with_splits(
@@ -171,7 +173,7 @@ def _with_splits(
 ) -> tuple[Manifest, bool]:
     """Return the manifest with splits, and whether they were made here."""
     if single_split_ok:
-        if len(manifest.splits) > 1:
+        if manifest.splits:
             return manifest, False
         return manifest.with_records(replace(record, split="test") for record in manifest.records), False
     # A train folder alone is a data set without splits.

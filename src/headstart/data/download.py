@@ -49,8 +49,9 @@ def download(url: str, target: Path, *, sha1: str | None = None, progress: Progr
             # One part file per process: two downloads at once must not write into each other.
             with _claimed_part(target) as part:
                 _fetch(url, part, target, progress)
-                _check(part, sha1, url, target)
+                found = _check(part, sha1, url, target)
                 part.replace(target)
+                return found
         except OSError as error:
             raise DownloadError(f"cannot write {target}: {error.strerror or error}; make room and try again") from error
     return _check(target, sha1, url, target)

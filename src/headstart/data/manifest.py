@@ -83,25 +83,12 @@ class Manifest:
         return replace(self, records=tuple(ordered))
 
 
-@dataclass(frozen=True)
-class ScanNotes:
-    """What a scan noticed besides the images.
-
-    Attributes:
-        source: The folder or manifest file, absolute.
-        ignored: Files passed over because they have no image extension.
-        warnings: One sentence each.
-    """
-
-    source: Path
-    ignored: tuple[Path, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
 def scan(
     source: Path, *, name: str | None = None, label_map: Mapping[str, str] | None = None
-) -> tuple[Manifest, ScanNotes]:
-    """List the images of a folder of class folders, or of a CSV or parquet manifest. No image is opened.
+) -> tuple[Manifest, Listing]:
+    """List the images of a folder of class folders, or of a CSV or parquet manifest, with what else was noticed.
+
+    No image is opened.
 
     Args:
         source: Folder, or file with the columns path, label and optionally split, group. Relative paths in it resolve
@@ -127,7 +114,7 @@ def scan(
     index = {label: position for position, label in enumerate(labels)}
     records = [ImageRecord(path, index[names[label]], split, group) for path, label, split, group in listing.images]
     manifest = Manifest(name or (source.name if is_folder else source.stem), labels, ()).with_records(records)
-    return manifest, ScanNotes(source, tuple(listing.ignored), tuple(listing.warnings))
+    return manifest, listing
 
 
 def group_numbers(groups: Iterable[str | None]) -> list[int]:

@@ -31,6 +31,7 @@ def read_data(
     """Read and check the data that a config names; `keep` is given every decoded picture.
 
     Raises:
+        ConfigError: No data is named.
         DataError: The data is not usable.
     """
     if not config.data:

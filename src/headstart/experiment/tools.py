@@ -60,7 +60,7 @@ def evaluate_folder(
         split: Which split; by default the one that a run on this data would report.
         predictions: Where to write a row per image.
         skip_bad: Whether unreadable images are left out.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         engine: `auto`, `openvino` or `torch`.
         precision: `auto`, `32` or `bf16`.
         progress: Told how far fetching, checking and measuring are.
@@ -79,7 +79,7 @@ def evaluate_folder(
     )
     for line in report.warnings:
         say(f"note: {line}")
-    chosen = split or manifest.reported
+    chosen = split or (manifest.reported if manifest.reported in manifest.splits else manifest.splits[0])
     records = manifest.of_split(chosen)
     if not records:
         raise DataError(f"{data} has no split {chosen!r}; it has {', '.join(manifest.splits)}")
@@ -181,7 +181,7 @@ def show_data(
     augmented: bool = False,
     progress: DataProgress | None = None,
 ) -> Manifest:
-    """Write a contact sheet: the first pictures of each class, of the second class the last ones.
+    """Write a contact sheet: the first pictures of each class, of every second class the last ones.
 
     With `augmented`, each row is one training picture followed by `per_class` training views of it, in the 8-bit RGB
     that the network's normalisation starts from.

@@ -15,9 +15,9 @@ from headstart.features.supply import FeatureSupply
 from headstart.history import MetricsLog
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.checkpoint import Checkpoints
-from headstart.training.engine import FitSettings, fit
+from headstart.training.engine import FitSettings, fit, solver_inputs
 from headstart.training.observers import SilentProgress
-from headstart.training.plan import Plan
+from headstart.training.plan import Plan, apply_modes, resolve
 
 
 class _EnoughError(Exception):
@@ -50,19 +50,22 @@ def epoch_seconds(
     The first step of a phase is left out: it allocates and warms up. Of the others the shortest counts, since one may
     hold an evaluation or a busy moment; an image that is evaluated takes half of one that trains. Features below a
     boundary are computed for all epochs to come, which training then finds in the cache, so that the caller's clock has
-    counted them. A phase that is solved takes no epoch's time.
+    counted them. A phase that is solved takes no epoch's time, one that has to be trained instead does.
     """
     seconds = []
     for phase in plan.phases:
-        if phase.solver != "loop":
-            seconds.append(0.0)
-            continue
         trial, watch = replace(model, network=copy.deepcopy(model.network)), _Stopwatch(num_steps)
         supply = make_supply(trial)
+        if phase.solver == "lbfgs":
+            resolved = resolve(phase, trial.network, trial.stages)
+            apply_modes(trial.network, resolved)
+            if not isinstance(solver_inputs(trial, resolved.boundary, supply), str):
+                seconds.append(0.0)
+                continue
         with tempfile.TemporaryDirectory(prefix="headstart-") as folder, suppress(_EnoughError):
             fit(
                 trial,
-                Plan(plan.strategy, (phase,), plan.is_pretrained),
+                Plan(plan.strategy, (replace(phase, solver="loop"),), plan.is_pretrained),
                 supply,
                 replace(settings, selects=False, patience=None),
                 fabric=fabric,
@@ -85,6 +88,6 @@ def fit_to_time(plan: Plan, seconds_per_epoch: tuple[float, ...], limit_s: float
     """
     lengths = [phase.epochs for phase in plan.phases]
     total = sum(length * each for length, each in zip(lengths, seconds_per_epoch, strict=True))
-    if total > limit_s:
+    if total > max(limit_s, 0):
         lengths = [max(1, int(length * limit_s / total)) if length else 0 for length in lengths]
     return tuple(lengths), sum(length * each for length, each in zip(lengths, seconds_per_epoch, strict=True))

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from headstart.data.loading import Batch, BatchSource
 from headstart.errors import RunError, TrainingError
-from headstart.features.supply import FeatureSupply, network_input
+from headstart.features.supply import FeatureSupply, PhaseInputs, network_input
 from headstart.history import MetricsLog
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork
@@ -244,16 +244,14 @@ class _Loop:
 
     def _solve(self, phase: Phase, resolved: ResolvedPhase) -> bool:
         """Solve the head to its optimum; False where that cannot be done and the phase must be trained."""
-        head = head_of(self.network, self.model.stages)
-        if resolved.boundary != len(self.model.stages) - 1 or not isinstance(head, nn.Linear):
-            self.supply.say(f"phase {phase.name!r} is trained: only a linear head that trains alone can be solved for")
+        inputs = solver_inputs(self.model, resolved.boundary, self.supply)
+        if isinstance(inputs, str):
+            self.supply.say(f"phase {phase.name!r} is trained: {inputs}")
             return False
-        inputs = self.supply.phase(resolved.boundary, [], all_views=True)
-        features, progress = inputs.features, self.progress
-        if features is None:
-            self.supply.say(f"phase {phase.name!r} is trained: the head's inputs for all views cannot be had at once")
-            return False
-        started = time.monotonic()  # the supply counts what the features take
+        started, progress = time.monotonic(), self.progress  # the supply counts what the features take
+        head, features = head_of(self.network, self.model.stages), inputs.features
+        assert isinstance(head, nn.Linear)
+        assert features is not None
         solved = solve_head(
             features, features.targets, self.model.labels, groups=features.groups, seed=self.settings.seed
         )
@@ -379,7 +377,8 @@ class _Phase:
         key = _epoch_key(progress.phase, progress.epoch)
         batches = epoch_batches(self.inputs.train, key, start=progress.step * settings.accumulate)
         # Of an epoch that was saved after its last step, a last batch of one image is still there, joined to nothing.
-        for group in islice(_groups(batches, settings.accumulate), loop.steps_per_epoch - progress.step):
+        groups = iter(lambda: list(islice(batches, settings.accumulate)), [])
+        for group in islice(groups, loop.steps_per_epoch - progress.step):
             self._set_rate(progress.step)
             self._step(group)
             progress.step += 1
@@ -549,15 +548,12 @@ def _joined(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield before
 
 
-def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    group: list[Batch] = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+def solver_inputs(model: ClassifierNetwork, boundary: int, supply: FeatureSupply) -> PhaseInputs | str:
+    """Return a phase's inputs, with features, where its head can be solved for; else why it must be trained."""
+    if boundary != len(model.stages) - 1 or not isinstance(head_of(model.network, model.stages), nn.Linear):
+        return "only a linear head that trains alone can be solved for"
+    inputs = supply.phase(boundary, [], all_views=True)
+    return inputs if inputs.features is not None else "the head's inputs for all views cannot be had at once"
 
 
 def _finite(loss: float, phase: Phase, progress: _Progress, optimizer: torch.optim.Optimizer) -> float:

@@ -12,11 +12,12 @@ def mix_batch(
     """Blend each image with another of its batch (mixup) or paste a box of the other into it (cutmix).
 
     Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899. Where both are on, one of them is drawn per
-    batch with equal chance. Inputs may be activations at a freeze boundary: a box is one of the last two dimensions;
-    features without any are blended by either.
+    batch with equal chance. Inputs may be activations at a freeze boundary: a box is one of the last two dimensions,
+    where these are a square map as of a square picture; tokens `(N, T, C)`, maps with the channels last and features of
+    whole images are blended by either.
 
     Args:
-        inputs: `(N, C, H, W)` or `(N, F)` float.
+        inputs: `(N, ...)` float.
         targets: `(N,)` class indices.
         num_classes: C of the targets.
         mixup: Alpha of the Beta distribution, or 0 for off.
@@ -28,7 +29,7 @@ def mix_batch(
     """
     if not mixup and not cutmix:
         return inputs, targets
-    if inputs.ndim == 2:  # features of a whole image have no place to paste a box into: they are blended
+    if inputs.ndim != 4 or inputs.shape[-1] != inputs.shape[-2]:  # no place to paste a box into
         mixup, cutmix = max(mixup, cutmix), 0.0
     probabilities = functional.one_hot(targets, num_classes).to(inputs.dtype)
     order = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)

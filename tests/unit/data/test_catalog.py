@@ -76,6 +76,12 @@ def test_snacks_are_rendered_on_first_use(monkeypatch):
     assert {title for title, _, _ in told[4:]} == {"reading headers", "checking pixels"}
 
 
+def test_the_home_folder_has_its_short_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HEADSTART_DATA", "~/sets")
+    assert catalog.data_root() == tmp_path / "sets"
+
+
 def test_what_is_cancelled_leaves_nothing(tmp_path):
     def cancel(title, done, total):
         raise CancelledError

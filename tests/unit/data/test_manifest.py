@@ -48,7 +48,7 @@ def test_reads_class_folders_with_splits(image_folder: Path) -> None:
     assert all(record.path.is_absolute() for record in manifest.records)
     keys = [(record.split, str(record.path)) for record in manifest.records]
     assert keys == sorted(keys)
-    assert notes.ignored == notes.warnings == ()
+    assert notes.ignored == notes.warnings == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from headstart.training.penalties import L2SP
 from headstart.training.plan import Phase, Plan, Rule
 from tests.supplies import PixelSupply
 from tests.unit.training.conftest import TensorBatches
-from tests.unit.training.test_engine import run
+from tests.unit.training.test_engine import SolvableSupply, run
 
 PHASES = (Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 4), Phase("all", (Rule("*", 1.0),), 0.05, 8, "batch"))
 
@@ -26,6 +26,8 @@ def test_phases_shrink_in_proportion():
     assert fit_to_time(plan, (1.0, 2.0), 100.0) == ((4, 8), 20.0)
     assert fit_to_time(plan, (1.0, 2.0), 10.0) == ((2, 4), 10.0)
     assert fit_to_time(plan, (1.0, 2.0), 0.1) == ((1, 1), 3.0)
+    assert fit_to_time(plan, (1.0, 2.0), -0.5) == ((1, 1), 3.0)  # reading the images has taken longer than the limit
+    assert fit_to_time(plan, (0.0, 0.0), -0.5) == ((4, 8), 0.0)  # nothing is known that would be shorter
 
 
 def test_timing_leaves_the_model_and_its_training_alone(model, batches, held_out, fabric, tmp_path):
@@ -38,6 +40,14 @@ def test_timing_leaves_the_model_and_its_training_alone(model, batches, held_out
     run(other, PHASES[1:], batches, tmp_path / "other")
     after = other.network.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in model.network.state_dict().items())
+
+
+def test_a_head_that_is_solved_takes_no_epoch_and_one_that_has_to_be_trained_does(model, batches, fabric):
+    plan = Plan("x", (replace(PHASES[0], solver="lbfgs"),))
+    solvable = epoch_seconds(model, plan, lambda t: SolvableSupply(t.network, batches), FitSettings(), fabric)
+    assert solvable == (0.0,)
+    (trained,) = epoch_seconds(model, plan, pixels(batches), FitSettings(), fabric)
+    assert trained > 0
 
 
 def test_the_range_test_suggests_where_the_loss_falls_and_throws_the_model_away(model, batches, fabric):

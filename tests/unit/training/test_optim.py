@@ -95,6 +95,15 @@ def test_mixup_blends_and_cutmix_pastes():
         assert 0 < float(soft.max(1).values.min()) < 1
 
 
+@pytest.mark.parametrize("shape", [(6, 8), (6, 3, 3, 8)])  # tokens of a ViT, a map of a Swin: channels last
+def test_cutmix_never_pastes_channels(shape):
+    targets = torch.arange(4)
+    inputs = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    mixed, soft = mix_batch(inputs, targets, 4, mixup=0, cutmix=1.0, rng=np.random.default_rng(3))
+    assert torch.allclose(mixed, torch.einsum("nk,k...->n...", soft, inputs), atol=1e-5)
+    assert 0 < float(soft.max(1).values.min()) < 1
+
+
 def test_without_mixing_nothing_changes():
     inputs, targets = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
     same, labels = mix_batch(inputs, targets, 2, mixup=0, cutmix=0, rng=np.random.default_rng(0))

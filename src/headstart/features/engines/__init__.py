@@ -76,7 +76,7 @@ def choices(device: torch.device, *, engine: str = "auto", precision: str = "aut
     """List the engines to try on a device, fastest first; the last is PyTorch in 32 bits.
 
     Raises:
-        ConfigError: An engine or precision is not known, or none of the kind is for this device.
+        ConfigError: An engine or precision is not known, or the engine is not for this device.
     """
     for key, value, known in (("engine", engine, _ENGINES), ("precision", precision, _PRECISIONS)):
         if value not in known:
