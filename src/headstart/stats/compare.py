@@ -191,7 +191,7 @@ def _difference(first: Sample, other: Sample, level: float, seed: int, family: i
     value = float(first.rates.mean() - other.rates.mean())
     low, high, p_value = -1.0, 1.0, 1.0
     if num_units > 1:
-        draws = difference_draws(first, other, np.random.default_rng(seed))
+        draws = difference_draws(first, other, np.random.default_rng(seed), family)
         tail = min((draws <= 0).sum(), (draws >= 0).sum())
         if (first.mean != other.mean).any():
             p_value = min(1.0, float(2 * (tail + 1) / (len(draws) + 1)))

@@ -7,7 +7,7 @@ seeds would lose 1/S of their variance, and resampling seeds and images at once 
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -115,12 +115,16 @@ class Moments(NamedTuple):
     freedom: float
 
 
-def difference_draws(first: Sample, other: Sample, rng: np.random.Generator) -> _Floats:
-    """Draw the expected difference, (B,); see `compare.compare_to_first`."""
+def difference_draws(first: Sample, other: Sample, rng: np.random.Generator, family: int = 1) -> _Floats:
+    """Draw the expected difference, (B,); see `compare.compare_to_first`.
+
+    Each of a `family` of more than 100 comparisons gets more draws: the least p value that B draws can give, 2 / (B+1),
+    has to stay well below 0.05 when it is multiplied by the family.
+    """
     centre, images, kept, seeds, freedom = difference_moments(first, other)
     mass, pseudo = _mass(first, other)
     rows = np.stack((mass, first.sizes), axis=1)
-    sums = _resample(rng, rows, pseudo * np.array([[1, 1], [-1, 1]]), 1.0)
+    sums = _resample(rng, rows, pseudo * np.array([[1, 1], [-1, 1]]), 1.0, max(_BLOCKS, ceil(family / 10)))
     draws = (sums[:, 0] / sums[:, 1] - centre) * sqrt(kept / images)
     draws += sqrt(seeds) * rng.standard_normal(len(draws))
     return np.asarray(centre + draws * _widening(rng, freedom, len(draws)))
@@ -169,14 +173,16 @@ def _pseudo_size(mass: _Floats, sizes: _Floats, power: float) -> float:
     return float(together**power * whole ** (1 - power))
 
 
-def _resample(rng: np.random.Generator, rows: _Floats, pseudo: _Floats, weight: float) -> _Floats:
+def _resample(
+    rng: np.random.Generator, rows: _Floats, pseudo: _Floats, weight: float, num_blocks: int = _BLOCKS
+) -> _Floats:
     """Return sums over randomly weighted rows (G, 2) and pseudo-rows (2, 2), one per draw, (B, 2).
 
     Weights are Exp(1), those of pseudo-rows Gamma(weight). n equal rows are drawn at once: theirs add up to Gamma(n).
     """
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
     shapes, values = np.append(counts, (weight, weight)), np.vstack((distinct, pseudo))
-    return np.concatenate([rng.standard_gamma(shapes, (_BLOCK, len(shapes))) @ values for _ in range(_BLOCKS)])
+    return np.concatenate([rng.standard_gamma(shapes, (_BLOCK, len(shapes))) @ values for _ in range(num_blocks)])
 
 
 def _widening(rng: np.random.Generator, freedom: float, num_draws: int) -> _Floats:

@@ -198,6 +198,13 @@ def test_the_best_of_many_on_the_same_images_is_told_apart_as_rarely_as_promised
     assert told[False] > told[True]  # what the choice would have cost
 
 
+def test_many_comparisons_do_not_put_significance_out_of_reach():
+    rng = np.random.default_rng(0)
+    best, others = np.ones(300, bool), {str(k): rng.random(300) < 0.6 for k in range(29)}  # 435 pairs
+    found = compare_to_first({"best": best, **others}, is_chosen_here=True)
+    assert all(d.is_significant for d in found.values())
+
+
 def test_so_many_images_as_needed_have_the_power_promised(monkeypatch):
     monkeypatch.setattr(resampling, "_BLOCKS", 1)
     first, other = from_table(125, 12, 6, 10)
