@@ -6,7 +6,6 @@ Importing this module loads no torch: that takes seconds on one core, in which t
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from types import TracebackType
 from typing import Self
 
 from headstart.config import Config
@@ -69,9 +68,7 @@ class Reading:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_over = True
 
     def result(self) -> tuple[Manifest, DataReport]:

@@ -28,12 +28,7 @@ class _Line(NamedTuple):
 
 
 def training_figures(facts: Facts, ident: str) -> list[tuple[str, list[Figure]]]:
-    """Draw loss, accuracy and learning rate of each fit; return them with the fit's title.
-
-    Args:
-        facts: Of a run.
-        ident: What the names of the figures begin with.
-    """
+    """Draw loss, accuracy and learning rate of each fit, named `ident` and on; return them with the fit's title."""
     fits = facts.fits()
     titles = {"selection": "First fit, to select or score", "final": "Final fit"}
     groups = []
@@ -51,12 +46,7 @@ def training_figures(facts: Facts, ident: str) -> list[tuple[str, list[Figure]]]
 
 
 def overlaid_curves(facts: Sequence[Facts], names: Sequence[str]) -> list[Figure]:
-    """Draw the final fits of several runs over one another.
-
-    Args:
-        facts: Of the runs.
-        names: What the runs are called.
-    """
+    """Draw the final fits of several runs over one another."""
     drawn = []
     for key, what in (("val", "held-out"), ("train", "training")):
         for quantity in ("loss", "accuracy"):

@@ -83,12 +83,7 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
 
 
 def accuracies(facts: Sequence[Facts], names: Sequence[str]) -> Figure:
-    """Draw the accuracies of several runs with their intervals; hollow where the reported images selected the model.
-
-    Args:
-        facts: Of the runs.
-        names: What the runs are called.
-    """
+    """Draw the accuracies of several runs with their intervals; hollow where the reported images selected the model."""
     labels = [name + " †" * each.is_selected for each, name in zip(facts, names, strict=True)]
     found = [each.metrics["accuracy"] for each in facts]
 

@@ -14,7 +14,7 @@ from headstart.data.transforms import Augment, decode, eval_view, train_view
 from headstart.errors import HeadstartError, UnreadableImageError
 from headstart.types import InputSpec
 
-SIDE = 224  # pixels: twice what the page shows, for sharp screens
+_SIDE = 224  # pixels of the square that a picture is fitted into: twice what the page shows, for sharp screens
 _MAX_ROWS, _NUM_VIEWS = 4, 7
 
 
@@ -33,34 +33,21 @@ class Thumbnail:
     image: Image.Image
 
 
-def thumbnail(source: Path | Image.Image, alt: str, side: int = SIDE) -> Thumbnail:
-    """Make a small JPEG of a picture; one that is gone or unreadable gives a placeholder.
-
-    Args:
-        source: File or picture.
-        alt: What it shows.
-        side: Of the square that it is fitted into, pixels.
-    """
+def thumbnail(source: Path | Image.Image, alt: str) -> Thumbnail:
+    """Make a small JPEG of a picture that shows `alt`; one that is gone or unreadable gives a placeholder."""
     try:
-        image = ImageOps.contain(decode(source, smallest=side), (side, side))
+        image = ImageOps.contain(decode(source, smallest=_SIDE), (_SIDE, _SIDE))
     except (UnreadableImageError, ValueError):  # ValueError: so long a strip that it would be less than a pixel wide
-        return Thumbnail("", alt, Image.new("RGB", (side, side), "#c8ccd1"))
+        return Thumbnail("", alt, Image.new("RGB", (_SIDE, _SIDE), "#c8ccd1"))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)
     return Thumbnail("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, image)
 
 
 def augmented(manifest: Path, spec: InputSpec, augment: Augment, seed: int) -> list[tuple[str, list[Thumbnail]]]:
-    """Show what training sees: for a few classes one image, first its evaluation view, then augmented ones.
+    """Show what training sees: for a few classes their name and one image, its evaluation view, then augmented ones.
 
-    Args:
-        manifest: Of the run.
-        spec: Of the model's input.
-        augment: The run's setting.
-        seed: Of the views.
-
-    Returns:
-        Class name and views; nothing where the manifest or the images are gone.
+    There is nothing where the manifest or the images are gone.
     """
     try:
         listed = read_manifest(manifest)

@@ -41,9 +41,7 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     return Interval(p, low, high, level, "wilson")
 
 
-def classification_metrics(
-    probabilities: ArrayLike, targets: ArrayLike, labels: Sequence[str], *, level: float = 0.95
-) -> dict[str, Any]:
+def classification_metrics(probabilities: ArrayLike, targets: ArrayLike, labels: Sequence[str]) -> dict[str, Any]:
     """Compute what `metrics.json` says about one split.
 
     The prediction is the most probable class, ties to the first. A figure that is not defined is None: the recall of a
@@ -55,7 +53,6 @@ def classification_metrics(
         probabilities: `(N, C)`, rows summing to 1.
         targets: `(N,)`, indices of the true classes.
         labels: The C class names.
-        level: Coverage of the accuracy's interval.
 
     Returns:
         `labels`, `num_images`, `accuracy` (value, low, high, level, method), `balanced_accuracy`, `macro_f1`,
@@ -74,7 +71,7 @@ def classification_metrics(
     return {
         "labels": list(labels),
         "num_images": len(y),
-        "accuracy": asdict(wilson_interval(num_correct, len(y), level)),
+        "accuracy": asdict(wilson_interval(num_correct, len(y))),
         "balanced_accuracy": _mean([row["recall"] for row in per_class]),
         "macro_f1": _mean([row["f1"] for row in per_class]),
         "log_loss": float(-np.log(np.clip(p[np.arange(len(y)), y], LOG_LOSS_CLIP, 1.0)).mean()) + 0.0,
@@ -84,23 +81,20 @@ def classification_metrics(
     }
 
 
-def expected_calibration_error(
-    probabilities: NDArray[np.float64], targets: NDArray[np.integer[Any]], bins: int = ECE_BINS
-) -> float:
+def expected_calibration_error(probabilities: NDArray[np.float64], targets: NDArray[np.integer[Any]]) -> float:
     """Compute the mean gap between confidence and accuracy (Guo et al. 2017, arXiv:1706.04599, eq. 3).
 
-    The confidence is the probability of the predicted class; the bins ((m-1)/M, m/M] are of equal width; each counts
-    by its share of the images.
+    The confidence is the probability of the predicted class; the bins ((m-1)/M, m/M] are of equal width, M being
+    `ECE_BINS`; each counts by its share of the images.
 
     Args:
         probabilities: `(N, C)`, rows summing to 1.
         targets: `(N,)`, indices of the true classes.
-        bins: M.
     """
     confidence = probabilities.max(axis=1)
     gap = (probabilities.argmax(axis=1) == targets) - confidence
-    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    return float(np.abs(np.bincount(which, weights=gap, minlength=bins)).sum() / len(targets))
+    which = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    return float(np.abs(np.bincount(which, weights=gap)).sum() / len(targets))
 
 
 def _check(p: NDArray[np.float64], y: NDArray[Any], labels: Sequence[str]) -> None:

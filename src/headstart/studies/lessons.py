@@ -12,7 +12,7 @@ from headstart.data.download import Progress
 from headstart.data.manifest import scan
 from headstart.errors import ConfigError, unknown
 from headstart.studies.cells import Cell
-from headstart.studies.recipes import HALF, Part, Recipe, Settings, Variant, get_recipe
+from headstart.studies.recipes import HALF, RECIPES, Part, Recipe, Settings, Variant
 
 SOURCE = "source network"
 _QUICK_SIDE, _QUICK_IMAGES, _QUICK_BATCH = 32, 6, 8
@@ -139,7 +139,9 @@ def make_lesson(
     Raises:
         HeadstartError: A name is not known, an option has no use here, or the data cannot be had.
     """
-    recipe = get_recipe(name)
+    if name not in RECIPES:
+        raise ConfigError(unknown("recipe", name, RECIPES))
+    recipe = RECIPES[name]
     chosen = _chosen_parts(recipe, parts)
     if quick and seeds:
         raise ConfigError("--quick is a smoke run with one seed; leave out --seeds")

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self, final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from headstart.training.observers import Observer
+
+_EVERY_S = 30.0  # between lines within a run, where the console is no terminal
 
 
 @dataclass
@@ -56,14 +57,9 @@ class TimeLeft:
 class StudyProgress:
     """Shows how far a study is. Used as a context, so that the bar is taken away at the end."""
 
-    def __init__(self, console: Console | None, every_s: float = 30.0) -> None:
-        """Show nothing yet.
-
-        Args:
-            console: Where to; None: nowhere.
-            every_s: Seconds between lines within a run, where the console is no terminal.
-        """
-        self._console, self._every_s = console, every_s
+    def __init__(self, console: Console | None) -> None:
+        """Show nothing yet, on a console or, with None, nowhere."""
+        self._console = console
         self._is_bar = console is not None and console.is_terminal
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
         self._bar = Progress(*columns, console=console, transient=True)
@@ -80,9 +76,7 @@ class StudyProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._is_bar:
             self._bar.stop()
 
@@ -134,7 +128,7 @@ class StudyProgress:
             done, total = self._num_done, self._num_runs
             count = f"{done} of {total} runs{self._left_text(', {} left')}" if total else ""
             self._bar.update(self._task, description=what, completed=done, total=total or None, count=count)
-        elif self._console is not None and text and time.monotonic() - self._said >= self._every_s:
+        elif self._console is not None and text and time.monotonic() - self._said >= _EVERY_S:
             lead = f"{self._title}: " if self._title else ""
             self.say(f"{lead}{text}{self._left_text('; {} left for all')}")
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from headstart.errors import ConfigError, unknown
-
 Settings = Mapping[str, Any]
 
 HALF: Final = -1
@@ -417,14 +415,3 @@ PRETRAIN_TRANSFER = Recipe(
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe for recipe in (HOTDOG, HOTDOG_GLUON, ANIMALS_VEHICLES, ANTS_BEES, PRETRAIN_TRANSFER)
 }
-
-
-def get_recipe(name: str) -> Recipe:
-    """Return a recipe by name.
-
-    Raises:
-        ConfigError: There is none of that name.
-    """
-    if name not in RECIPES:
-        raise ConfigError(unknown("recipe", name, RECIPES))
-    return RECIPES[name]

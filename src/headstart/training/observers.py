@@ -4,8 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -74,15 +73,14 @@ class BarProgress(Observer):
 
 
 class PlainProgress(Observer):
-    """Lines for logs: one per epoch, and one every `every_s` seconds within a long epoch."""
+    """Lines for logs: one per epoch, and one every 15 seconds within a long epoch."""
 
-    def __init__(self, stream: TextIO | None = None, every_s: float = 15.0) -> None:
-        self._stream, self._every_s = stream, every_s
+    def __init__(self) -> None:
         self._done = self._first = self._num_steps = 0
         self._started = self._said = time.monotonic()
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream or sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
         self._said = time.monotonic()
 
     def on_start(self, num_steps: int, done: int) -> None:
@@ -96,7 +94,7 @@ class PlainProgress(Observer):
         now = time.monotonic()
         if self._done == self._first + 1:
             self._started = now  # the first step waited for what comes before training
-        elif now - self._said >= self._every_s:
+        elif now - self._said >= 15.0:
             rate = (now - self._started) / (self._done - self._first - 1)
             left = rate * (self._num_steps - self._done)
             self._say(f"step {self._done} of {self._num_steps}, about {left:.0f} s left")
@@ -163,9 +161,7 @@ class TensorBoardLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
 
