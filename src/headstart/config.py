@@ -3,6 +3,8 @@
 Config stops at the door: `headstart.experiment` unpacks it and hands flat arguments to the parts.
 """
 
+import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +17,13 @@ from headstart.errors import ConfigError, did_you_mean, either
 
 
 def _pairs(value: object) -> object:
-    """Read `a=b,c=d`, or a YAML file holding a mapping, into a dict."""
+    """Read `a=b,c=d`, a JSON object, or a YAML file holding a mapping, into a dict."""
     if not isinstance(value, str):
         return value
     if value.endswith((".yaml", ".yml")):
         return read_yaml(Path(value))
+    if value.startswith("{"):  # as `command_words` writes names that hold commas and the like
+        return json.loads(value)
     parts = [part.partition("=") for part in value.split(",") if part.strip()]
     if bad := ["".join(part) for part in parts if not part[1] or not part[0].strip() or not part[2].strip()]:
         raise ValueError(f"expected name=value pairs separated by commas, or a YAML file; got {bad[0]!r}")
@@ -164,11 +168,11 @@ class Config(BaseModel):
     views: int = Field(4, ge=1, description="how many views of each image a frozen part sees; the first is unaugmented")
 
     # Selection
-    best_epoch: bool = Field(False, description="keep the epoch with the lowest selection loss")
+    best_epoch: bool = Field(False, description="keep the epoch that is best (select_by) on the images that select")
     select_by: Literal["loss", "accuracy"] = Field(
         "loss", description="what is best: the lowest loss, or the highest accuracy as some lessons do"
     )
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a lower selection loss")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better one (select_by)")
     select_on: Literal["auto", "reported"] = Field(
         "auto", description="reported: as some lessons do; marked everywhere"
     )
@@ -338,27 +342,48 @@ def dump_config(config: Config) -> str:
 
 
 def command_words(values: Mapping[str, Any], *left_out: str) -> list[str]:
-    """Write the settings that differ from the defaults as words of `headstart train`, but for the folder."""
+    """Write the settings that differ from the defaults as words of `headstart train`, but for the folder.
+
+    Args:
+        values: Those that were decided; what is not among them is left open.
+        left_out: Names of others to leave out.
+    """
     words = ["headstart", "train", str(values["data"])]
+    # With a run's weights its head's rows are kept, and a head that starts from rows has one rate with the rest, unless
+    # this says otherwise.
+    has_rows = values.get("head_init") == "source" and values.get("strategy", "head") != "head"
+    meant = {
+        "head_init": values.get("weights") is not None,
+        "head_lr_mult": has_rows and values.get("head_lr") is None,
+    }
     for name, field in Config.model_fields.items():
+        if name not in values or name in ("data", "out", "table", "choices", *left_out):
+            continue
         value, flag = values[name], "--" + name.replace("_", "-")
-        # With the weights of a run its head's rows are kept, unless this says otherwise.
-        is_meant = name == "head_init" and values["weights"] is not None
-        if name in ("data", "out", "table", "choices", *left_out) or (value == field.default and not is_meant):
+        if value == field.default and not meant.get(name):
             continue
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
-            continue
-        parts = [f"{key}={item}" for key, item in value.items()] if isinstance(value, Mapping) else value
-        words += [flag, ",".join(map(str, parts)) if isinstance(parts, list) else str(parts)]
+        else:
+            words += [flag, _word(value)]
     return words
+
+
+def _word(value: object) -> str:
+    """Write a value as a flag takes it."""
+    if isinstance(value, Mapping):
+        is_plain = all(re.fullmatch(r"[\w-]+( [\w-]+)*", str(part)) for pair in value.items() for part in pair)
+        if not is_plain:
+            return json.dumps(value, ensure_ascii=False)
+        value = [f"{key}={item}" for key, item in value.items()]
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def ineffective_settings(config: Config) -> list[str]:
     """Return one sentence for each setting that was given and changes nothing."""
     given = config.model_fields_set
     strategy, selects = config.strategy, config.best_epoch or config.patience is not None
-    is_own_table = config.table is not None
+    is_own_table = config.table is not None or strategy.endswith((".yaml", ".yml"))  # the file may not be read yet
     has_two_rates = strategy not in ("head", "scratch") and not is_own_table
     rules: dict[str, tuple[bool, str]] = {
         "stages": (

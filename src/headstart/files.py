@@ -79,6 +79,18 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
+def make_parent(path: Path) -> None:
+    """Create the folder that a file goes into, if it is not there yet.
+
+    Raises:
+        RunError: It cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error("create", path.parent, error) from error
+
+
 def write_synced(path: Path, data: bytes | str) -> None:
     """Write a new file and bring its content to the disk; a part may be left behind on an error (OSError)."""
     with path.open("wb") as file:

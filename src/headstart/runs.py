@@ -1,5 +1,6 @@
 """The run folder: its names, its schema, and how it is read and written. Importing this module loads no torch."""
 
+import glob
 import io
 import json
 import os
@@ -13,19 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.config import Config, load_config
-from headstart.errors import RunError, did_you_mean
-from headstart.files import atomic_path, dump_json, file_error, sync_folder, write_atomic, write_json, write_synced
+from headstart.errors import ConfigError, RunError, did_you_mean, either
+from headstart.files import file_error, sync_folder, write_atomic, write_synced
 from headstart.history import MetricsLog
-from headstart.machine import environment
 
 if TYPE_CHECKING:
     import pyarrow
-
-# Files and the machine have modules of their own; the run folder's users find all of it here.
-__all__ = [
-    "MetricsLog", "Run", "atomic_path", "check_out_folder", "check_parent", "create_run_folder", "default_run_path",
-    "dump_json", "environment", "open_run", "refuse_study", "write_atomic", "write_json", "write_parquet",
-]  # fmt: skip
 
 CONFIG, ENVIRONMENT, MANIFEST, PLAN = "config.yaml", "environment.json", "manifest.parquet", "plan.json"
 DATA_REPORT, METRICS, HISTORY, PREDICTIONS = "data_report.json", "metrics.json", "metrics.csv", "predictions.parquet"
@@ -158,7 +152,7 @@ def open_run(path: str | Path) -> Run:
 def default_run_path(data_name: str, backbone: str, strategy: str, seed: int) -> Path:
     """Return `runs/<data>-<backbone>-<strategy>-seed<seed>`, whatever characters the names have."""
     strategy = Path(strategy).stem if strategy.endswith((".yaml", ".yml")) else strategy
-    return Path("runs") / "-".join([_tame(data_name), _tame(backbone), _tame(strategy), f"seed{seed}"])
+    return Path("runs") / "-".join([tame(data_name), tame(backbone), tame(strategy), f"seed{seed}"])
 
 
 def check_out_folder(path: str | Path, overwrite: bool) -> None:
@@ -173,7 +167,41 @@ def check_out_folder(path: str | Path, overwrite: bool) -> None:
     check_parent(folder)
 
 
-def check_parent(path: Path) -> None:
+def check_output(target: Path, data: str, flag: str, *suffixes: str) -> None:
+    """Refuse a file that could not be written in the end, before the work that it is about.
+
+    Args:
+        target: The file.
+        data: Where the images are, or ''.
+        flag: What names the file.
+        suffixes: Of what can be written; none: any.
+
+    Raises:
+        ConfigError: It lies among the images, is a folder, or has another suffix.
+        RunError: The folder that it goes into cannot be created or written to.
+    """
+    refuse_inside(target, data, flag)
+    if target.is_dir():
+        raise ConfigError(f"{flag} {target} is a folder; name a file in it")
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise ConfigError(f"cannot write {target}: expected a name that ends in {either(suffixes)}; change {flag}")
+    check_parent(target, flag)
+
+
+def refuse_inside(target: Path, data: str, flag: str) -> None:
+    """Refuse to write into the folder of the user's images, or over the one that is named.
+
+    Raises:
+        ConfigError: `target` lies in the folder that `data` names, in the one that it is a glob of, or is that file.
+    """
+    source = Path(data).expanduser()
+    while glob.has_magic(str(source)) and not source.exists():
+        source = source.parent
+    if data and source.exists() and target.expanduser().resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"{target} lies among the images of {data}, where nothing is written; name another {flag}")
+
+
+def check_parent(path: Path, flag: str = "--out") -> None:
     """Refuse a path that could not be created, nor the folders that it needs.
 
     Raises:
@@ -181,9 +209,9 @@ def check_parent(path: Path) -> None:
     """
     parent = next(ancestor for ancestor in _resolve(path).parents if os.path.lexists(ancestor))
     if not parent.is_dir():
-        raise RunError(f"cannot create {path}: {parent} is a file, not a folder; choose another --out")
+        raise RunError(f"cannot create {path}: {parent} is a file, not a folder; choose another {flag}")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise RunError(f"cannot create {path}: no permission to write to {parent}; choose another --out")
+        raise RunError(f"cannot create {path}: no permission to write to {parent}; choose another {flag}")
 
 
 def refuse_study(folder: Path) -> None:
@@ -290,5 +318,6 @@ def _umask() -> int:
     return mask
 
 
-def _tame(name: str) -> str:
+def tame(name: str) -> str:
+    """Return a name as a part of a folder's."""
     return re.sub(r"[^\w.]+", "-", name).strip("-._")[:60] or "unnamed"

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headstart.errors import RunError
+from headstart.files import make_parent
 from headstart.types import Interval
 
 if TYPE_CHECKING:
@@ -181,8 +182,8 @@ def plot_range_test(result: "RangeTest", path: Path) -> None:
     axes.plot(result.learning_rates, result.losses)
     axes.axvline(result.suggestion, linestyle="--", color="tab:red", label=f"suggested {result.suggestion:.1e}")
     axes.legend()
+    make_parent(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot write the plot {path}: {error}; name another file with --plot") from error

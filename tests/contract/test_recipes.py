@@ -1,11 +1,15 @@
 """Every recipe's resolved optimizer groups, transforms and phases against the numbers of its lesson, written out."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from headstart.experiment.preparation import build_model, build_plan, fit_settings, resolve_strategy
 from headstart.experiment.reading import read_data
 from headstart.studies.lessons import make_lesson
 from headstart.studies.recipes import RECIPES
+from headstart.studies.teaching import Outcome, _note
 from headstart.training.optim import build_optimizer
 from headstart.training.plan import resolve
 from headstart.training.schedules import lr_factor
@@ -249,3 +253,12 @@ def test_published_figures_belong_to_rows():
         ("hotdog-gluon", "fine-tuned summed"): "0.94", ("hotdog-gluon", "from scratch summed"): "0.83 to 0.85",
         ("ants-bees", "feature extraction 25 epochs"): "0.948", ("ants-bees", "fine-tuned 25 epochs"): "0.935",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"parts": 3}', "{}"])
+def test_a_summary_that_is_damaged_is_written_anew(lessons, tmp_path, damaged):
+    lesson = replace(lessons["hotdog"], out=tmp_path)
+    (tmp_path / "recipe.json").write_text(damaged)
+    for part in lesson.parts[:2]:
+        _note(lesson, Outcome(part, left_out="not now"))
+    assert list(json.loads((tmp_path / "recipe.json").read_text())["parts"]) == [part.name for part in lesson.parts[:2]]

@@ -1,5 +1,7 @@
 """What people type wrong: one line that says what to do, exit code 2, and no run folder."""
 
+import io
+import itertools
 import json
 import os
 import resource
@@ -10,6 +12,7 @@ import sys
 import pytest
 from PIL import Image
 
+from headstart.cli import shared
 from tests.integration.conftest import TINY
 
 
@@ -243,12 +246,46 @@ def test_nothing_is_written_among_the_images(headstart, make_folder, monkeypatch
         ("data", "show", "."),
         ("predict", "no-run", ".", "--out", folder / "predicted.csv"),
         ("predict", "no-run", picture, "--out", picture),
+        ("predict", "no-run", "apple/*", "--out", "apple/predicted.csv"),
         ("lr-find", ".", *TINY),
     ):
         outcome = headstart(*words)
         assert outcome.code == 2
         assert "lies among the images" in outcome.err
     assert sorted(path.name for path in folder.iterdir()) == ["apple", "sky"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("lr-find", "nowhere", "--plot", "p.foo"), "ends in .png, .jpg, .jpeg, .webp, .pdf or .svg; change --plot"),
+        (("lr-find", "nowhere", "--plot", "file/p.png"), "file is a file, not a folder; choose another --plot"),
+        (("data", "show", "nowhere", "--sheet", "p.foo"), "ends in .png, .jpg, .jpeg or .webp; change --sheet"),
+        (("evaluate", "no-run", "nowhere", "--predictions", "file/p.parquet"), "choose another --predictions"),
+        (("predict", "no-run", "a.jpg", "--out", "file/p.csv"), "choose another --out"),
+        (("predict", "no-run", "a.jpg", "--out", "."), "--out . is a folder; name a file in it"),
+        (("delta", "no-run", "--out", "file/d.safetensors"), "choose another --out"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(headstart, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    outcome = headstart(*words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_the_line_of_a_pass_is_taken_from_the_terminal(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    clock = itertools.count()
+    monkeypatch.setattr(shared.time, "monotonic", lambda: float(next(clock)))
+    for done in (1, 2, 3):
+        shared.data_progress("a long pass", done, 3)
+    assert "a long pass: 2 of 3\r" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +318,9 @@ def test_evaluate_says_what_the_model_has_seen(headstart, make_folder, tmp_path)
     on_train = headstart("evaluate", tmp_path / "run", folder / "train")
     assert on_train.code == 0, on_train.err
     assert "was trained on 8 of these 8 images" in on_train.err
-    assert "trained on" not in headstart("evaluate", tmp_path / "run", folder / "val").err
+    table = tmp_path / "new" / "p.parquet"
+    assert "trained on" not in headstart("evaluate", tmp_path / "run", folder / "val", "--predictions", table).err
+    assert table.is_file()
     shutil.rmtree(folder / "val")  # a train split alone is what there is to evaluate, by its name or without
     for words in ((), ("--split", "train")):
         alone = headstart("evaluate", tmp_path / "run", folder, *words, "--format", "json")

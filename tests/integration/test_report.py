@@ -5,7 +5,8 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from headstart.runs import MetricsLog, open_run
+from headstart.history import MetricsLog
+from headstart.runs import open_run
 from headstart.training.observers import TensorBoardLog
 from tests.integration.conftest import TINY
 

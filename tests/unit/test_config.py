@@ -2,7 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from headstart.config import description, dump_config, ineffective_settings, load_config, make_config, parse_assignments
+from headstart.config import (
+    Config,
+    command_words,
+    description,
+    dump_config,
+    ineffective_settings,
+    load_config,
+    make_config,
+    parse_assignments,
+)
 from headstart.errors import ConfigError
 
 
@@ -27,6 +36,7 @@ def test_a_written_config_reads_back_equal(tmp_path):
         ({"phase_epochs": "1,-1"}, "phase_epochs="),
         ({"phase_lrs": "0"}, "phase_lrs="),
         ({"map": "a"}, "name=value pairs"),
+        ({"map": "{a"}, "map='{a' is not valid: expecting property name"),
         *(
             ({"max_per_class": value}, f"max_per_class={value!r} is not valid: expected N, or train=N,test=M, each at")
             for value in ("x", "-3", 0, "train=", "train=x", "train=2,test=0")
@@ -98,7 +108,7 @@ def test_a_file_of_ones_own_holds_for_any_strategy(tmp_path):
 
 
 def test_a_description_names_all_words_that_a_setting_takes():
-    assert description("leaks") == "train images that copy a reported one (drop, error or keep)"
+    assert description("leaks") == "images that copy one that judges them (drop, error or keep)"
     assert description("optimizer") == "adamw, adam or sgd"
 
 
@@ -106,3 +116,37 @@ def test_settings_without_effect_are_named():
     lines = ineffective_settings(make_config({"strategy": "head", "head_lr_mult": 5.0, "stages": 2, "momentum": 0.5}))
     assert [line.split()[0] for line in lines] == ["stages", "head_lr_mult", "momentum"]
     assert ineffective_settings(make_config({"strategy": "full", "head_lr_mult": 5.0})) == []
+
+
+def typed(values) -> Config:
+    """Read the words of a command back, as the command line does."""
+    words = iter(command_words(values)[3:])
+    return load_config(None, {flag[2:].replace("-", "_"): word for flag, word in zip(words, words, strict=True)})
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        {"bird": "animal", "hot dog": "2"}, {"a,b": "c"}, {"a=b": "c", "d": "e=f"}, {" a": "b "}, {"a": "b.yaml"},
+        {"{": "}"}, {'"': "\\"}, {"ä": "犬"},
+    ],
+)  # fmt: skip
+def test_names_of_any_letters_are_read_back_from_a_command(pairs):
+    config = make_config({"data": "d", "map": pairs, "match": pairs})
+    again = typed(config.model_dump())
+    assert (again.map, again.match) == (pairs, pairs)
+
+
+def test_pairs_are_written_as_one_would_type_them():
+    words = command_words({"data": "d", "match": {"hot dog": 934, "bee": "rest"}})
+    assert words[3:] == ["--match", "hot dog=934,bee=rest"]
+
+
+def test_a_default_that_a_repeat_would_decide_otherwise_is_written_out():
+    config = make_config({"data": "d", "strategy": "full", "head_init": "source", "head_lr_mult": 10.0})
+    assert typed(config.model_dump()).head_lr_mult == 10.0
+    assert "head_lr_mult" in typed(config.model_dump()).model_fields_set
+    for other in ({"head_init": "random"}, {"strategy": "head"}, {"head_lr": 0.1}):
+        assert "--head-lr-mult" not in command_words({**config.model_dump(), **other})
+    is_open = make_config({"data": "d", "strategy": "full", "head_init": "source"}).model_dump(exclude_unset=True)
+    assert "--head-lr-mult" not in command_words(is_open)

@@ -10,17 +10,17 @@ import pytest
 
 from headstart import files as files_module
 from headstart.config import Config, dump_config
-from headstart.errors import RunError
+from headstart.errors import ConfigError, RunError
+from headstart.files import write_atomic, write_json
+from headstart.history import MetricsLog
+from headstart.machine import environment
 from headstart.runs import (
-    MetricsLog,
     Run,
     check_out_folder,
+    check_output,
     create_run_folder,
     default_run_path,
-    environment,
     open_run,
-    write_atomic,
-    write_json,
     write_parquet,
 )
 
@@ -288,6 +288,24 @@ def test_default_names(arguments, name):
     assert default_run_path(*arguments) == Path("runs") / name
 
 
+def test_a_file_that_cannot_be_written_is_refused_before(tmp_path):
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "file").write_text("")
+    for target, data, message in (
+        ("pics/p.csv", "pics", "among the images of .*pics, where nothing is written; name another --sheet"),
+        ("pics/p.csv", "pics/*.jpg", r"among the images of .*pics/\*.jpg"),
+        ("pics/p.csv", "**/*.jpg", "among the images of"),
+        ("pics", "", "--sheet .*pics is a folder; name a file in it"),
+        ("p.csv", "pics", r"expected a name that ends in .png or .jpg; change --sheet"),
+        ("file/p.png", "pics", "file is a file, not a folder; choose another --sheet"),
+    ):
+        with pytest.raises((ConfigError, RunError), match=message) as caught:
+            check_output(tmp_path / target, data and str(tmp_path / data), "--sheet", ".png", ".jpg")
+        one_line(caught)
+    check_output(tmp_path / "new" / "p.PNG", str(tmp_path / "pics" / "*"), "--sheet", ".png", ".jpg")
+    assert names(tmp_path) == ["file", "pics"]
+
+
 def test_environment_is_plain_and_complete():
     values = json.loads(json.dumps(environment(7)))
     assert values["seed"] == 7
@@ -410,7 +428,7 @@ def test_a_full_disk_stops_in_one_line_and_keeps_the_table(log, monkeypatch):
 def test_a_run_killed_while_appending_is_readable(tmp_path):
     run = Run(tmp_path)
     code = (
-        "import sys; from headstart.runs import MetricsLog\n"
+        "import sys; from headstart.history import MetricsLog\n"
         f"log = MetricsLog({str(tmp_path / 'metrics.csv')!r}); print(flush=True); n = 0\n"
         "while True: n += 1; log.append({'epoch': n, 'train_loss': n / 3})"
     )

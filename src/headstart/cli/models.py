@@ -62,15 +62,15 @@ def predict(
     precision: PrecisionOption = "auto",
 ) -> None:
     """Classify images; an unreadable file is a row with its error, and then the exit code is 1."""
+    from headstart.inference.inputs import expand_inputs
     from headstart.inference.output import FORMATS, write_predictions
-    from headstart.inference.predict import expand_inputs, load, predict_stream
+    from headstart.inference.predict import load, predict_stream
+    from headstart.runs import check_output
 
     check_format(output_format, FORMATS)
     if out is not None:
-        from headstart.experiment.preparation import refuse_inside
-
         for path in paths:
-            refuse_inside(out, path, "--out")
+            check_output(out, path, "--out")
     classifier = load(run, device=device, engine=engine, precision=precision)
     files = expand_inputs(paths, sys.stdin)
     rows = predict_stream(classifier, files, top_k=top_k, batch_size=batch_size)

@@ -172,4 +172,5 @@ def train_command(cell: "Cell", out: Path) -> str:
     """Write a cell of a study in the folder `out` as a `headstart train` command that one could type."""
     from headstart.config import command_words
 
-    return shlex.join([*command_words(cell.config.model_dump(), "seed"), "--out", str(cell.folder(out, 0))])
+    words = command_words(cell.config.model_dump(exclude_unset=True), "seed")
+    return shlex.join([*words, "--out", str(cell.folder(out, 0))])

@@ -36,7 +36,8 @@ def report(
 def _compared(paths: Sequence[Path]) -> Mapping[str, Any]:
     """Compare the runs; those of different images can still be shown beside one another."""
     from headstart.errors import HeadstartError
-    from headstart.studies.compare import compare_runs, group_runs
+    from headstart.studies.compare import compare_runs
+    from headstart.studies.reported import group_runs
 
     try:
         return compare_runs(group_runs(paths)).to_dict()

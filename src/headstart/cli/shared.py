@@ -31,13 +31,21 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
+def clear_line() -> None:
+    """Take away what `data_progress` left on the terminal."""
+    if sys.stderr.isatty():
+        print("\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 _said: dict[str, float] = {}
 
 
 def data_progress(title: str, done: int, total: int) -> None:
     """Say how far a long pass over the data is: on one line of the terminal, or a line every 15 seconds in a log."""
     is_terminal, now = sys.stderr.isatty(), time.monotonic()
-    if now - _said.setdefault(title, now) >= (0.1 if is_terminal else 15.0):
+    if is_terminal and total and done >= total:
+        clear_line()
+    elif now - _said.setdefault(title, now) >= (0.1 if is_terminal else 15.0):
         _said[title] = now
         line = f"{title}: {done:,}" + (f" of {total:,}" if total else "")
         # On a terminal it goes over the line before, which may be longer.

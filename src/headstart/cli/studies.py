@@ -1,4 +1,4 @@
-"""Commands for many runs: compare them, report on them, repeat the field's lessons."""
+"""Commands for many runs or networks: compare and rank them."""
 
 import shlex
 from pathlib import Path
@@ -35,8 +35,13 @@ def compare(
 
     A finished run in the folder (--out) is not run again, and one that was interrupted goes on.
     """
+    from rich.console import Console
+
     from headstart.runs import refuse_study
     from headstart.studies import compare as study
+    from headstart.studies.grid import parse_vary
+    from headstart.studies.progress import StudyProgress
+    from headstart.studies.reported import group_runs
 
     check_format(output_format, ("table", "json", "csv"))
     words = [word for word in (data, *(more or [])) if word is not None]
@@ -50,7 +55,7 @@ def compare(
             raise ConfigError(f"{words[0]} is a run, and runs have their settings; leave out {', '.join(settings)}")
         if len(words) == 1:
             raise ConfigError(f"{words[0]} is one run, with nothing to compare it with; name two or more runs, or data")
-        comparison = study.compare_runs(study.group_runs(words))
+        comparison = study.compare_runs(group_runs(words))
         lines = [f"next: {shlex.join(['headstart', 'report', *words])}"]
         for line in study.write_comparison(comparison, Path(config.out)) if config.out else lines:
             say(line)
@@ -60,29 +65,17 @@ def compare(
             "config.yaml there); name run folders only, or one data folder, manifest or catalogue name"
         )
     else:
-        comparison = _run_study(config, strategies, seeds or 3, backbones, vary or [])
+        comparison = study.compare(
+            config,
+            strategies=_words(strategies),
+            backbones=_words(backbones),
+            vary=parse_vary(vary or []),
+            seeds=seeds or 3,
+            progress=StudyProgress(Console(stderr=True)),
+        )
     _show(comparison, output_format)
     if comparison.failed:
         raise typer.Exit(1)
-
-
-def _run_study(
-    config: "Config", strategies: str | None, seeds: int, backbones: str | None, vary: list[str]
-) -> "Comparison":
-    from rich.console import Console
-
-    from headstart.studies import compare as study
-    from headstart.studies.grid import parse_vary
-    from headstart.studies.progress import StudyProgress
-
-    return study.compare(
-        config,
-        strategies=_words(strategies),
-        backbones=_words(backbones),
-        vary=parse_vary(vary),
-        seeds=seeds,
-        progress=StudyProgress(Console(stderr=True)),
-    )
 
 
 def _show(comparison: "Comparison", output_format: str) -> None:

@@ -113,8 +113,12 @@ def scan(
     labels = tuple(sorted(set(names.values())))
     index = {label: position for position, label in enumerate(labels)}
     records = [ImageRecord(path, index[names[label]], split, group) for path, label, split, group in listing.images]
-    manifest = Manifest(name or (source.name if is_folder else source.stem), labels, ()).with_records(records)
-    return manifest, listing
+    return Manifest(name or data_name(source), labels, ()).with_records(records), listing
+
+
+def data_name(path: Path) -> str:
+    """Return what a data set is called: as its folder, or as its manifest file without the suffix."""
+    return path.stem if path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir() else path.name
 
 
 def group_numbers(groups: Iterable[str | None]) -> list[int]:

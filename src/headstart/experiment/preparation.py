@@ -364,14 +364,3 @@ def make_supply(
 def selects(config: Config) -> bool:
     """Tell whether held-out images choose the epoch."""
     return config.best_epoch or config.patience is not None
-
-
-def refuse_inside(target: Path, data: str, flag: str) -> None:
-    """Refuse to write into the folder of the user's images, or over the one that is named.
-
-    Raises:
-        ConfigError: `target` lies in the folder that `data` names, or is that file.
-    """
-    source = Path(data).expanduser()
-    if data and source.exists() and target.expanduser().resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"{target} lies among the images of {data}, where nothing is written; name another {flag}")

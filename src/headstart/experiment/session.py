@@ -31,18 +31,19 @@ from headstart.experiment.preparation import (
     make_fabric,
     make_supply,
     prepare,
-    refuse_inside,
     selects,
     step_options,
 )
 from headstart.experiment.reading import DataProgress, Reading, num_threads
 from headstart.features.supply import network_input
+from headstart.files import write_atomic, write_json
+from headstart.history import MetricsLog
 from headstart.inference.evaluate import evaluate
 from headstart.inference.model_card import render_model_card
 from headstart.inference.predict import Classifier, load
-from headstart.machine import PeakMemory
+from headstart.machine import PeakMemory, environment
 from headstart.models.classifier import ClassifierNetwork, save_classifier
-from headstart.runs import MetricsLog, Run
+from headstart.runs import Run
 from headstart.training.budget import epoch_seconds, fit_to_time
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.engine import FitResult, fit
@@ -78,12 +79,12 @@ def run(
     if config.log == "tensorboard":
         require_tensorboard()
     if config.out:
-        refuse_inside(Path(config.out), config.data, "--out")
+        runs.refuse_inside(Path(config.out), config.data, "--out")
         runs.check_out_folder(Path(config.out), overwrite)
     prepared = prepare(config, reading)
     config = prepared.config
     out = Path(config.out) if config.out else _default_path(prepared)
-    refuse_inside(out, config.data, "--out")
+    runs.refuse_inside(out, config.data, "--out")
     runs.check_out_folder(out, overwrite)
     report = reading.result()[1]
     for line in (*prepared.warnings, *report.warnings):
@@ -139,7 +140,7 @@ def _first_files(prepared: Prepared, report: DataReport) -> dict[str, bytes | st
     write_manifest(prepared.manifest, buffer)
     return {
         "config.yaml": dump_config(config),
-        "environment.json": json.dumps(runs.environment(config.seed), indent=2),
+        "environment.json": json.dumps(environment(config.seed), indent=2),
         "data_report.json": json.dumps(report.to_dict(), indent=2, ensure_ascii=False),
         "plan.json": json.dumps({"strategy": prepared.plan.strategy, "phases": tables}, indent=2),
         "manifest.parquet": buffer.getvalue(),
@@ -206,7 +207,7 @@ class _Session:
         manifest, config = prepared.manifest, prepared.config
         # The figures come from the files that will be used, by the path that `predict` takes.
         classifier = load(path, device=config.device, engine=config.engine, precision=config.precision)
-        evaluation = evaluate(
+        figures, predictions = evaluate(
             classifier,
             manifest.of_split(manifest.reported),
             manifest.labels,
@@ -214,14 +215,14 @@ class _Session:
         )
         for line in classifier.notes:
             self.say(f"note: {line}")
-        runs.write_parquet(path / "predictions.parquet", evaluation.predictions)
+        runs.write_parquet(path / "predictions.parquet", predictions)
         ended = time.monotonic()
         score = self._selection_score(classifier) if config.selection_score else None
         on_gpu_mb = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
         trainable = max(table.trainable for table in describe(prepared.plan, model.network, model.stages))
         metrics = {
             "split": manifest.reported,
-            **evaluation.metrics,
+            **figures,
             "selected_on_reported": selected_on_reported,
             "strategy": prepared.plan.strategy,
             "backbone": model.backbone,
@@ -242,9 +243,9 @@ class _Session:
             },
         }
         card = render_model_card(model, metrics, data_name=manifest.name, data_licence=licence_of(config.data))
-        runs.write_atomic(path / "model" / "README.md", card)
+        write_atomic(path / "model" / "README.md", card)
         # Last, because a run with this file counts as complete.
-        runs.write_json(path / "metrics.json", metrics)
+        write_json(path / "metrics.json", metrics)
         if result.unchanged:
             self.say(f"note: {len(result.unchanged)} trainable tensors did not change; the learning rate is too small")
         return self.folder
@@ -312,7 +313,7 @@ class _Session:
 
     def _score(self, classifier: Classifier, records: Sequence[ImageRecord], seconds: float) -> dict[str, Any]:
         manifest = self.prepared.manifest
-        figures = evaluate(classifier, records, manifest.labels, threads=num_threads(self.prepared.config)).metrics
+        figures = evaluate(classifier, records, manifest.labels, threads=num_threads(self.prepared.config))[0]
         images = sorted(f"{record.sha256} {manifest.labels[record.label]}\n" for record in records)
         return {
             "split": manifest.selection or "inner validation",
@@ -328,7 +329,7 @@ class _Session:
         config, started = self.prepared.config, time.monotonic()
         classifier = Classifier(model, config.device, engine=config.engine, precision=config.precision)
         score = self._score(classifier, records, seconds)
-        runs.write_json(self._score_file, {**score, "time_s": round(seconds + time.monotonic() - started, 2)})
+        write_json(self._score_file, {**score, "time_s": round(seconds + time.monotonic() - started, 2)})
 
     def _choose_step(
         self, device: torch.device, phase: int, module: nn.Module, first_batch: Callable[[], Batch], num_images: int
@@ -357,7 +358,7 @@ class _Session:
     def _write_choice(self, key: str, value: Any) -> None:
         config = self.prepared.config
         config = config.model_copy(update={"choices": {**config.choices, key: value}})
-        runs.write_atomic(self.folder.path / "config.yaml", dump_config(config))
+        write_atomic(self.folder.path / "config.yaml", dump_config(config))
         self.prepared = replace(self.prepared, config=config)
 
     def _record_choice(self, key: str, value: Any) -> None:

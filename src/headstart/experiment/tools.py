@@ -21,11 +21,11 @@ from headstart.experiment.preparation import (
     make_fabric,
     make_supply,
     prepare,
-    refuse_inside,
     selects,
 )
 from headstart.experiment.reading import DataProgress, read_data
 from headstart.experiment.session import Say
+from headstart.files import make_parent
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
 from headstart.models.backbones import create_backbone
@@ -34,6 +34,8 @@ from headstart.models.delta import load_delta, read_factors, read_info, save_del
 from headstart.training.lr_find import RangeTest, find_lr
 from headstart.training.plan import Phase
 from headstart.training.rest_row import start_rest_row
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def evaluate_folder(
@@ -72,7 +74,7 @@ def evaluate_folder(
         HeadstartError: The model, the data or the split is not usable.
     """
     if predictions is not None:
-        refuse_inside(predictions, data, "--predictions")
+        runs.check_output(predictions, data, "--predictions")
     classifier = load(model, device=device, engine=engine, precision=precision)
     manifest, report = load_dataset(
         data, label_map=label_map, leaks="keep", skip_bad=skip_bad, single_split_ok=True, progress=progress
@@ -86,12 +88,13 @@ def evaluate_folder(
     seen = _seen_by(model, records)
     for line in seen:
         say(f"note: {line}")
-    evaluation = evaluate(classifier, records, manifest.labels, progress=progress)
+    metrics, table = evaluate(classifier, records, manifest.labels, progress=progress)
     for line in classifier.notes:
         say(f"note: {line}")
     if predictions is not None:
-        runs.write_parquet(predictions, evaluation.predictions)
-    return {**evaluation.metrics, "split": chosen, "seen_by_the_model": seen}
+        make_parent(predictions)
+        runs.write_parquet(predictions, table)
+    return {**metrics, "split": chosen, "seen_by_the_model": seen}
 
 
 def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
@@ -137,7 +140,7 @@ def find_learning_rate(
     Returns:
         What the test saw, and the setting that the suggestion is a value for.
     """
-    refuse_inside(plot, config.data, "--plot")
+    runs.check_output(plot, config.data, "--plot", *_PICTURES, ".pdf", ".svg")
     left_out = [name for name in ("mixup", "cutmix", "ema", "clip_norm") if getattr(config, name)]
     if config.accumulate > 1:
         left_out.append("accumulate")
@@ -189,7 +192,7 @@ def show_data(
     Raises:
         HeadstartError: The data is not usable, or the sheet cannot be written.
     """
-    refuse_inside(sheet, config.data, "--sheet")
+    runs.check_output(sheet, config.data, "--sheet", *_PICTURES)
     # The plain sheet needs no network; the augmented one shows what this backbone's input looks like.
     prepared = prepare(config, progress=progress) if augmented else None
     manifest = prepared.manifest if prepared else read_data(config, progress=progress)[0]
@@ -206,8 +209,8 @@ def show_data(
             rows.append((f"{name} ({len(records)})", _pictures(records, per_class, from_end=label % 2 == 1)))
     if not any(pictures for _, pictures in rows):
         raise ConfigError(f"there is no split {chosen!r}; there are {', '.join(manifest.splits)}")
+    make_parent(sheet)
     try:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(rows).save(sheet)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot write the contact sheet {sheet}: {error}; name another file with --sheet") from error
@@ -226,14 +229,17 @@ def write_delta(path: Path, out: Path) -> None:
         out: The file.
 
     Raises:
-        RunError: The run is not finished, or there was nothing pretrained.
+        ConfigError: `out` is a folder.
+        RunError: The run is not finished, there was nothing pretrained, or the file cannot be written.
         ModelError: The weights that it started from are not there.
     """
+    runs.check_output(out, "", "--out")
     run = runs.open_run(path)
     config, _ = run.config(), run.metrics()
     base = build_backbone(config)
     if base.weights == "none":
         raise RunError(f"{path} started from random weights, so all of it is new; copy {run.model_folder} instead")
+    make_parent(out)
     save_delta(load_classifier(run.model_folder), base, out, factors=read_factors(run.model_folder))
 
 
@@ -251,6 +257,7 @@ def rebuild_model(delta: Path, out: Path, *, weights: str | None = None) -> None
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty; choose another --out")
+    runs.check_parent(out)
     info = read_info(delta)
     base = create_backbone(info.backbone, weights=weights)
     if base.spec.size != info.spec.size:  # position embeddings were made for the size

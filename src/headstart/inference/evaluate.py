@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,25 +10,12 @@ import numpy.typing as npt
 
 from headstart.data.manifest import ImageRecord
 from headstart.data.transforms import shown
-from headstart.errors import DataError, ModelError, UnreadableImageError, did_you_mean, listed
-from headstart.inference.predict import Classifier, Probabilities, probabilities_stream
+from headstart.errors import DataError, ModelError, did_you_mean, listed
+from headstart.inference.predict import Classifier, Probabilities, all_probabilities
 from headstart.stats.metrics import classification_metrics
 
 if TYPE_CHECKING:
     import pyarrow
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """A measured model.
-
-    Attributes:
-        metrics: What `metrics.json` holds; see `stats.metrics.classification_metrics`.
-        predictions: A row per image: path, label, predicted, p_<class>...
-    """
-
-    metrics: dict[str, Any]
-    predictions: "pyarrow.Table"
 
 
 def evaluate(
@@ -39,7 +26,7 @@ def evaluate(
     batch_size: int = 32,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Evaluation:
+) -> tuple[dict[str, Any], "pyarrow.Table"]:
     """Classify images and compare with their labels, which are matched by name.
 
     The model may know more classes than the images have; those are counted as wrong where they are predicted.
@@ -52,6 +39,10 @@ def evaluate(
         threads: Decoding threads; default: one per core, 8 at most.
         progress: Told `("evaluate", done, total)` after every batch.
 
+    Returns:
+        What `metrics.json` holds, see `stats.metrics.classification_metrics`, and a row per image: path, label,
+        predicted, p_<class>...
+
     Raises:
         DataError: There is no image, or the model does not know one of the labels.
         UnreadableImageError: An image cannot be decoded.
@@ -61,7 +52,13 @@ def evaluate(
     if not records:
         raise DataError("there is no image to evaluate on; give data with labelled images in this split")
     targets = _targets(records, labels, classifier.labels)
-    probabilities = _probabilities(classifier, records, batch_size, threads, progress)
+    probabilities = all_probabilities(
+        classifier,
+        [record.path for record in records],
+        batch_size=batch_size,
+        threads=threads,
+        progress=partial(progress, "evaluate") if progress else None,
+    )
     if num_bad := int((~np.isfinite(probabilities).all(axis=1)).sum()):
         raise ModelError(
             f"the model's output is not finite on {num_bad} of {len(records)} images; its training has diverged: "
@@ -76,7 +73,7 @@ def evaluate(
         "device": classifier.device,
         "time_s": {"evaluate": round(time.monotonic() - started, 3)},
     }
-    return Evaluation(metrics, _table(records, targets, probabilities, classifier.labels))
+    return metrics, _table(records, targets, probabilities, classifier.labels)
 
 
 def _targets(records: Sequence[ImageRecord], labels: Sequence[str], known: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -94,26 +91,6 @@ def _targets(records: Sequence[ImageRecord], labels: Sequence[str], known: Seque
 def _suggestion(label: str, known: Sequence[str]) -> str:
     hint = did_you_mean(label, known, limit=1).strip()
     return f" ({hint[0].lower()}{hint[1:]})" if hint else ""
-
-
-def _probabilities(
-    classifier: Classifier,
-    records: Sequence[ImageRecord],
-    batch_size: int,
-    threads: int | None,
-    progress: Callable[[str, int, int], None] | None,
-) -> Probabilities:
-    rows = np.empty((len(records), len(classifier.labels)), np.float32)
-    paths = (record.path for record in records)
-    stream = probabilities_stream(classifier, paths, batch_size=batch_size, threads=threads)
-    for position, (_, outcome) in enumerate(stream):
-        if isinstance(outcome, UnreadableImageError):
-            raise outcome
-        rows[position] = outcome
-        done = position + 1
-        if progress is not None and (done % batch_size == 0 or done == len(records)):
-            progress("evaluate", done, len(records))
-    return rows
 
 
 def _table(

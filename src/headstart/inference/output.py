@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 from headstart.data.transforms import shown
 from headstart.errors import ConfigError
+from headstart.files import atomic_path, make_parent
 from headstart.inference.predict import Prediction
-from headstart.runs import atomic_path
 
 FORMATS = ("table", "json", "csv", "parquet")
 _ROW_GROUP = 4096  # rows
@@ -51,6 +51,8 @@ def write_predictions(
             num_failed += prediction.error is not None
             yield prediction
 
+    if out is not None:
+        make_parent(out)
     if output_format == "parquet":
         if out is None:
             raise ConfigError("parquet is no text and needs a file; give one with --out predictions.parquet")

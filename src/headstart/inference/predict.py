@@ -1,7 +1,7 @@
 """Classify pictures with a trained model, from the files of a run or model folder."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -17,13 +17,11 @@ from headstart.data.transforms import Pixels, why_unreadable
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
 from headstart.features.engines import NUM_SAMPLES, Engine, choices, open_engine, pick_device
 from headstart.features.engines.torch_engine import TorchEngine
-from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views, expand_inputs
+from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier
 from headstart.runs import open_run
 from headstart.types import InputSpec
-
-__all__ = ["Classifier", "Prediction", "expand_inputs", "load", "predict_stream", "probabilities_stream"]
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -128,7 +126,7 @@ class Classifier:
         """
         _check_positive(top_k=top_k)
         sources = as_sources(inputs)
-        probabilities = self._probabilities(sources, batch_size)
+        probabilities = all_probabilities(self, sources, batch_size=batch_size)
         return [
             _prediction(source, row, self.labels, top_k) for source, row in zip(sources, probabilities, strict=True)
         ]
@@ -147,7 +145,7 @@ class Classifier:
             UnreadableImageError: A file is missing or no picture.
             DataError: `inputs` is something else.
         """
-        return self._probabilities(as_sources(inputs), batch_size)
+        return all_probabilities(self, as_sources(inputs), batch_size=batch_size)
 
     def classify_batches(self, batches: Iterable[Pixels]) -> Iterator[Probabilities]:
         """Classify any number of batches of preprocessed pictures, ahead of their use.
@@ -179,11 +177,6 @@ class Classifier:
         )
         return engine
 
-    def _probabilities(self, sources: Sequence[Source], batch_size: int) -> Probabilities:
-        stream = probabilities_stream(self, sources, batch_size=batch_size)
-        rows = [_raised_if_unreadable(outcome) for _, outcome in stream]
-        return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
-
 
 def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precision: str = "auto") -> Classifier:
     """Load a trained classifier.
@@ -197,7 +190,7 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
     Raises:
         RunError: There is no such folder, or the run is not finished.
         ModelError: The folder's files are not those of a classifier.
-        ConfigError: The device is not known or not there.
+        ConfigError: The device, engine or precision is not known or not there.
     """
     folder = Path(path)
     pick_device(device)  # before reading many megabytes
@@ -254,6 +247,31 @@ def probabilities_stream(
     return _classified(classifier, views, batch_size)
 
 
+def all_probabilities(
+    classifier: Classifier,
+    sources: Sequence[Source],
+    *,
+    batch_size: int = 32,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Probabilities:
+    """Return the probabilities of every source, `float32` (N, C); `progress` is told (done, N) after every batch.
+
+    Raises:
+        UnreadableImageError: A source cannot be decoded.
+        ConfigError: A number is below 1.
+    """
+    rows = np.empty((len(sources), len(classifier.labels)), np.float32)
+    stream = probabilities_stream(classifier, sources, batch_size=batch_size, threads=threads)
+    for done, (_, outcome) in enumerate(stream, 1):
+        if isinstance(outcome, UnreadableImageError):
+            raise outcome
+        rows[done - 1] = outcome
+        if progress is not None and (done % batch_size == 0 or done == len(sources)):
+            progress(done, len(sources))
+    return rows
+
+
 def _classified(
     classifier: Classifier, views: Generator[tuple[Source, View]], batch_size: int
 ) -> Iterator[tuple[Source, Probabilities | UnreadableImageError]]:
@@ -298,12 +316,6 @@ def _prediction(
     best = np.argsort(-outcome, kind="stable")[:top_k]  # stable: ties go to the first class, as in the metrics
     top = tuple((labels[index], float(outcome[index])) for index in best)
     return Prediction(path, *top[0], top)
-
-
-def _raised_if_unreadable(outcome: Probabilities | UnreadableImageError) -> Probabilities:
-    if isinstance(outcome, UnreadableImageError):
-        raise outcome
-    return outcome
 
 
 def _check_positive(**numbers: int) -> None:

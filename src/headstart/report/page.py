@@ -12,8 +12,9 @@ import numpy as np
 from headstart import runs
 from headstart._version import __version__
 from headstart.config import read_yaml
+from headstart.data.manifest import data_name
 from headstart.errors import RunError
-from headstart.files import file_error, write_atomic
+from headstart.files import make_parent, write_atomic
 from headstart.report.curves import overlaid_curves, training_figures
 from headstart.report.judged import accuracies, confusion_matrix, reliability_diagram
 from headstart.report.pictures import Thumbnail, augmented, sheet, thumbnail
@@ -44,6 +45,7 @@ def write_report(
 
     Raises:
         RunError: A path is no finished run, the comparison cannot be read, or the page cannot be written.
+        ConfigError: The page is no HTML file or lies among the images.
     """
     folders = [Path(path) for path in paths]
     page, study = page_path(folders, out), read_comparison(comparison, folders)
@@ -64,19 +66,17 @@ def page_path(paths: Sequence[Path], out: str | Path | None) -> Path:
     """Return where the page about runs goes, once it is clear that it can be written there.
 
     Raises:
-        RunError: There is no run, one is not finished, or the page cannot be there.
-        ConfigError: The settings of a run cannot be read.
+        RunError: There is no run, one is not finished, or the folder of the page cannot be written to.
+        ConfigError: The settings of a run cannot be read, or the page is no HTML file or lies among the images.
     """
     if not paths:
         raise RunError("there is no run to report on; give one or more run folders")
     page = Path(out) if out is not None else (paths[0] if len(paths) == 1 else Path()) / "report.html"
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise RunError(f"--out {page} is no HTML file; give a name such as report.html")
     for path in paths:
         runs.open_run(path).metrics()  # says so where it is not finished
         images = Path(str(read_yaml(path / runs.CONFIG).get("data"))).expanduser()
-        if images.is_absolute() and images.is_dir() and page.resolve().is_relative_to(images.resolve()):
-            raise RunError(f"{page} lies among the images of {images}, where nothing is written; name another --out")
+        # Another path was meant from where the run was started.
+        runs.check_output(page, str(images) if images.is_absolute() else "", "--out", ".html", ".htm")
     runs.check_parent(page.with_suffix("") / "loss.png")
     return page
 
@@ -84,10 +84,7 @@ def page_path(paths: Sequence[Path], out: str | Path | None) -> Path:
 def _write(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
     files: dict[Path, bytes | str] = {page.with_suffix("") / name: data for name, data in pngs.items()}
     for target, data in {**files, page: html}.items():
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise file_error("create", target.parent, error) from error
+        make_parent(target)
         write_atomic(target, data)
 
 
@@ -104,7 +101,7 @@ def _template() -> jinja2.Template:
 
 def _title(facts: Sequence[Facts]) -> str:
     settings = facts[0].settings
-    data = Path(str(settings["data"])).stem or "data"
+    data = data_name(Path(str(settings["data"]))) or "data"
     if len(facts) > 1:
         return f"{data}: {len(facts)} runs compared"
     return f"{data}: {settings['backbone']}, {settings['strategy']}"

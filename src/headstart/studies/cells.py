@@ -148,11 +148,11 @@ def _check_study(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> None
         values = {str(getattr(cell.config, field)) for cell in cells}
         if len(values) > 1:
             raise ConfigError(f"{field} differs between cells ({', '.join(sorted(values))}); expected the same images")
-    from headstart.experiment.preparation import refuse_inside, resolve_strategy
+    from headstart.experiment.preparation import resolve_strategy
 
     for cell in cells:
         resolve_strategy(cell.config)
-        refuse_inside(out, cell.config.data, "--out")
+        runs.refuse_inside(out, cell.config.data, "--out")
 
 
 def _check_folder(job: _Job) -> None:

@@ -4,31 +4,28 @@ Reading runs that exist loads no torch.
 """
 
 import json
-import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
 from headstart.config import Config
+from headstart.data.manifest import data_name
 from headstart.errors import ConfigError, RunError, listed
-from headstart.files import csv_text, file_error, write_atomic, write_json
-from headstart.runs import CONFIG, Run
+from headstart.files import csv_text, make_parent, write_atomic, write_json
+from headstart.runs import CONFIG, Run, tame
 from headstart.stats.compare import Difference, accuracy_interval, compare_to_first, difference_sentence
-from headstart.studies.cells import Cell, run_cells
+from headstart.studies.cells import run_cells
 from headstart.studies.grid import make_cells
 from headstart.studies.progress import StudyProgress, duration
-from headstart.studies.reported import Reported, check_same_images, group_runs, read_reported
+from headstart.studies.reported import Reported, check_same_images, read_reported
 from headstart.types import Interval
-
-__all__ = [
-    "Cell", "Comparison", "Row", "compare", "compare_runs", "group_runs", "make_cells", "run_cells", "with_failures",
-    "write_comparison",
-]  # fmt: skip
 
 RankedBy = Literal["selection", "accuracy"]
 
@@ -155,7 +152,8 @@ def compare(
         raise ConfigError("no data given; name a folder of class folders, a manifest, a catalogue name, or run folders")
     if seeds < 1:
         raise ConfigError(f"seeds={seeds}: expected at least 1")
-    if "selection_score" not in config.model_fields_set or "table" in config.model_fields_set:  # a run's, read back
+    is_a_runs = "table" in config.model_fields_set  # which names every setting, whether it was asked for or not
+    if "selection_score" not in (config.given if is_a_runs else config.model_fields_set):
         config = config.model_copy(update={"selection_score": True})
     cells = make_cells(config, strategies=strategies or (config.strategy,), backbones=backbones, vary=vary)
     if len(cells) < 2:
@@ -163,7 +161,8 @@ def compare(
             f"there is only {cells[0].name!r} to run, and nothing to compare it with; name several --strategies, "
             "several --backbones, or values of a setting such as --vary lr=1e-4,1e-3"
         )
-    out = Path(config.out) if config.out else Path("runs") / f"compare-{Cell(Path(config.data).stem, config).slug}"
+    data = Path(os.path.abspath(Path(config.data).expanduser()))
+    out = Path(config.out) if config.out else Path("runs") / f"compare-{tame(data_name(data))}"
     if (out / CONFIG).is_file():
         raise ConfigError(f"{out} is a run; name another folder for the study with --out")
     failed: dict[str, str] = {}
@@ -186,10 +185,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[str]:
     old, file = [], out / "comparison.json"
     with suppress(OSError, ValueError, LookupError, TypeError):  # none there, or a damaged one
         old = [str(row["name"]) for row in json.loads(file.read_bytes())["rows"]]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise file_error("create", out, error) from error
+    make_parent(file)
     write_json(file, comparison.to_dict(relative_to=out))
     write_atomic(out / "comparison.csv", comparison.to_csv())
     lines = []
@@ -271,9 +267,9 @@ def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
         seeds=tuple(each["seed"] for each in metrics),
         accuracy=accuracy,
         accuracies=tuple(float(one.correct.mean()) for one in reported),
-        selection_log_loss=_mean([score["log_loss"] for score in found]) if is_scored else None,
-        selection_accuracy=_mean([score["accuracy"] for score in found]) if is_scored else None,
-        seconds=_mean([_seconds(each) for each in metrics]),
+        selection_log_loss=fmean([score["log_loss"] for score in found]) if is_scored else None,
+        selection_accuracy=fmean([score["accuracy"] for score in found]) if is_scored else None,
+        seconds=fmean([_seconds(each) for each in metrics]),
         trainable_parameters=max(each["trainable_parameters"] for each in metrics),
         peak_memory_mb=min(peaks) if peaks else None,
         selected_on_reported=any(each["selected_on_reported"] for each in metrics),
@@ -284,10 +280,6 @@ def _seconds(metrics: Mapping[str, Any]) -> float:
     """Return what the run took without the fit that only scores."""
     total, scoring = metrics["time_s"]["total"], metrics.get("selection", {}).get("time_s", 0.0)
     return round(max(0.0, float(total) - float(scoring)), 2)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _verdict(comparison: Comparison) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ def _run_part(lesson: Lesson, part: Part, progress: StudyProgress) -> Outcome:
 def _note(lesson: Lesson, outcome: Outcome) -> None:
     """Write a part into recipe.json, beside what was noted of others before."""
     file = lesson.out / "recipe.json"
-    known = json.loads(file.read_bytes())["parts"] if file.is_file() else {}
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError, LookupError, TypeError):  # none there, or a damaged one
+        known = dict(json.loads(file.read_bytes())["parts"])
     part = {
         "question": outcome.part.question,
         "left_out": outcome.left_out,

@@ -90,8 +90,10 @@ def test_a_file_is_whole_or_not_there(tmp_path, output_format):
     assert list(tmp_path.iterdir()) == []
     write_predictions(ROWS, output_format, path, top_k=2)
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
-    with pytest.raises(RunError, match="cannot write"):
-        write_predictions(ROWS, output_format, tmp_path / "missing" / "out", top_k=2)
+    write_predictions(ROWS, output_format, tmp_path / "missing" / "out", top_k=2)
+    assert (tmp_path / "missing" / "out").is_file()
+    with pytest.raises(RunError, match="cannot create"):
+        write_predictions(ROWS, output_format, path / "out", top_k=2)
 
 
 @pytest.mark.parametrize("output_format", ["table", "json", "csv"])

@@ -15,6 +15,7 @@ import headstart
 from headstart import runs
 from headstart.config import dump_config, make_config
 from headstart.data.manifest import ImageRecord, Manifest, write_manifest
+from headstart.history import MetricsLog
 from headstart.stats.metrics import classification_metrics
 from headstart.training.schedules import lr_factor
 from headstart.types import InputSpec
@@ -104,7 +105,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
         columns = {"path": [str(path) for path in pictures], "label": names[targets], "predicted": names[p.argmax(1)]}
         columns |= {f"p_{label}": p[:, i].astype(np.float32) for i, label in enumerate(labels)}
         runs.write_parquet(run.path / runs.PREDICTIONS, pa.table(columns))
-        log = runs.MetricsLog(run.path / runs.HISTORY)
+        log = MetricsLog(run.path / runs.HISTORY)
         for row in history(*phases) if rows is None else rows:
             log.append(row)
         return run.path

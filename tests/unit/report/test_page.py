@@ -5,8 +5,10 @@ import sys
 import pytest
 from PIL import Image
 
-from headstart.errors import RunError
+from headstart.errors import HeadstartError
 from headstart.report import write_report
+from headstart.report.page import _title
+from headstart.report.reading import read_run
 from tests.unit.report.conftest import Page
 
 NASTY = ("<img src=x onerror=alert(1)>", 'a&b "q"', "$x_1$ back\\slash \\g<1>", "犬 — \u202eсобака", "</style><b>")
@@ -147,6 +149,11 @@ def test_what_is_missing_or_damaged_is_left_out(make_run, tmp_path, is_damaged):
     assert page.text.count("cannot be used") >= 5
 
 
+@pytest.mark.parametrize(("data", "name"), [("a/photos.v1", "photos.v1"), ("table.csv", "table"), (".", "data")])
+def test_the_page_is_called_as_the_data(make_run, data, name):
+    assert _title([read_run(make_run(data=data))]) == f"{name}: simple-cnn, head"
+
+
 def test_a_run_of_an_older_version(make_run, tmp_path):
     path = make_run()
     lines = (path / "config.yaml").read_text().splitlines()
@@ -170,7 +177,7 @@ def test_a_run_of_an_older_version(make_run, tmp_path):
     ("change", "message"),
     [
         (lambda path: {"paths": []}, "no run to report on"),
-        (lambda path: {"out": path / "page.pdf"}, "no HTML file"),
+        (lambda path: {"out": path / "page.pdf"}, "expected a name that ends in .html or .htm"),
         (lambda path: (path.parent / "fruit").mkdir() or {"out": path.parent / "fruit" / "r.html"}, "among the images"),
         (lambda path: {"out": path / "plan.json" / "r.html"}, "plan.json is a file, not a folder"),
         (lambda path: {"comparison": {"rows": [{"name": "x", "seeds": [0], "runs": ["x"]}]}}, "is not about"),
@@ -182,7 +189,7 @@ def test_a_run_of_an_older_version(make_run, tmp_path):
 )
 def test_what_cannot_be_reported_says_why(make_run, change, message):
     path = make_run()
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(HeadstartError) as caught:
         write_report(**{"paths": [path], **change(path)})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

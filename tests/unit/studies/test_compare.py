@@ -20,9 +20,10 @@ from headstart.experiment import session, tools
 from headstart.runs import open_run
 from headstart.stats.metrics import wilson_interval
 from headstart.studies.cells import run_cells
-from headstart.studies.compare import compare, compare_runs, group_runs, make_cells
-from headstart.studies.grid import parse_vary
+from headstart.studies.compare import compare, compare_runs
+from headstart.studies.grid import make_cells, parse_vary
 from headstart.studies.progress import TimeLeft, duration
+from headstart.studies.reported import group_runs
 from headstart.training.observers import SilentProgress
 from tests.conftest import COLOURS
 
@@ -79,6 +80,16 @@ def test_a_setting_without_effect_makes_no_further_cell():
     assert cells[-1].config.head_lr_mult == 100.0
 
 
+def test_what_a_table_that_is_not_read_yet_may_use_is_varied(tmp_path):
+    table = tmp_path / "mine.yaml"
+    table.write_text("parts: lora\nphases: [{rules: {'*': 1}}]")
+    for setting, values in {"lora_rank": "2,8", "lora_alpha": "8,16", "stages": "1,2", "solver": "loop,lbfgs"}.items():
+        cells = make_cells(Config(), strategies=[str(table)], vary=parse_vary([f"{setting}={values}"]))
+        assert [cell.name for cell in cells] == [f"mine, {setting}={value}" for value in values.split(",")]
+    cells = make_cells(Config(), strategies=[str(table)], vary=parse_vary(["head_lr_mult=1,10"]))
+    assert [cell.name for cell in cells] == ["mine"]
+
+
 def test_scratch_beside_given_weights_starts_from_random_ones():
     scratch, full = make_cells(Config(weights="w.pth", strategy="full"), strategies=("scratch", "full"))
     assert (scratch.config.weights, full.config.weights) == (None, "w.pth")
@@ -126,6 +137,39 @@ def test_values_that_hold_commas():
 def test_what_cannot_be_varied_is_refused(vary, message):
     with pytest.raises(ConfigError, match=message):
         make_cells(Config(), strategies=("full",), vary=vary)
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """What a study would run, and where; nothing is."""
+    found = []
+
+    def run_cells(cells, seeds, out, **rest):
+        found.append((cells, out))
+        return {}
+
+    monkeypatch.setattr("headstart.studies.compare.run_cells", run_cells)
+    return found
+
+
+@pytest.mark.parametrize(("flags", "is_scored"), [((), True), (("--no-selection-score",), False)])
+def test_a_runs_settings_are_scored_unless_that_was_refused(headstart, planned, tmp_path, flags, is_scored):
+    (tmp_path / "config.yaml").write_text(dump_config(Config(data="fruit", selection_score=False)))
+    words = ("fruit", "--config", tmp_path / "config.yaml", "--strategies", "head,full")
+    assert "every cell failed" in headstart("compare", *words, *flags)[2]
+    assert [cell.config.selection_score for cell in planned[0][0]] == [is_scored] * 2
+
+
+@pytest.mark.parametrize(
+    ("data", "folder"),
+    [("photos.v1", "photos.v1"), ("photos.v2/", "photos.v2"), ("lists/table.csv", "table"), (".", "here.1")],
+)
+def test_a_study_is_called_as_its_runs_are(planned, tmp_path, monkeypatch, data, folder):
+    (tmp_path / "here.1").mkdir()
+    monkeypatch.chdir(tmp_path / "here.1")
+    with pytest.raises(RunError, match="every cell failed"):
+        compare(Config(data=data), strategies=("head", "full"))
+    assert planned[0][1] == Path("runs") / f"compare-{folder}"
 
 
 # Studies that train
@@ -518,7 +562,8 @@ def test_unusable_words_are_refused(headstart, tmp_path, monkeypatch, words, mes
 def test_comparing_runs_that_exist_loads_no_torch(tmp_path):
     folders = [str(fake_run(tmp_path / name, "1101").path) for name in ("a", "b")]
     code = (
-        "import sys; from headstart.studies.compare import compare_runs, group_runs\n"
+        "import sys; from headstart.studies.compare import compare_runs\n"
+        "from headstart.studies.reported import group_runs\n"
         f"compare_runs(group_runs({folders!r})).to_csv(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
