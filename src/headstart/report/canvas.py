@@ -83,9 +83,13 @@ def draw(
     return Figure(name, caption, _for_page(svg.getvalue().decode("utf-8"), name, alt), png.getvalue())
 
 
-def legend(axes: "Axes", columns: int = 3) -> None:
-    """Put the names of the lines above the axes."""
-    axes.figure.legend(loc="outside upper left", ncols=columns, handlelength=1.6, columnspacing=1.4)
+def legend(axes: "Axes") -> None:
+    """Put the names of the lines above the axes, in as many columns as fit, three at most."""
+    for columns in (3, 2, 1):
+        names = axes.figure.legend(loc="outside upper left", ncols=columns, handlelength=1.6, columnspacing=1.4)
+        if columns == 1 or names.get_window_extent().width <= axes.figure.bbox.width:
+            return
+        names.remove()
 
 
 def shortened(text: str, most: int) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headstart.report import curves
-from headstart.report.canvas import _COLOURS, draw, shortened
+from headstart.report.canvas import _COLOURS, draw, legend, shortened
 from headstart.report.curves import training_figures
 from headstart.report.judged import confusion_matrix, reliability_diagram
 from headstart.report.reading import read_run
@@ -68,6 +68,22 @@ def test_the_legend_shows_a_single_step_as_a_point(make_run, monkeypatch, num_st
     [handle] = [each for each in kept if each.get_label() == "all that trains"]
     assert (handle.get_marker() == "o") == is_point
     assert (handle.get_linestyle() == "None") == is_point
+
+
+@pytest.mark.parametrize(("length", "columns"), [(5, 3), (24, 2), (60, 1)])
+def test_the_legend_has_as_many_columns_as_fit(length, columns):
+    kept = []
+
+    def paint(axes):
+        for number in range(8):
+            axes.plot([0, 1], label=f"{number} " + "n" * (length - 2))
+        legend(axes)
+        kept.append(axes.figure)
+
+    draw("wide", "", "", paint)
+    (names,) = kept[0].legends
+    assert names._ncols == columns
+    assert columns == 1 or names.get_window_extent().x1 <= kept[0].bbox.width
 
 
 def test_no_epoch_at_all(make_run):
