@@ -117,7 +117,7 @@ def test_unusable_options(headstart, tmp_path, words, message):
 @pytest.mark.parametrize("name", RECIPES)
 def test_there_is_a_page_with_the_command_and_what_was_published(name):
     page = (Path(__file__).parents[2] / "docs" / "lessons" / f"{name}.md").read_text(encoding="utf-8")
-    assert f"headstart recipe run {name}" in page
+    assert f"$ headstart recipe run {name}" in page  # with what it printed
     assert all(figure.accuracy in page for part in RECIPES[name].parts for figure in part.published)
 
 
