@@ -6,7 +6,7 @@ of random generators, and a run that was killed and resumed ends in the same wei
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -24,6 +24,7 @@ from headstart.history import MetricsLog
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.heads import head_of
+from headstart.training.batches import epoch_batches, num_batches
 from headstart.training.checkpoint import (
     Checkpoints,
     digest,
@@ -516,36 +517,6 @@ class _Phase:
 def _epoch_key(phase: int, epoch: int) -> int:
     """Number an epoch within the whole plan; order and augmentation follow from it."""
     return phase * 1_000_003 + epoch
-
-
-def epoch_batches(source: BatchSource, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-    """Yield an epoch's batches; a last one of one image, which would be normalised by itself alone, joins another."""
-    batches = source.epoch(epoch, start=start)
-    return _joined(batches) if _joins_last(source) else batches
-
-
-def num_batches(source: BatchSource) -> int:
-    """Return how many batches `epoch_batches` yields."""
-    return len(source) - _joins_last(source)
-
-
-def _joins_last(source: BatchSource) -> bool:
-    return source.num_images > source.batch_size > 1 and source.num_images % source.batch_size == 1
-
-
-def _joined(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Join a batch of one image to the batch before."""
-    before: Batch | None = None
-    for batch in batches:
-        if before is not None and len(batch.targets) == 1:
-            parts = ((before.pixels, batch.pixels), (before.targets, batch.targets), (before.indices, batch.indices))
-            before = Batch(*(torch.cat(pair) for pair in parts))
-            continue
-        if before is not None:
-            yield before
-        before = batch
-    if before is not None:
-        yield before
 
 
 def solver_inputs(model: ClassifierNetwork, boundary: int, supply: FeatureSupply) -> PhaseInputs | str:

@@ -15,7 +15,8 @@ from headstart.data.loading import Batch, BatchSource
 from headstart.errors import TrainingError
 from headstart.features.supply import FeatureSupply, network_input
 from headstart.models.classifier import ClassifierNetwork
-from headstart.training.engine import FitSettings, epoch_batches, num_batches, step_seed
+from headstart.training.batches import epoch_batches, num_batches
+from headstart.training.engine import FitSettings, step_seed
 from headstart.training.optim import build_optimizer, set_learning_rate
 from headstart.training.penalties import pretrained_start
 from headstart.training.plan import Phase, apply_modes, resolve
