@@ -121,6 +121,7 @@ def results(folder: Path) -> dict[str, Any]:
     with (folder / "metrics.csv").open(newline="") as file:
         history = [{key: value for key, value in row.items() if key != "time_s"} for row in csv.DictReader(file)]
     predictions = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pydict()
+    predictions["path"] = [Path(path).name for path in predictions["path"]]  # the folder is another one each time
     return {
         "weights": digest((folder / "model" / "model.safetensors").read_bytes()),
         "predictions": digest(json.dumps(predictions).encode()),

@@ -6,34 +6,33 @@ from pathlib import Path
 
 from headstart.config import make_config
 from headstart.data.catalog import resolve
-from headstart.data.download import Progress
-from headstart.experiment import run
+from headstart.display import Display
+from headstart.experiment import train
 from headstart.experiment.tools import show_data
 from headstart.inference.predict import load
 from headstart.runs import Run
 from headstart.studies.compare import compare_runs
 from headstart.tables import print_comparison
-from headstart.training.observers import terminal_progress
 
 # Small pictures keep the demo under two minutes on two cores; both strategies see the same.
 SETTINGS = {"image_size": 128, "epochs": 4, "monitor": False}
 STRATEGIES = ("scratch", "head")
 
 
-def run_demo(out: Path, echo: Callable[[str], None], progress: Progress | None = None) -> dict[str, Run]:
+def run_demo(out: Path, echo: Callable[[str], None], display: Display) -> dict[str, Run]:
     """Train `scratch` and `head` on `snacks`, compare them, write a contact sheet and classify a few pictures.
 
     Args:
         out: Folder for the runs and the contact sheet; earlier demos in it are replaced.
         echo: Receives the lines.
-        progress: Told how far drawing the pictures is.
+        display: Told what goes on.
 
     Returns:
         The two runs by strategy.
     """
     started = time.monotonic()
     echo("Hot dog or not? The pictures are drawn by Headstart itself, so nothing is downloaded.")
-    folder = resolve("snacks", progress)
+    folder = resolve("snacks", display.progress)
     sheet = out / "demo-contact-sheet.png"
     show_data(make_config({"data": str(folder)}), sheet)
     echo(f"contact sheet: {sheet}\n")
@@ -41,7 +40,7 @@ def run_demo(out: Path, echo: Callable[[str], None], progress: Progress | None =
     for strategy in STRATEGIES:
         echo(f"training '{strategy}' ...")
         config = {**SETTINGS, "data": str(folder), "strategy": strategy, "out": str(out / f"demo-{strategy}")}
-        runs[strategy] = run(make_config(config), overwrite=True, say=echo, make_observer=terminal_progress)
+        runs[strategy] = train(make_config(config), overwrite=True, display=display)
     echo("")
     print_comparison(compare_runs({name: [each] for name, each in runs.items()}))
     echo("\na few predictions of 'head':")

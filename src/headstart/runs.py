@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.config import Config, load_config
+from headstart.config import Config, asked_values, make_config, read_yaml
 from headstart.errors import ConfigError, RunError, did_you_mean, either
 from headstart.files import file_error, sync_folder, write_atomic, write_synced
 from headstart.history import MetricsLog
+from headstart.resolved import Resolved, decisions_of_version_0_1
 
 if TYPE_CHECKING:
     import pyarrow
 
-CONFIG, ENVIRONMENT, MANIFEST, PLAN = "config.yaml", "environment.json", "manifest.parquet", "plan.json"
+CONFIG, RESOLVED, ENVIRONMENT = "config.yaml", "resolved.json", "environment.json"
+MANIFEST, PLAN = "manifest.parquet", "plan.json"
 DATA_REPORT, METRICS, HISTORY, PREDICTIONS = "data_report.json", "metrics.json", "metrics.csv", "predictions.parquet"
 MODEL, EXPLANATIONS = "model", "explanations"
 WEIGHTS = "model.safetensors"
@@ -60,13 +62,37 @@ class Run:
         # labels.txt is for people: a label with a line break is quoted there.
         return tuple(self._json(f"{MODEL}/config.json").get("label_names", ()))
 
+    @property
+    def is_of_version_0_1(self) -> bool:
+        """Whether it was written before decisions had a file of their own."""
+        return not (self.path / RESOLVED).is_file()
+
     def config(self) -> Config:
-        """Return the resolved settings.
+        """Return what was asked for.
 
         Raises:
             ConfigError: `config.yaml` is not valid.
         """
-        return load_config(self.path / CONFIG)
+        return make_config(asked_values(read_yaml(self.path / CONFIG)))
+
+    def resolved(self) -> Resolved:
+        """Return what was decided.
+
+        Raises:
+            RunError: `resolved.json` is damaged.
+            ConfigError: `config.yaml`, which holds the decisions of version 0.1, is not valid.
+        """
+        if self.is_of_version_0_1:
+            return decisions_of_version_0_1(read_yaml(self.path / CONFIG), self.plan()["phases"])
+        return Resolved.from_json(self._read(RESOLVED), self.path / RESOLVED)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings with which it ran, as plain values: what was asked for, with what was decided in place.
+
+        Raises:
+            HeadstartError: A file is not valid.
+        """
+        return settings(self.config(), self.resolved())
 
     def metrics(self) -> dict[str, Any]:
         """Return the final figures, `metrics.json`.
@@ -125,6 +151,12 @@ class Run:
             raise RunError(f"run {self.path} has no {name}: {advice}") from None
         except OSError as error:
             raise file_error("read", self.path / name, error) from error
+
+
+def settings(config: Config, resolved: Resolved) -> dict[str, Any]:
+    """Return what was asked for as plain values, with what was decided in the place of what was left open."""
+    decided = {name: getattr(resolved, name) for name in ("strategy", "table", "lr", "head_init", "batch_size")}
+    return {**config.model_dump(mode="json"), **decided}
 
 
 def open_run(path: str | Path) -> Run:

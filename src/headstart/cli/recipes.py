@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.shared import app, data_progress, echo, say
+from headstart.cli.shared import app, echo, say, terminal
 from headstart.errors import either
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _with_lesson(*, fetch: bool) -> Callable[[Callable[["Lesson"], None]], Calla
 
             lesson = make_lesson(
                 name, backbone=backbone, data=data, source=source, weights=weights, seeds=seeds, parts=part or (),
-                out=out, quick=quick, fetch=fetch, progress=data_progress,
+                out=out, quick=quick, fetch=fetch, progress=terminal().progress,
             )  # fmt: skip
             command(lesson)
 
@@ -172,5 +172,5 @@ def train_command(cell: "Cell", out: Path) -> str:
     """Write a cell of a study in the folder `out` as a `headstart train` command that one could type."""
     from headstart.config import command_words
 
-    words = command_words(cell.config.model_dump(exclude_unset=True), "seed")
+    words = command_words(cell.config, "seed")
     return shlex.join([*words, "--out", str(cell.folder(out, 0))])

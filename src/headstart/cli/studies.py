@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.settings import with_settings
-from headstart.cli.shared import DataArgument, app, check_format, data_progress, echo, say
+from headstart.cli.shared import DataArgument, app, check_format, echo, say, terminal
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def rank(
     from headstart.tables import print_ranking
 
     check_format(output_format, ("table", "json", "csv"))
-    rows = rank_backbones(config, _words(backbones), say=say, progress=data_progress)
+    rows = rank_backbones(config, _words(backbones), display=terminal())
     if output_format == "table":
         print_ranking(rows)
     else:

@@ -1,7 +1,7 @@
 """What a phase trains on: pixels, or what the frozen part of the network makes of them, computed once."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import final
@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from headstart.data import loading
 from headstart.data.loading import Batch, BatchSource, ImageBatches
+from headstart.display import Display
 from headstart.errors import CacheFullError
 from headstart.features.cache import FeatureCache, FeatureTable
 from headstart.features.cut import Cut, cut
 from headstart.features.engines import Engine, choices
 from headstart.features.trunk import Trunk, as_stored
 from headstart.models.classifier import ClassifierNetwork
-
-Progress = Callable[[str, int, int], None]
 
 _CHUNK = 32
 _Wanted = list[tuple[ImageBatches, list[loading.Task]]]
@@ -58,7 +57,8 @@ class FeatureSupply:
         train: Training images.
         held_out: Images to evaluate, or None.
         numbered: The training images with the views that a frozen part sees.
-        say: Receives lines for people.
+        display: Told what goes on.
+        engines: Number of frozen stages -> what computes the features above them; filled in as they are found.
         seconds: Spent computing features so far.
     """
 
@@ -73,8 +73,8 @@ class FeatureSupply:
         cache: FeatureCache | None,
         engine: str = "auto",
         precision: str = "auto",
-        say: Callable[[str], None] = lambda line: None,
-        progress: Progress = lambda title, done, total: None,
+        pinned: Mapping[int, str] | None = None,
+        display: Display | None = None,
     ) -> None:
         """Remember what to feed; nothing is computed yet.
 
@@ -87,14 +87,15 @@ class FeatureSupply:
             cache: Where rows are kept, or None: they are always computed as they are needed.
             engine: `auto`, `openvino` or `torch`.
             precision: `auto`, `32` or `bf16`, of the engine.
-            say: Receives lines for people.
-            progress: Told how far the computation of features is.
+            pinned: Number of frozen stages -> the engine that was found before, such as `openvino 32`.
+            display: Told what goes on; default: nothing is shown.
         """
         self.train, self.held_out = train, held_out
         self.numbered = train.numbered(views)
         self._model, self._device, self._cache = model, device, cache
         self._candidates = choices(device, engine=engine, precision=precision)
-        self.say, self._progress = say, progress
+        self.display = display or Display()
+        self.engines = dict(pinned or {})
         self.seconds = 0.0
 
     def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
@@ -107,7 +108,7 @@ class FeatureSupply:
         """
         parts = cut(self._model.network, self._model.stages, boundary)
         if parts.note:
-            self.say(parts.note)
+            self.display.note(parts.note)
         if parts.trunk is None:
             return PhaseInputs(self._model.network, self.train, self.held_out)
         started = time.monotonic()
@@ -117,7 +118,16 @@ class FeatureSupply:
             self.seconds += time.monotonic() - started
 
     def _above(self, parts: Cut, epochs: Sequence[int], all_views: bool) -> PhaseInputs:
-        trunk = Trunk(parts, self._model, self.numbered, self._candidates, self._device, self._cache, self.say)
+        trunk = Trunk(
+            parts,
+            self._model,
+            self.numbered,
+            self._candidates,
+            self._device,
+            self._cache,
+            self.display.note,
+            pinned=self.engines.get(parts.boundary),
+        )
         wanted = self._wanted(epochs, all_views)
         cache = self._cache
         # A solver goes through all features many times: they are held in memory where nothing is kept on disk.
@@ -127,6 +137,7 @@ class FeatureSupply:
         num_uses = None if solves else len(epochs)
         table = self._fill(cache, trunk, wanted, num_uses) if cache is not None else None
         sources = [self.numbered, *([self.held_out] if self.held_out is not None else [])]
+        self.engines[parts.boundary] = trunk.recipe.engine_name
         if table is None:
             streams = [_StreamedBatches(source, trunk.open(), trunk.recipe.dtype) for source in sources]
             return PhaseInputs(parts.tail, streams[0], streams[1] if self.held_out is not None else None)
@@ -168,19 +179,19 @@ class FeatureSupply:
             if not reason and num_epochs is not None:
                 reason = _why_not_worth_it(num_missing, num_images * max(num_epochs, 1), row_bytes, trunk.recipe.view_s)
             if num_missing and reason:
-                self.say(f"features are computed in every epoch instead of kept: {reason}")
+                self.display.note(f"features are computed in every epoch instead of kept: {reason}")
                 return None
             done = 0
             for images, tasks in missing:
                 for count in _compute(trunk, images, tasks, table) if tasks else ():
                     done += count
-                    self._progress("computing features", done, num_missing)
+                    self.display.progress("computing features", done, num_missing)
             table.flush()
         except CacheFullError as error:
-            self.say(f"features are computed in every epoch instead of kept: {error}")
+            self.display.note(f"features are computed in every epoch instead of kept: {error}")
             return None
         if table.note and self._cache is not None:
-            self.say(f"features are kept in memory only: {table.note}")
+            self.display.note(f"features are kept in memory only: {table.note}")
         return table
 
 

@@ -47,6 +47,11 @@ class Recipe:
     dtype: str
     view_s: float
 
+    @property
+    def engine_name(self) -> str:
+        """The engine and its precision, such as `openvino 32`."""
+        return f"{self.engine} {self.precision}"
+
 
 class Trunk:
     """The part of a network below a boundary, with the engine that runs it."""
@@ -60,10 +65,15 @@ class Trunk:
         device: torch.device,
         cache: FeatureCache | None,
         say: Callable[[str], None],
+        *,
+        pinned: str | None = None,
     ) -> None:
         assert parts.trunk is not None
         self._module, self._spec, self._images = parts.trunk, model.spec, images
-        self._candidates, self._device, self._say = candidates, device, say
+        self._device, self._say = device, say
+        names = [str(candidate) for candidate in candidates]
+        self._pinned = pinned if pinned in names else None  # another machine may not have it
+        self._candidates = candidates[names.index(self._pinned) :] if self._pinned else candidates
         self._engine: Engine | None = None
         self.key = _key(parts.trunk, model, images, candidates, device)
         self._file = cache.folder.parent / "engines" / f"{self.key}.json" if cache is not None else None
@@ -88,6 +98,8 @@ class Trunk:
             if self._file is not None:
                 values = json.loads(self._file.read_text())
                 recipe = Recipe(**{**values, "shape": tuple(map(int, values["shape"]))})
+                if self._pinned not in (None, recipe.engine_name):
+                    return None
                 if recipe.dtype in ("float16", "float32") and recipe.shape and min(recipe.shape) > 0:
                     return replace(recipe, view_s=float(recipe.view_s))
         return None

@@ -167,7 +167,7 @@ def _chosen(facts: Facts, fit: str, rows: Rows) -> list[float]:
     """Return the epochs whose weights were kept, where an epoch was selected."""
     if not (facts.settings["best_epoch"] or facts.settings["patience"]):
         return []
-    best = facts.settings["choices"].get("stop_after")
+    best = facts.resolved.stop_after
     if fit == "final":  # after a fit that selected, it only repeats the length
         best = facts.metrics.get("best_epochs") if best is None else None
     known = {phase: best[phase - 1] for phase in _offsets(rows) if best and phase <= len(best)}

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart import runs
-from headstart.config import Config, command_words, read_yaml
+from headstart.config import command_words
 from headstart.errors import HeadstartError, RunError, listed
+from headstart.resolved import Resolved
 from headstart.types import InputSpec
 
 _T = TypeVar("_T")
@@ -55,6 +56,7 @@ class Facts:
 
     run: runs.Run
     settings: Mapping[str, Any]
+    resolved: Resolved
     metrics: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
     phases: Sequence[Mapping[str, Any]]
@@ -84,13 +86,8 @@ class Facts:
 
     def schedule_epochs(self, phase: int) -> int:
         """Return how many epochs the schedule of a phase spans: more than ran where it was stopped; 0: not known."""
-        values = self.settings
-        lengths = values["choices"].get("epochs") or values["phase_epochs"]
-        if lengths is None and values["table"]:
-            lengths = [each.get("epochs", values["epochs"]) for each in values["table"].get("phases", [])]
-        if lengths is None:
-            return int(values["epochs"])
-        return int(lengths[phase - 1]) if phase <= len(lengths) else 0
+        lengths = self.resolved.epochs
+        return lengths[phase - 1] if phase <= len(lengths) else 0
 
 
 def read_run(path: Path) -> Facts:
@@ -106,7 +103,6 @@ def read_run(path: Path) -> Facts:
         raise RunError(
             f"{path / runs.METRICS} holds no accuracy, confusion and per_class; train again with --overwrite"
         )
-    defaults = {name: field.default for name, field in Config.model_fields.items()}
     missing: list[str] = []
 
     def optional(read: Callable[[], _T], default: _T) -> _T:
@@ -119,7 +115,8 @@ def read_run(path: Path) -> Facts:
 
     return Facts(
         run=run,
-        settings={**defaults, **read_yaml(path / runs.CONFIG)},
+        settings=run.settings(),
+        resolved=run.resolved(),
         metrics=metrics,
         history=optional(run.history, []),
         phases=optional(lambda: list(run.plan()["phases"]), []),
@@ -139,7 +136,7 @@ def commands(facts: Facts) -> list[tuple[str, str]]:
     exact = shlex.join(["headstart", "train", "--config", config, "--out", again])
     repeated = [("the same settings, with what was decided by timing or selection", exact)]
     if not values["table"]:  # a table of one's own fits into no flag
-        repeated.append(("the settings that differ from the defaults", shlex.join(command_words(values))))
+        repeated.append(("the settings that were asked for", shlex.join(command_words(facts.run.config()))))
     return [*repeated, ("this page", shlex.join(["headstart", "report", str(path)]))]
 
 

@@ -152,8 +152,7 @@ def compare(
         raise ConfigError("no data given; name a folder of class folders, a manifest, a catalogue name, or run folders")
     if seeds < 1:
         raise ConfigError(f"seeds={seeds}: expected at least 1")
-    is_a_runs = "table" in config.model_fields_set  # which names every setting, whether it was asked for or not
-    if "selection_score" not in (config.given if is_a_runs else config.model_fields_set):
+    if "selection_score" not in config.model_fields_set:
         config = config.model_copy(update={"selection_score": True})
     cells = make_cells(config, strategies=strategies or (config.strategy,), backbones=backbones, vary=vary)
     if len(cells) < 2:

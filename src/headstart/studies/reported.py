@@ -105,7 +105,7 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, tuple[Run, ...]]:
         raise RunError(f"{twice} is named twice; name each run once")
     cells: dict[str, list[Run]] = {}
     for run in opened:
-        key = [sorted(settings_key(run.config()).items()), sorted(images_key(read_manifest(run.path / MANIFEST)))]
+        key = [sorted(settings_key(run.settings()).items()), sorted(images_key(read_manifest(run.path / MANIFEST)))]
         cells.setdefault(repr(key), []).append(run)
     grouped: list[tuple[Run, ...]] = []
     for each in cells.values():
@@ -116,7 +116,7 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, tuple[Run, ...]]:
 
 
 def _names(cells: Sequence[Sequence[Run]]) -> list[str]:
-    settings = [settings_key(each[0].config()) for each in cells]
+    settings = [settings_key(each[0].settings()) for each in cells]
     several = len({key["backbone"] for key in settings}) > 1
     names = [f"{key['backbone']}: {key['strategy']}" if several else str(key["strategy"]) for key in settings]
     titles = []

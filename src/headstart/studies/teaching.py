@@ -60,7 +60,7 @@ def run_lesson(
     progress = progress or StudyProgress(None)
     first = lesson.cells(lesson.parts[0])[0].config
     with progress:
-        manifest = show_data(first, lesson.out / "contact-sheet.png", progress=progress.tell)
+        manifest = show_data(first, lesson.out / "contact-sheet.png", display=progress.of_run())
     yield manifest
     if lesson.source is not None:
         yield Outcome(Part(SOURCE, "the source network", ()), _train_source(lesson, progress))
@@ -76,7 +76,7 @@ def _train_source(lesson: Lesson, progress: StudyProgress) -> dict[str, tuple[Ru
     if lesson.drawing and not folder.exists():
         with progress:
             # Another seed than the catalogue's: those pictures may be the target.
-            render_snacks(folder, seed=1, **lesson.drawing, progress=progress.tell)
+            render_snacks(folder, seed=1, **lesson.drawing, progress=progress.of_run().progress)
     return run_cells([lesson.pretraining()], [0], lesson.out, progress=progress)
 
 

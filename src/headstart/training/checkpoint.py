@@ -12,9 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headstart.errors import RunError
-from headstart.models.delta import digest
-
-__all__ = ["Checkpoints", "digest", "optimizer_tensors", "restore_optimizer", "with_prefix", "without_prefix"]
 
 
 class Checkpoints:
