@@ -1602,7 +1602,8 @@ USAGE = {
     "train fruit --epoch 5": "No such option: --epoch (Possible options: --best-epoch, --epochs, --step-epochs)",
     "train fruit more": "Got unexpected extra argument(s) (more)",
     "train fruit --lr": "Option '--lr' requires an argument.",
-    "train fruit --epochs many": "Invalid value for '--epochs': Input should be a valid integer, unable to parse string as an integer",
+    "train fruit --epochs many": "Invalid value for '--epochs': Input should be a valid integer, unable to parse "
+    "string as an integer",
     "evaluate run": "Missing argument 'data'.",
     "predict": "Missing argument 'run'.",
     "predict run": "Missing argument 'paths'.",
