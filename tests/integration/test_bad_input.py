@@ -1688,13 +1688,15 @@ def test_bad_input(headstart, here, monkeypatch, row):
 
 
 @pytest.mark.parametrize("words", USAGE)
-def test_usage(headstart, here, words):
+def test_usage(headstart, here, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "160")
     before = stamps(here)
     outcome = headstart(*words.split())
     assert outcome.code == 2
     assert outcome.out == ""
     assert stamps(here) == before
-    text = " ".join(re.sub("[╭╮╰╯│─]", " ", outcome.err).split())
+    without_colours = re.sub(r"\x1b\[[0-9;]*m", "", outcome.err)
+    text = " ".join(re.sub("[╭╮╰╯│─]", " ", without_colours).split())
     assert text.endswith(f" {USAGE[words]}"), text
 
 
