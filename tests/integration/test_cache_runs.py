@@ -21,7 +21,7 @@ from headstart.experiment import session
 from headstart.features import supply, trunk
 from headstart.runs import Run
 from headstart.training.observers import Row, SilentProgress
-from tests.conftest import COLOURS, write_folder
+from tests.helpers.pictures import COLOURS, write_folder
 
 SMALL = {"backbone": "simple-cnn", "weights": "none", "image_size": 32, "epochs": 3, "views": 2, "threads": 1}
 Train = Callable[..., Run]

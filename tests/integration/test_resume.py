@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import TINY
+from tests.helpers.command_line import TINY
 
 WORDS = [*TINY, "--epochs", "8", "--ema", "0.9", "--best-epoch", "--mixup", "0.2", "--threads", "1"]
 
