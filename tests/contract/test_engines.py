@@ -23,8 +23,8 @@ from headstart.features.engines.openvino_engine import OpenVINOEngine, convert
 from headstart.features.engines.torch_engine import TorchEngine, fold_batch_norms
 from headstart.models.classifier import ClassifierNetwork
 from headstart.types import InputSpec
-from tests.contract.test_cut import SIDE, SMALL, build
-from tests.unit.training.conftest import TinyNet, make_model
+from tests.helpers.networks import SIDE, SMALL, build
+from tests.helpers.tiny import TinyNet, make_model
 
 CPU = torch.device("cpu")
 OPENVINO, TORCH = Choice("openvino", "32"), Choice("torch", "32")

@@ -13,7 +13,7 @@ from headstart.studies.teaching import Outcome, _note
 from headstart.training.optim import build_optimizer
 from headstart.training.plan import resolve
 from headstart.training.schedules import lr_factor
-from tests.conftest import write_folder
+from tests.helpers.pictures import write_folder
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CROPPED = {"size": (224, 224), "resize": (256, 256), "filter": "bilinear", "augment": "crop"}

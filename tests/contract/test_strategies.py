@@ -1,7 +1,5 @@
 """Every strategy of the real table, on a network of every family: a new row is tested without writing a test."""
 
-import copy
-
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -18,10 +16,9 @@ from headstart.training.observers import SilentProgress
 from headstart.training.plan import describe, resolve
 from headstart.training.strategies import STRATEGIES
 from headstart.types import InputSpec
-from tests.contract.test_models import NETWORKS
-from tests.supplies import PixelSupply
-from tests.unit.training.conftest import TensorBatches
-from tests.unit.training.test_engine import Rows
+from tests.helpers.fits import PixelSupply, Rows
+from tests.helpers.networks import NETWORKS, plan_for, with_parts
+from tests.helpers.tiny import TensorBatches
 
 TRAINED = ("timm/mobilenetv3_small_050", "timm/resnet10t", "timm/test_vit", "simple-cnn", "resnet18_v2")
 
@@ -34,23 +31,6 @@ def model(request):
         network = NETWORKS[request.param]()
         backbone = Backbone(name, library, name, network, derive_stages(network, library), InputSpec(), "none", "none")
         return build_classifier(backbone, ("a", "b"))
-
-
-def config_for(strategy, **settings):
-    return resolve_strategy(make_config({"strategy": strategy, "phases": 4, "stages": 2, **settings}))
-
-
-def plan_for(strategy, model, **settings):
-    return build_plan(config_for(strategy, **settings), model)
-
-
-def with_parts(strategy, model, **settings):
-    """A copy of a classifier with what the strategy inserts; itself where that is nothing."""
-    if STRATEGIES[strategy].parts is None:
-        return model
-    model = copy.deepcopy(model)
-    insert_parts(config_for(strategy, **settings), model)
-    return model
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

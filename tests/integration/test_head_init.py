@@ -16,7 +16,7 @@ from headstart.errors import ConfigError
 from headstart.experiment import session
 from headstart.runs import Run
 from headstart.training.observers import SilentProgress
-from tests.conftest import COLOURS, write_folder
+from tests.helpers.pictures import COLOURS, write_folder
 
 TINY = {"backbone": "simple-cnn", "image_size": 32, "augment": "flip", "threads": 1}
 RED = {"map": "leaf=not_apple,sky=not_apple", "head_init": "source"}

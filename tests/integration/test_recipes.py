@@ -11,7 +11,7 @@ from headstart.data.snacks import render_snacks
 from headstart.errors import HeadstartError
 from headstart.studies.lessons import make_lesson
 from headstart.studies.recipes import RECIPES
-from tests.conftest import write_folder
+from tests.helpers.pictures import write_folder
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # What each recipe is tried with: published weights, a source network that it trains itself, one network or two.

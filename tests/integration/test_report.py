@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from headstart.history import MetricsLog
 from headstart.runs import open_run
 from headstart.training.observers import TensorBoardLog
-from tests.integration.conftest import TINY
+from tests.helpers.command_line import TINY
 
 
 def scalars(folder):

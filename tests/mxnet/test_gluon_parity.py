@@ -22,8 +22,7 @@ from headstart.training.checkpoint import Checkpoints
 from headstart.training.engine import fit
 from headstart.training.observers import SilentProgress
 from headstart.training.optim import build_optimizer
-from tests.supplies import PixelSupply
-from tests.unit.training.test_engine import Rows
+from tests.helpers.fits import PixelSupply, Rows
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(os.environ.get("MXNET_PYTHON", ROOT / ".venv-mxnet" / "bin" / "python"))

@@ -23,8 +23,8 @@ from headstart.features.supply import FeatureSupply, PhaseInputs, network_input
 from headstart.features.trunk import as_stored
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.plan import Phase, Rule, apply_modes, resolve
-from tests.supplies import PixelSupply
-from tests.unit.training.conftest import STAGES, make_model
+from tests.helpers.fits import PixelSupply
+from tests.helpers.tiny import STAGES, make_model
 
 CPU = torch.device("cpu")
 NUM_TRAIN, NUM_HELD_OUT, VIEWS = 10, 5, 3

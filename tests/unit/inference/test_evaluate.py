@@ -8,8 +8,7 @@ from headstart.data.manifest import ImageRecord
 from headstart.errors import DataError, ModelError, UnreadableImageError
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
-
-from .conftest import LABELS
+from tests.helpers.pictures import LABELS
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from headstart.data.transforms import decode, eval_view
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
 from headstart.features.engines import NUM_SAMPLES, pick_device, torch_engine
 from headstart.inference.predict import Classifier, Prediction, load, predict_stream, probabilities_stream
-
-from .conftest import LABELS, make_picture
+from tests.helpers.pictures import LABELS, make_picture
 
 
 def test_it_describes_itself(classifier):

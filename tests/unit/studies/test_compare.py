@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from headstart import cli, experiment, runs
+from headstart import experiment, runs
 from headstart.config import Config, dump_config, load_config, make_config
 from headstart.data.manifest import ImageRecord, Manifest, write_manifest
 from headstart.errors import ConfigError, DataError, HeadstartError, RunError
@@ -25,7 +25,7 @@ from headstart.studies.grid import make_cells, parse_vary
 from headstart.studies.progress import TimeLeft, duration
 from headstart.studies.reported import group_runs
 from headstart.training.observers import SilentProgress
-from tests.conftest import COLOURS
+from tests.helpers.pictures import COLOURS
 
 TINY = {
     "backbone": "simple-cnn", "image_size": 32, "augment": "flip", "epochs": 1, "batch_size": 8, "tune": "off",
@@ -36,18 +36,6 @@ TINY = {
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def headstart(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["headstart", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -7,69 +7,17 @@ from lightning_fabric import Fabric
 from torch.nn import functional
 
 from headstart.errors import RunError, TrainingError
-from headstart.features.supply import PhaseInputs
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.engine import FitSettings, fit, step_seed
 from headstart.training.observers import SilentProgress
 from headstart.training.plan import Phase, Plan, Rule, apply_modes, resolve
 from headstart.training.schedules import lr_factor
 from headstart.training.tuning import StepChoice
-from tests.supplies import PixelSupply
-from tests.unit.training.conftest import STAGES, TensorBatches, make_model
+from tests.helpers.fits import HEAD, Killed, Killer, PixelSupply, Rows, SolvableSupply, assert_equal, run, state
+from tests.helpers.tiny import STAGES, TensorBatches, make_model
 
-HEAD = Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 2)
 LAST = Phase("+ layer2", (Rule("fc", 1.0), Rule("layer2", 1.0), Rule("*", None)), 0.02, 2, "batch")
 ALL = Phase("all", (Rule("fc", 10.0), Rule("*", 1.0)), 0.005, 2, "batch")
-
-
-class Rows:
-    def __init__(self):
-        self.rows = []
-
-    def append(self, row):
-        self.rows.append(dict(row))
-
-    def truncate_to(self, num_rows):
-        del self.rows[num_rows:]
-
-
-class Killed(Exception):
-    pass
-
-
-class Killer(SilentProgress):
-    def __init__(self, after):
-        self.left = after
-
-    def on_step(self):
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-
-def run(model, phases, train, folder, held_out=None, *, rows=None, observer=None, supply=PixelSupply, **settings):
-    rows = rows if rows is not None else Rows()
-    result = fit(
-        model,
-        Plan("test", tuple(phases)),
-        supply(model.network, train, held_out),
-        FitSettings(**settings),
-        fabric=Fabric(accelerator="cpu", devices=1),
-        checkpoints=Checkpoints(folder),
-        log=rows,
-        observer=observer or SilentProgress(),
-    )
-    return result, rows.rows
-
-
-def state(model):
-    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-
-
-def assert_equal(left, right):
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different
 
 
 @pytest.mark.parametrize("choice", [StepChoice(), StepChoice(channels_last=False)], ids=str)
@@ -333,36 +281,6 @@ def test_a_checkpoint_holds_what_some_phase_so_far_trains(batches, tmp_path):
     saved, _ = Checkpoints(tmp_path / "a").load("last")
     names = {name.removeprefix("network/") for name in saved if name.startswith("network/")}
     assert names == {name for name in make_model().network.state_dict() if name.startswith(("fc", "layer2"))}
-
-
-class Activations:
-    """What the head of `TinyNet` sees of all images, in one view."""
-
-    def __init__(self, model, pixels, targets):
-        seen = []
-        hook = model.network.fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        with torch.no_grad():
-            model.network(model.normalize(pixels))
-        hook.remove()
-        self.rows, self.targets = seen[0].numpy(), targets.numpy()
-        self.num_images, self.width = self.rows.shape
-        self.num_views, self.groups = 1, [str(i) for i in range(self.num_images)]
-
-    def view(self, view, images):
-        return self.rows[images]
-
-
-class SolvableSupply(PixelSupply):
-    """Has features where all of them are asked for."""
-
-    def phase(self, boundary, epochs, *, all_views=False):
-        inputs = super().phase(boundary, epochs)
-        if not all_views:
-            return inputs
-        assert not self.network.layer1[3].training  # the dropout below the head
-        model = replace(make_model(), network=self.network)
-        features = Activations(model, self.train.pixels, self.train.targets)
-        return PhaseInputs(inputs.module, inputs.train, inputs.held_out, features)
 
 
 SOLVED = replace(HEAD, solver="lbfgs")

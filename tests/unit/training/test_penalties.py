@@ -13,8 +13,8 @@ from headstart.training.penalties import L2SP, pretrained_start
 from headstart.training.plan import Phase, Plan, Rule, apply_modes, describe, parse_table, resolve
 from headstart.training.schedules import lr_factor
 from headstart.types import Stage
-from tests.unit.training.conftest import STAGES, make_model
-from tests.unit.training.test_engine import HEAD, Killed, Killer, Rows, assert_equal, run, state
+from tests.helpers.fits import HEAD, Killed, Killer, Rows, assert_equal, run, state
+from tests.helpers.tiny import STAGES, make_model
 
 PENALTY = L2SP(alpha=2.0, beta=0.5)
 PULLED = Phase("all", (Rule("fc", 10.0), Rule("*", 1.0)), 0.02, 2, penalty=PENALTY)

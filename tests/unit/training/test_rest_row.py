@@ -11,7 +11,7 @@ from headstart.models.matching import Matching
 from headstart.models.source_head import SourceHead
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.rest_row import fit_rest_row, start_rest_row
-from tests.unit.training.conftest import make_model
+from tests.helpers.tiny import make_model
 
 
 class Blocks:
