@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from headstart.experiment.preparation import build_model, build_plan, fit_settings, resolve_strategy
+from headstart.experiment.experiment import fit_settings
+from headstart.experiment.network import build_model, build_plan
 from headstart.experiment.reading import read_data
+from headstart.experiment.resolve import decide
 from headstart.studies.lessons import make_lesson
 from headstart.studies.recipes import RECIPES
 from headstart.studies.teaching import Outcome, _note
@@ -132,19 +134,21 @@ def test_the_table_below_names_every_cell(lessons):
 def test_a_cell_has_the_numbers_of_its_lesson(lessons, recipe, cell):
     phases, differing = CELLS[recipe][cell]
     expected = {"best": "", "select_on": "auto", "head_init": "random", "norm": IMAGENET, **COMMON[recipe], **differing}
-    config = resolve_strategy(cells_of(lessons[recipe])[cell])
+    config = cells_of(lessons[recipe])[cell]
+    resolved = decide(config, ("a", "b"))
     # Random weights, because the published ones are not at hand; the source's rows are another test's.
-    model = build_model(config.model_copy(update={"weights": "none", "head_init": "random"}), ("a", "b"))
+    new = resolved.replace(head_init="random")
+    model = build_model(config.model_copy(update={"weights": "none"}), new, ("a", "b"))
     spec = model.spec
     assert (spec.size, spec.resize, spec.interpolation) == (expected["size"], expected["resize"], expected["filter"])
     assert (spec.mean, spec.std) == expected["norm"]
     assert config.augment == expected["augment"]
     assert (config.batch_size, config.loss_reduction) == (expected["batch"], expected["loss"])
-    assert config.head_init == expected["head_init"]
+    assert resolved.head_init == expected["head_init"]
     assert (config.select_by if config.best_epoch else "") == expected["best"]
     assert config.select_on == expected["select_on"]
     assert (config.accumulate, config.precision, config.label_smoothing, config.mixup, config.ema) == (1, "32", 0, 0, 0)
-    plan = build_plan(config, model)
+    plan = build_plan(config, resolved, model)
     assert [phase.epochs for phase in plan.phases] == [epochs for epochs, _ in phases]
     for phase, (epochs, rates) in zip(plan.phases, phases, strict=True):
         if epochs:

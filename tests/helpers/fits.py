@@ -1,18 +1,20 @@
-"""One fit by the engine alone: what feeds it, what kills it, and what came of it."""
+"""One fit by the loop alone: what feeds it, what kills it, and what came of it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from headstart.data.loading import BatchSource
+from headstart.display import Display
 from headstart.features.supply import PhaseInputs
 from headstart.training.checkpoint import Checkpoints
-from headstart.training.engine import FitSettings, fit
-from headstart.training.observers import SilentProgress
+from headstart.training.consumers import run_fit
+from headstart.training.loop import Fit
 from headstart.training.plan import Phase, Plan, Rule
+from headstart.training.settings import FitSettings
 from tests.helpers.tiny import make_model
 
 HEAD = Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 2)
@@ -25,7 +27,7 @@ class PixelSupply:
     network: nn.Module
     train: BatchSource
     held_out: BatchSource | None = None
-    say: Callable[[str], None] = lambda line: None
+    display: Display = field(default_factory=Display)
 
     def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
         return PhaseInputs(self.network, self.train, self.held_out)
@@ -72,31 +74,35 @@ class Rows:
         del self.rows[num_rows:]
 
 
-class Killed(Exception):
-    pass
-
-
-class Killer(SilentProgress):
-    def __init__(self, after):
-        self.left = after
-
-    def on_step(self):
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-
-def run(model, phases, train, folder, held_out=None, *, rows=None, observer=None, supply=PixelSupply, **settings):
+def run(
+    model,
+    phases,
+    train,
+    folder,
+    held_out=None,
+    *,
+    rows=None,
+    display=None,
+    supply=PixelSupply,
+    checkpoints=Checkpoints,
+    checkpoint_every_s=120.0,
+    **settings,
+):
     rows = rows if rows is not None else Rows()
-    result = fit(
+    fit = Fit(
         model,
         Plan("test", tuple(phases)),
         supply(model.network, train, held_out),
         FitSettings(**settings),
-        fabric=Fabric(accelerator="cpu", devices=1),
-        checkpoints=Checkpoints(folder),
+        Fabric(accelerator="cpu", devices=1),
+        held_out_name="validation",
+    )
+    result = run_fit(
+        fit,
+        checkpoints=checkpoints(folder),
+        checkpoint_every_s=checkpoint_every_s,
         log=rows,
-        observer=observer or SilentProgress(),
+        display=display or Display(),
     )
     return result, rows.rows
 

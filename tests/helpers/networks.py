@@ -11,7 +11,8 @@ from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 
 from headstart.config import make_config
-from headstart.experiment.preparation import build_plan, insert_parts, resolve_strategy
+from headstart.experiment.network import build_plan, insert_parts
+from headstart.experiment.resolve import decide
 from headstart.models.backbones import Backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.gluon import resnet18_v2
@@ -109,11 +110,12 @@ def build(name: str, **head: object) -> ClassifierNetwork:
 
 
 def config_for(strategy, **settings):
-    return resolve_strategy(make_config({"strategy": strategy, "phases": 4, "stages": 2, **settings}))
+    return make_config({"strategy": strategy, "phases": 4, "stages": 2, **settings})
 
 
 def plan_for(strategy, model, **settings):
-    return build_plan(config_for(strategy, **settings), model)
+    config = config_for(strategy, **settings)
+    return build_plan(config, decide(config, model.labels), model)
 
 
 def with_parts(strategy, model, **settings):
@@ -121,5 +123,5 @@ def with_parts(strategy, model, **settings):
     if STRATEGIES[strategy].parts is None:
         return model
     model = copy.deepcopy(model)
-    insert_parts(config_for(strategy, **settings), model)
+    insert_parts(config_for(strategy, **settings), STRATEGIES[strategy], model)
     return model

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from headstart.training.observers import Row, SilentProgress
 
 from headstart import experiment
 from headstart.config import make_config
 from headstart.experiment import session
 from headstart.features import cache, supply, trunk
 from headstart.runs import Run
-from headstart.training.observers import Row, SilentProgress
 from tests.helpers.pictures import COLOURS, write_folder
 from tests.helpers.processes import Forked
 

@@ -131,15 +131,7 @@ class Experiment:
     @property
     def fit_settings(self) -> FitSettings:
         """How to train."""
-        shared = (name for name in FitSettings.__dataclass_fields__ if name in Config.model_fields)
-        values = {name: getattr(self.config, name) for name in shared}
-        return FitSettings(**values, step=self.step_options[0], selects=selects(self.config))
-
-    @property
-    def step_options(self) -> tuple[StepChoice, ...]:
-        """How steps may run; the first is what is used where nothing is timed."""
-        device = pick_device(self.config.device)
-        return candidates(device, self.config.precision, channels_last=self.config.channels_last)
+        return fit_settings(self.config)
 
     @property
     def train(self) -> tuple[ImageRecord, ...]:
@@ -210,7 +202,7 @@ class Experiment:
         decided = self.resolved.steps[phase.number] if phase.number < len(self.resolved.steps) else None
         if decided is not None:
             return decided
-        options = self.step_options
+        options = step_options(self.config)
         if self.config.tune == "off" or len(options) == 1 or not phase.num_images:
             return options[0]
         trial = self._trial(phase.inputs.module, phase.first_batch())
@@ -239,7 +231,7 @@ class Experiment:
         def speed(size: int) -> float:
             pixels = torch.zeros(size, 3, *self.model.spec.size, dtype=torch.uint8)
             labels = torch.zeros(size, dtype=torch.long)
-            return self._trial(network, Batch(pixels, labels, labels)).images_per_s(self.step_options[0])
+            return self._trial(network, Batch(pixels, labels, labels)).images_per_s(step_options(self.config)[0])
 
         return find_batch_size(speed, start=_USUAL_BATCH, most=max(_USUAL_BATCH, len(self.train) // 8))
 
@@ -269,6 +261,18 @@ def check_before_reading(config: Config) -> None:
     """
     strategy_of(config)
     pick_device(config.device)
+
+
+def fit_settings(config: Config) -> FitSettings:
+    """Take from the settings what the loop wants."""
+    shared = [name for name in FitSettings.__dataclass_fields__ if name in Config.model_fields]
+    values = {name: getattr(config, name) for name in shared}
+    return FitSettings(**values, step=step_options(config)[0], selects=selects(config))
+
+
+def step_options(config: Config) -> tuple[StepChoice, ...]:
+    """Return how steps may run; the first is what is used where nothing is timed."""
+    return candidates(pick_device(config.device), config.precision, channels_last=config.channels_last)
 
 
 def make_fabric(device_name: str) -> Fabric:

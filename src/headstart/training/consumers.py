@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from headstart.display import Display, Row
-from headstart.errors import TrainingError
+from headstart.errors import RunError, TrainingError
 from headstart.optional import require
 from headstart.training.checkpoint import Checkpoints, with_prefix, without_prefix
 from headstart.training.loop import (
@@ -21,6 +21,7 @@ from headstart.training.loop import (
     HeadSolved,
     PhaseFit,
     PhaseStarted,
+    Position,
     StepDone,
 )
 from headstart.types import StepChoice
@@ -45,6 +46,7 @@ def run_fit(
     fit: Fit,
     *,
     checkpoints: Checkpoints | None = None,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     log: Log | None = None,
     tensorboard: Path | None = None,
     choose_step: ChooseStep | None = None,
@@ -56,6 +58,7 @@ def run_fit(
     Args:
         fit: What is trained and how.
         checkpoints: Where to save, and to resume from.
+        checkpoint_every_s: Seconds after which a long epoch is saved in its middle.
         log: Receives a row per epoch.
         tensorboard: Folder for TensorBoard's event files.
         choose_step: Says how the steps of a phase run.
@@ -76,7 +79,7 @@ def run_fit(
     if tensorboard is not None:
         events = drawn_in_tensorboard(events, tensorboard)
     if checkpoints is not None:
-        events = checkpointed(events, fit, checkpoints)
+        events = checkpointed(events, fit, checkpoints, every_s=checkpoint_every_s)
     if display is not None:
         events = shown(events, display, title)
     for _ in events:
@@ -102,7 +105,7 @@ def logged(events: Events, log: Log) -> Events:
         yield event
 
 
-def checkpointed(events: Events, fit: Fit, checkpoints: Checkpoints, *, every_s: float = CHECKPOINT_EVERY_S) -> Events:
+def checkpointed(events: Events, fit: Fit, checkpoints: Checkpoints, *, every_s: float) -> Events:
     """Save after every epoch, and now and then within a long one."""
     saved_at = time.monotonic()
     for event in events:
@@ -119,19 +122,22 @@ def resume_from(checkpoints: Checkpoints, fit: Fit) -> None:
     """Put a fit where its last checkpoint was made; nothing where there is none.
 
     Raises:
-        RunError: A file is damaged.
+        RunError: A file is damaged, or another version's.
         TrainingError: The weights that were chosen are gone.
     """
     saved = checkpoints.load("last")
     if saved is None:
         return
-    tensors, position = saved
+    tensors, values = saved
+    try:
+        position = Position(**values)
+    except TypeError as error:
+        raise RunError(f"the checkpoints in {checkpoints.folder} are another version's; start a new run") from error
     best = {}
-    if position.get("best_epoch"):
-        name = f"best-{position['phase'] + 1}"
-        found = checkpoints.load(name)
+    if position.best_epoch:
+        found = checkpoints.load(position.best_name)
         if found is None and fit.settings.selects:
-            raise TrainingError(f"{checkpoints.folder}/{name}.safetensors is gone; start again")
+            raise TrainingError(f"{checkpoints.folder}/{position.best_name}.safetensors is gone; start again")
         best = without_prefix("network", found[0]) if found is not None else {}
     fit.restore(tensors, position, best)
 

@@ -21,7 +21,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from headstart.data.loading import Batch
-from headstart.errors import DivergedError, RunError, TrainingError
+from headstart.errors import DivergedError, TrainingError
 from headstart.features.supply import FeatureSupply, PhaseInputs
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork
@@ -192,18 +192,13 @@ class Fit:
         self._saved: Mapping[str, Tensor] | None = None
         self._phase: PhaseFit | None = None
 
-    def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], position: Position, best: Mapping[str, Tensor]) -> None:
         """Go on from what `state` returned, and from the best weights of its phase.
 
         Raises:
-            RunError: The state is another version's.
             TrainingError: What does not train is not what the run began with.
         """
-        try:
-            self.position = Position(**position)
-        except TypeError as error:
-            raise RunError(f"the checkpoint is another version's ({error}); start a new run") from error
-        self.best, self._saved = dict(best), tensors
+        self.position, self.best, self._saved = position, dict(best), tensors
         self._load(without_prefix("network", tensors))
         if self.frozen_digest(self.resolved[self.position.phase]) != self.position.frozen_digest:
             raise TrainingError("the untrained weights are not those that the run began with; start a new run")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from headstart.training.observers import SilentProgress
 
 from headstart import experiment, runs
 from headstart.config import Config, dump_config, load_config, make_config
@@ -24,7 +25,6 @@ from headstart.studies.compare import compare, compare_runs
 from headstart.studies.grid import make_cells, parse_vary
 from headstart.studies.progress import TimeLeft, duration
 from headstart.studies.reported import group_runs
-from headstart.training.observers import SilentProgress
 from tests.helpers.pictures import COLOURS
 
 TINY = {

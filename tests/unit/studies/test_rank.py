@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from headstart.experiment.preparation import prepare
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
@@ -15,7 +16,6 @@ from headstart import cli
 from headstart.config import dump_config, load_config, make_config
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment import run
-from headstart.experiment.preparation import prepare
 from headstart.features import cache, trunk
 from headstart.features.engines import open_engine
 from headstart.studies import rank as study

@@ -6,10 +6,10 @@ import torch
 
 from headstart.errors import TrainingError
 from headstart.training.budget import epoch_seconds, fit_to_time
-from headstart.training.engine import FitSettings
 from headstart.training.lr_find import find_lr, suggest
 from headstart.training.penalties import L2SP
 from headstart.training.plan import Phase, Plan, Rule
+from headstart.training.settings import FitSettings
 from tests.helpers.fits import PixelSupply, SolvableSupply, run
 from tests.helpers.tiny import TensorBatches
 
