@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headstart.cli.recipes import train_command
-from headstart.data.snacks import render_snacks
+from headstart.demo.snacks import render_snacks
 from headstart.errors import HeadstartError
 from headstart.studies.lessons import make_lesson
 from headstart.studies.recipes import RECIPES

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.manifest import Manifest
-from headstart.data.snacks import render_snacks
+from headstart.demo.snacks import render_snacks
 from headstart.errors import ConfigError, ModelError
 from headstart.files import write_json
 from headstart.runs import Run
