@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from headstart.experiment.preparation import build_model, build_plan, fit_settings, resolve_strategy
 from headstart.experiment.reading import read_data
 from headstart.studies.lessons import make_lesson
-from headstart.studies.recipes import RECIPES
+from headstart.studies.recipes import RECIPES, find_recipe
 from headstart.studies.teaching import Outcome, _note
 from headstart.training.optim import build_optimizer
 from headstart.training.plan import resolve
@@ -120,6 +121,42 @@ def lessons(tmp_path_factory):
     return {name: make_lesson(name, data=folder, weights=weights) for name in RECIPES}
 
 
+# What recipe_settings.json was written with, by the last words of its keys, before recipes were files.
+SETTINGS = json.loads((Path(__file__).parent / "recipe_settings.json").read_text())
+TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SITUATIONS = {
+    "weights": ("WEIGHTS", ("train/hot_dog", "train/not_hot_dog", "test/hot_dog", "test/not_hot_dog"), {}),
+    "quick": (None, ("train/hot_dog", "train/not_hot_dog", "test/hot_dog", "test/not_hot_dog"), {"quick": True}),
+    "params": ("WEIGHTS.params", ("train/Hot-Dog", "train/not-hotdog", "val/Hot-Dog", "val/not-hotdog"), {}),
+    "ten classes": ("WEIGHTS", tuple(f"{split}/{label}" for split in ("train", "test") for label in TEN), {}),
+    "mobilenet_v2": (
+        "WEIGHTS",
+        tuple(f"{split}/{label}" for split in ("train", "test") for label in TEN),
+        {"backbone": "mobilenet_v2"},
+    ),
+    "networks": (
+        None,
+        ("train/hot_dog", "train/not_hot_dog", "test/hot_dog", "test/not_hot_dog"),
+        {"backbone": "vgg16,lite0,simple-cnn"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_all_that_a_cell_sets_is_as_it_was(tmp_path, monkeypatch, case):
+    name, _, situation = case.partition(", ")
+    weights, folders, options = SITUATIONS[situation]
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "DATA", dict.fromkeys(folders, 1))
+    for file in ("WEIGHTS", "WEIGHTS.params"):
+        (tmp_path / file).touch()
+    lesson = make_lesson(name, data="DATA", weights=weights, **options)
+    cells = [cell for part in lesson.parts for cell in lesson.cells(part)]
+    cells += [lesson.pretraining()] if lesson.source is not None else []
+    found = {cell.name: cell.config.model_dump(mode="json", exclude_unset=True) for cell in cells}
+    assert found == SETTINGS[case]
+
+
 def cells_of(lesson):
     return {cell.name: cell.config for part in lesson.parts if part.needs != "backbones" for cell in lesson.cells(part)}
 
@@ -193,9 +230,10 @@ def test_every_epoch_has_its_own_crop(lessons):
 
 
 def test_sizes_and_classes_of_the_data(lessons, tmp_path):
-    assert [recipe.data for recipe in RECIPES.values()] == [
-        "hotdog", "hotdog", "cifar10-animals-vehicles", "hymenoptera", "hotdog",
-    ]  # fmt: skip
+    assert {name: find_recipe(name).data for name in RECIPES} == {
+        "hotdog": "hotdog", "hotdog-gluon": "hotdog", "animals-vehicles": "cifar10-animals-vehicles",
+        "ants-bees": "hymenoptera", "pretrain-transfer": "hotdog",
+    }  # fmt: skip
     ten = {
         "airplane": "vehicle", "automobile": "vehicle", "bird": "animal", "cat": "animal", "deer": "animal",
         "dog": "animal", "frog": "animal", "horse": "animal", "ship": "vehicle", "truck": "vehicle",
@@ -214,7 +252,7 @@ def test_sizes_and_classes_of_the_data(lessons, tmp_path):
 
 
 def test_networks():
-    assert {name: recipe.backbone for name, recipe in RECIPES.items()} == {
+    assert {name: find_recipe(name).backbones[0] for name in RECIPES} == {
         "hotdog": "resnet18", "hotdog-gluon": "resnet18_v2", "animals-vehicles": "resnet18", "ants-bees": "resnet18",
         "pretrain-transfer": "resnet18",
     }  # fmt: skip
@@ -241,11 +279,11 @@ def test_gluon_numbers_the_hot_dog_row_713_and_others_match_by_name(tmp_path):
 
 def test_published_figures_belong_to_rows():
     published = {
-        (recipe.name, figure.variant): figure.accuracy
-        for recipe in RECIPES.values()
-        for part in recipe.parts
+        (name, figure.cell): figure.accuracy
+        for name in RECIPES
+        for part in find_recipe(name).parts
         for figure in part.published
-        if figure.variant in {variant.name for variant in part.variants}
+        if figure.cell in part.cells
     }
     assert published == {
         ("hotdog", "fine-tuned"): "0.94", ("hotdog", "from scratch"): "0.83 to 0.85",
