@@ -121,33 +121,27 @@ def lessons(tmp_path_factory):
     return {name: make_lesson(name, data=folder, weights=weights) for name in RECIPES}
 
 
-# What recipe_settings.json was written with, by the last words of its keys, before recipes were files.
+# Written before recipes were files: "recipe, situation" -> cell -> all that it sets.
 SETTINGS = json.loads((Path(__file__).parent / "recipe_settings.json").read_text())
+TWO, SPELLED = ("hot_dog", "not_hot_dog"), ("Hot-Dog", "not-hotdog")
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Weights, classes of the data, name of its reported split, and options.
 SITUATIONS = {
-    "weights": ("WEIGHTS", ("train/hot_dog", "train/not_hot_dog", "test/hot_dog", "test/not_hot_dog"), {}),
-    "quick": (None, ("train/hot_dog", "train/not_hot_dog", "test/hot_dog", "test/not_hot_dog"), {"quick": True}),
-    "params": ("WEIGHTS.params", ("train/Hot-Dog", "train/not-hotdog", "val/Hot-Dog", "val/not-hotdog"), {}),
-    "ten classes": ("WEIGHTS", tuple(f"{split}/{label}" for split in ("train", "test") for label in TEN), {}),
-    "mobilenet_v2": (
-        "WEIGHTS",
-        tuple(f"{split}/{label}" for split in ("train", "test") for label in TEN),
-        {"backbone": "mobilenet_v2"},
-    ),
-    "networks": (
-        None,
-        ("train/hot_dog", "train/not_hot_dog", "test/hot_dog", "test/not_hot_dog"),
-        {"backbone": "vgg16,lite0,simple-cnn"},
-    ),
+    "weights": ("WEIGHTS", TWO, "test", {}),
+    "quick": (None, TWO, "test", {"quick": True}),
+    "params": ("WEIGHTS.params", SPELLED, "val", {}),
+    "ten classes": ("WEIGHTS", TEN, "test", {}),
+    "mobilenet_v2": ("WEIGHTS", TEN, "test", {"backbone": "mobilenet_v2"}),
+    "networks": (None, TWO, "test", {"backbone": "vgg16,lite0,simple-cnn"}),
 }
 
 
 @pytest.mark.parametrize("case", SETTINGS)
 def test_all_that_a_cell_sets_is_as_it_was(tmp_path, monkeypatch, case):
     name, _, situation = case.partition(", ")
-    weights, folders, options = SITUATIONS[situation]
+    weights, labels, reported, options = SITUATIONS[situation]
     monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "DATA", dict.fromkeys(folders, 1))
+    write_folder(tmp_path / "DATA", {f"{split}/{label}": 1 for split in ("train", reported) for label in labels})
     for file in ("WEIGHTS", "WEIGHTS.params"):
         (tmp_path / file).touch()
     lesson = make_lesson(name, data="DATA", weights=weights, **options)

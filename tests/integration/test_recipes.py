@@ -80,6 +80,24 @@ def test_a_smoke_run_exercises_every_step(headstart, snacks, ten, tmp_path, name
         assert len(times) == 4
 
 
+def test_a_printed_recipe_can_be_edited_and_run_and_writes_below_its_folder_only(
+    headstart, snacks, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    printed = headstart("recipe", "print", "pretrain-transfer").out
+    assert printed == RECIPES["pretrain-transfer"].read_text()
+    table = "{strategy: mine, table: {phases: [{rules: {'*': 1}}]}}"
+    edited = printed.replace("fine-tuned source", "my table").replace("{strategy: full}", table)
+    (tmp_path / "mine.yaml").write_text(edited)
+    words = ("mine.yaml", "--quick", "--backbone", "simple-cnn", "--data", snacks, "--out", "lesson")
+    shown = headstart("recipe", "show", *words)
+    assert "with the table of this cell" in shown.out
+    outcome = headstart("recipe", "run", *words)
+    assert outcome.code == 0, outcome.err
+    assert "trained by my table: phase 1" in outcome.out
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.yaml", "lesson"}
+
+
 def test_a_part_that_was_named_and_is_left_out_is_a_failure(headstart, snacks, tmp_path):
     words = ("--part", "backbones", "--backbone", "lite0", "--quick", "--data", snacks, "--out", tmp_path / "lesson")
     outcome = headstart("recipe", "run", "ants-bees", *words)
