@@ -12,7 +12,7 @@ from headstart.data.download import Progress
 from headstart.data.manifest import scan
 from headstart.errors import ConfigError, unknown
 from headstart.studies.cells import Cell
-from headstart.studies.recipes import HALF, Part, Recipe, Settings, checked, find_recipe
+from headstart.studies.recipes import HALF, Part, Recipe, Settings, find_recipe
 
 SOURCE = "source network"
 _QUICK_SIDE, _QUICK_IMAGES, _QUICK_BATCH = 32, 6, 8
@@ -109,7 +109,7 @@ class Lesson:
 
     def pretraining(self) -> Cell:
         """Return how the source network is trained."""
-        settings = checked(self.recipe.source.settings) if self.recipe.source else {}
+        settings = self.recipe.source.checked_settings() if self.recipe.source else {}
         settings = {**settings, "backbone": self.backbones[0], "data": self.source}
         return Cell(SOURCE, make_config(_quick(settings) if self.is_quick else settings))
 

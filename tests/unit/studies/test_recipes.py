@@ -173,7 +173,6 @@ def test_a_file_runs_no_code(write, tmp_path):
         {"cells": {**SMALL["cells"], "c\x07": {}}},
         with_cell(strategy="mine", table={"phases": [{"name": "\x1b[31m", "rules": {"*": 1}}]}),
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_a_stranger_must_not_decide_is_refused(write, changes):
     with pytest.raises(ConfigError, match=r"mine\.yaml: "):

@@ -4,6 +4,6 @@ Nothing here runs; `headstart.studies.lessons` does. Importing this package load
 """
 
 from headstart.studies.recipes.reading import RECIPES, find_recipe, recipe_file
-from headstart.studies.recipes.schema import HALF, Part, Published, Recipe, Settings, checked
+from headstart.studies.recipes.schema import HALF, Part, Published, Recipe, Settings
 
-__all__ = ["HALF", "RECIPES", "Part", "Published", "Recipe", "Settings", "checked", "find_recipe", "recipe_file"]
+__all__ = ["HALF", "RECIPES", "Part", "Published", "Recipe", "Settings", "find_recipe", "recipe_file"]

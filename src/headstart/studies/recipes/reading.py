@@ -16,6 +16,7 @@ RECIPES: Final = {file.stem: file for file in _FILES}
 """The file of each of Headstart's own recipes, by name."""
 
 _MOST_BYTES = 1 << 20
+_YAML_WORDS = {"dictionary or instance of CellSpec": "mapping", "dictionary": "mapping", "tuple": "list"}
 _SPECS: dict[str, type[BaseModel]] = {"parts": Part, "published": Published, "source": Source}
 
 
@@ -64,10 +65,11 @@ def find_recipe(name: str | Path) -> Recipe:
     if "name" in values:
         raise ConfigError(f"{path}: leave out 'name'; a recipe is called as its file is")
     try:
-        recipe = Recipe.model_validate({**values, "name": path.stem})
+        return Recipe.model_validate({**values, "name": path.stem})
     except ValidationError as error:
         raise ConfigError(f"{path}: {_describe(error)}") from error
-    return recipe
+    except ConfigError as error:  # of the values of settings
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _read_plain(path: Path) -> dict[str, Any]:
@@ -107,12 +109,7 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "value_error":
         message = message.removeprefix("Value error, ")
         return f"{place}: {message}" if place else message
-    # YAML has other words for these.
-    for theirs, ours in (
-        ("dictionary or instance of CellSpec", "mapping"),
-        ("dictionary", "mapping"),
-        ("tuple", "list"),
-    ):
+    for theirs, ours in _YAML_WORDS.items():
         message = message.replace(theirs, ours)
     return f"{place}={reprlib.repr(first['input'])} is not valid: {message[:1].lower()}{message[1:]}"
 

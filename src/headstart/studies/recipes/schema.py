@@ -7,6 +7,7 @@ they end up on a terminal.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -18,7 +19,6 @@ HALF: Final = "half"
 """As `stages`: the upper half of the backbone's stages, counted when the backbone is known."""
 
 Settings = Mapping[str, Any]
-Needs = Literal["", "source classes", "backbones"]
 
 # Settings that are not a cell's, and who decides instead.
 NOT_OF_A_CELL: Final = {
@@ -72,14 +72,10 @@ def _check_part_name(name: str) -> str:
     return name
 
 
-def _check_wording(setting: str, value: object) -> None:
+def _check_wording(setting: str, value: Any) -> Any:
     if not re.fullmatch(WORDINGS[setting].pattern, str(value)):
         raise ValueError(f"{setting}={value!r} is not possible in a recipe: expected {WORDINGS[setting].expected}")
-
-
-def _check_network(name: str) -> str:
-    _check_wording("backbone", name)
-    return name
+    return value
 
 
 def _check_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +102,7 @@ def _as_names(value: object) -> object:
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_check_text)]
 Name = Annotated[Text, Field(max_length=100)]
 PartName = Annotated[str, AfterValidator(_check_part_name)]
-Network = Annotated[str, AfterValidator(_check_network)]
+Network = Annotated[str, AfterValidator(partial(_check_wording, "backbone"))]
 CheckedSettings = Annotated[dict[str, Any], AfterValidator(_check_settings)]
 
 
@@ -146,7 +142,7 @@ class Part(Spec):
     question: Text
     cells: tuple[Name, ...] = Field(min_length=1)
     published: tuple[Published, ...] = ()
-    needs: Needs = ""
+    needs: Literal["", "source classes", "backbones"] = ""
 
 
 class CellSpec(BaseModel):
@@ -182,13 +178,13 @@ class Source(Spec):
     settings: CheckedSettings
     always: bool = False
 
-    @model_validator(mode="after")
-    def _check_values(self) -> Self:
-        try:
-            checked(self.settings)
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        return self
+    def checked_settings(self) -> dict[str, Any]:
+        """Return its settings, checked and as plain values.
+
+        Raises:
+            ConfigError: One is not valid, or two contradict each other.
+        """
+        return _checked("source", self.settings)
 
 
 class Recipe(Spec):
@@ -246,10 +242,9 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _check_values(self) -> Self:
         for name in self.cells:
-            try:
-                self.settings_of(name)
-            except ConfigError as error:
-                raise ValueError(f"cells.{name}: {error}") from error
+            self.settings_of(name)
+        if self.source is not None:
+            self.source.checked_settings()
         return self
 
     def settings_of(self, cell: str) -> dict[str, Any]:
@@ -263,17 +258,16 @@ class Recipe(Spec):
             settings |= self.presets[preset]
         settings |= self.cells[cell].settings
         if settings.get("stages") == HALF:
-            return {**checked({**settings, "stages": 1}), "stages": HALF}
-        return checked(settings)
+            return {**_checked(f"cells.{cell}", {**settings, "stages": 1}), "stages": HALF}
+        return _checked(f"cells.{cell}", settings)
 
 
-def checked(settings: Settings) -> dict[str, Any]:
-    """Return settings as the values that `Config` makes of them, without those that were not given.
-
-    Raises:
-        ConfigError: One is not valid, or two contradict each other.
-    """
-    return make_config(settings).model_dump(exclude_unset=True)
+def _checked(place: str, settings: Settings) -> dict[str, Any]:
+    """Return settings as the values that `Config` makes of them, without those that were not given."""
+    try:
+        return make_config(settings).model_dump(exclude_unset=True)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
 
 
 def _check_known(place: str, what: str, names: Sequence[str], known: Mapping[str, object] | Sequence[str]) -> None:
