@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from headstart.experiment.network import build_model, build_plan
 from headstart.experiment.reading import read_data
 from headstart.experiment.resolve import decide
 from headstart.studies.lessons import make_lesson
-from headstart.studies.recipes import RECIPES
+from headstart.studies.recipes import RECIPES, find_recipe
 from headstart.studies.teaching import Outcome, _note
 from headstart.training.optim import build_optimizer
 from headstart.training.plan import resolve
@@ -122,6 +123,36 @@ def lessons(tmp_path_factory):
     return {name: make_lesson(name, data=folder, weights=weights) for name in RECIPES}
 
 
+# Written before recipes were files: "recipe, situation" -> cell -> all that it sets.
+SETTINGS = json.loads((Path(__file__).parent / "recipe_settings.json").read_text())
+TWO, SPELLED = ("hot_dog", "not_hot_dog"), ("Hot-Dog", "not-hotdog")
+TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Weights, classes of the data, name of its reported split, and options.
+SITUATIONS = {
+    "weights": ("WEIGHTS", TWO, "test", {}),
+    "quick": (None, TWO, "test", {"quick": True}),
+    "params": ("WEIGHTS.params", SPELLED, "val", {}),
+    "ten classes": ("WEIGHTS", TEN, "test", {}),
+    "mobilenet_v2": ("WEIGHTS", TEN, "test", {"backbone": "mobilenet_v2"}),
+    "networks": (None, TWO, "test", {"backbone": "vgg16,lite0,simple-cnn"}),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_all_that_a_cell_sets_is_as_it_was(tmp_path, monkeypatch, case):
+    name, _, situation = case.partition(", ")
+    weights, labels, reported, options = SITUATIONS[situation]
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "DATA", {f"{split}/{label}": 1 for split in ("train", reported) for label in labels})
+    for file in ("WEIGHTS", "WEIGHTS.params"):
+        (tmp_path / file).touch()
+    lesson = make_lesson(name, data="DATA", weights=weights, **options)
+    cells = [cell for part in lesson.parts for cell in lesson.cells(part)]
+    cells += [lesson.pretraining()] if lesson.source is not None else []
+    found = {cell.name: cell.config.model_dump(mode="json", exclude_unset=True) for cell in cells}
+    assert found == SETTINGS[case]
+
+
 def cells_of(lesson):
     return {cell.name: cell.config for part in lesson.parts if part.needs != "backbones" for cell in lesson.cells(part)}
 
@@ -197,9 +228,10 @@ def test_every_epoch_has_its_own_crop(lessons):
 
 
 def test_sizes_and_classes_of_the_data(lessons, tmp_path):
-    assert [recipe.data for recipe in RECIPES.values()] == [
-        "hotdog", "hotdog", "cifar10-animals-vehicles", "hymenoptera", "hotdog",
-    ]  # fmt: skip
+    assert {name: find_recipe(name).data for name in RECIPES} == {
+        "hotdog": "hotdog", "hotdog-gluon": "hotdog", "animals-vehicles": "cifar10-animals-vehicles",
+        "ants-bees": "hymenoptera", "pretrain-transfer": "hotdog",
+    }  # fmt: skip
     ten = {
         "airplane": "vehicle", "automobile": "vehicle", "bird": "animal", "cat": "animal", "deer": "animal",
         "dog": "animal", "frog": "animal", "horse": "animal", "ship": "vehicle", "truck": "vehicle",
@@ -218,7 +250,7 @@ def test_sizes_and_classes_of_the_data(lessons, tmp_path):
 
 
 def test_networks():
-    assert {name: recipe.backbone for name, recipe in RECIPES.items()} == {
+    assert {name: find_recipe(name).backbones[0] for name in RECIPES} == {
         "hotdog": "resnet18", "hotdog-gluon": "resnet18_v2", "animals-vehicles": "resnet18", "ants-bees": "resnet18",
         "pretrain-transfer": "resnet18",
     }  # fmt: skip
@@ -245,11 +277,11 @@ def test_gluon_numbers_the_hot_dog_row_713_and_others_match_by_name(tmp_path):
 
 def test_published_figures_belong_to_rows():
     published = {
-        (recipe.name, figure.variant): figure.accuracy
-        for recipe in RECIPES.values()
-        for part in recipe.parts
+        (name, figure.cell): figure.accuracy
+        for name in RECIPES
+        for part in find_recipe(name).parts
         for figure in part.published
-        if figure.variant in {variant.name for variant in part.variants}
+        if figure.cell in part.cells
     }
     assert published == {
         ("hotdog", "fine-tuned"): "0.94", ("hotdog", "from scratch"): "0.83 to 0.85",

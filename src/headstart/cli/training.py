@@ -90,6 +90,6 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for the runs")] = Path("runs"),
 ) -> None:
     """Train two strategies on pictures that need no download, and compare them (under two minutes)."""
-    from headstart.demo import run_demo
+    from headstart.demo.run import run_demo
 
     run_demo(out, echo, terminal())

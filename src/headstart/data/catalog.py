@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.download import Progress, download, extract_zip
-from headstart.data.snacks import render_snacks
+from headstart.demo.snacks import render_snacks
 from headstart.errors import DownloadError, HeadstartError, unknown
 
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")

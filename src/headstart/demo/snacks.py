@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from headstart.data.snack_scene import Scene, photograph
+from headstart.demo.scene import Scene, photograph
 from headstart.errors import DataError
 
 LABELS: Final = ("hot_dog", "not_hot_dog")

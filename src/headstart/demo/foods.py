@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from headstart.data.snack_pen import Array, Color, Pen, bow, dim, lobes
+from headstart.demo.pen import Array, Color, Pen, bow, dim, lobes
 
 BREADS: Final[tuple[Color, ...]] = ((214, 152, 82), (228, 178, 108), (186, 117, 56), (236, 204, 150), (158, 96, 48))
 SAUSAGES: Final[tuple[Color, ...]] = ((186, 78, 52), (160, 62, 44), (204, 108, 76), (130, 56, 38), (196, 92, 84))

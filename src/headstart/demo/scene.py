@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
-from headstart.data.snack_foods import FLAT, LONG, UPRIGHT, fries, hot_dog, ice_cream
-from headstart.data.snack_pen import Color, Pen, dim
+from headstart.demo.foods import FLAT, LONG, UPRIGHT, fries, hot_dog, ice_cream
+from headstart.demo.pen import Color, Pen, dim
 
 Texture = npt.NDArray[np.float32]
 
