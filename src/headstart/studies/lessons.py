@@ -13,8 +13,10 @@ from headstart.data.manifest import scan
 from headstart.errors import ConfigError, unknown
 from headstart.studies.cells import Cell
 from headstart.studies.recipes import HALF, Part, Recipe, Settings, find_recipe
+from headstart.training.strategies import STRATEGIES, find_strategy
 
 SOURCE = "source network"
+DEFAULT_STRATEGY: str = Config.model_fields["strategy"].default
 _QUICK_SIDE, _QUICK_IMAGES, _QUICK_BATCH = 32, 6, 8
 _USUAL_SIDE = 224  # of networks that were pretrained on ImageNet, pixels
 _DRAWN = {"train_per_class": 1500, "test_per_class": 100, "size": 128}
@@ -82,7 +84,8 @@ class Lesson:
             settings["backbone"] = backbone
 
         # The weights are those of the first network.
-        starts_from_weights = settings.get("strategy") != "scratch" and "weights" not in settings
+        strategy = find_strategy(settings.get("strategy", DEFAULT_STRATEGY), settings.get("table"))
+        starts_from_weights = strategy.is_pretrained and "weights" not in settings
         if self.weights is not None and settings["backbone"] == self.backbones[0] and starts_from_weights:
             settings["weights"] = self.weights
 
@@ -212,17 +215,13 @@ def _check_networks(backbones: Iterable[str], weights: str | Path | None) -> Non
 
 
 def _check_cells(recipe: Recipe, parts: Sequence[Part], backbones: Sequence[str]) -> None:
-    """Refuse the networks and strategies of cells that are not known before anything is fetched or written."""
-    from headstart.training.strategies import STRATEGIES
-
+    """Refuse networks of cells that are not known, and tables called as strategies, before anything is fetched."""
     cells = {cell: recipe.settings_of(cell) for part in parts for cell in part.cells}
     _check_networks({*backbones, *(settings.get("backbone", backbones[0]) for settings in cells.values())}, None)
     for cell, settings in cells.items():
-        strategy, is_own = settings.get("strategy", "head"), bool(settings.get("table"))
-        if is_own and strategy in STRATEGIES:
+        strategy = settings.get("strategy", DEFAULT_STRATEGY)
+        if settings.get("table") and strategy in STRATEGIES:
             raise ConfigError(f"cells.{cell}: strategy {strategy!r} has a table of its own; name the table otherwise")
-        if not is_own and strategy not in STRATEGIES:
-            raise ConfigError(f"cells.{cell}: {unknown('strategy', strategy, STRATEGIES)}")
 
 
 def _trains_source(recipe: Recipe, backbone: str) -> bool:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from headstart.config import Config, make_config
 from headstart.errors import ConfigError, did_you_mean, unknown
+from headstart.experiment.settings import strategy_of
 
 HALF: Final = "half"
 """As `stages`: the upper half of the backbone's stages, counted when the backbone is known."""
@@ -265,7 +266,9 @@ class Recipe(Spec):
 def _checked(place: str, settings: Settings) -> dict[str, Any]:
     """Return settings as the values that `Config` makes of them, without those that were not given."""
     try:
-        return make_config(settings).model_dump(exclude_unset=True)
+        config = make_config(settings)
+        strategy_of(config)
+        return config.model_dump(exclude_unset=True)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
 
