@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from headstart.errors import ModelError
 from headstart.files import dump_json, file_error, write_atomic
 from headstart.models.adapters import adapter_layout, lora_factors, merged_state, restore_adapters
-from headstart.models.backbones import Backbone, build_network, read_spec
+from headstart.models.backbones import Backbone, read_spec
 from headstart.models.heads import head_of, new_head, num_features, replace_head
+from headstart.models.libraries import library_named
 from headstart.models.source_head import SourceHead, start_from_source
 from headstart.models.stages import derive_stages
 from headstart.models.weights import WEIGHTS_FILE, load_into, read_model_json, read_state_dict, saved_model_folder
@@ -41,7 +42,7 @@ class ClassifierNetwork:
         spec: How pictures become its input.
         stages: In forward order; the last is the head.
         backbone: Name of the backbone it was made from.
-        library: Whose network it is: `timm`, `torchvision` or `headstart`.
+        library: Whose network it is: the library's name.
         architecture: The library's name for it.
         head_hidden: Width of the head's hidden layer, or None for a linear head.
         dropout: Before the last layer.
@@ -177,7 +178,7 @@ def rebuild_classifier(
     """
     own, labels = config["headstart"], tuple(config["label_names"])
     with torch.random.fork_rng(devices=[]):
-        network = build_network(own["library"], config["architecture"], spec.size)
+        network = library_named(own["library"], what).build(config["architecture"], spec.size)
         stages = derive_stages(network, own["library"])
         _put_head(network, stages, len(labels), own["head_hidden"], own["dropout"])
         restore_adapters(network, own.get("adapters"), what)

