@@ -61,10 +61,13 @@ def create_backbone(name: str, *, weights: str | None = None, image_size: int | 
     """
     source = find_source(name)
     library = source.library.name
+
+    # A saved model brings its preprocessing; another size is the user's wish.
     saved = saved_model_folder(Path(weights)) if weights not in (None, "none") else None
     spec = source.spec if saved is None else _saved_spec(saved, source)
     if image_size is not None:
         spec = spec.with_size(image_size)
+
     loaded = _load(source, spec.size, weights)
     if image_size is not None:
         _check_runs(loaded.network, name, image_size)
@@ -87,11 +90,12 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
     `published_licence` is that of the published weights, whichever weights were loaded.
     """
     counts = {name: parameter.numel() for name, parameter in backbone.network.named_parameters()}
-    stages = [
-        {"name": stage.name, "parameters": sum(count for name, count in counts.items() if stage.owns(name))}
-        for stage in backbone.stages
-    ]
-    known = has_known_stages(backbone.network)
+    stages = []
+    for stage in backbone.stages:
+        owned = sum(count for name, count in counts.items() if stage.owns(name))
+        stages.append({"name": stage.name, "parameters": owned})
+    is_known = has_known_stages(backbone.network)
+    note = "stages of this family are not known: only whole-network strategies apply"
     return {
         "name": backbone.name,
         "library": backbone.library,
@@ -102,8 +106,8 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
         "head": describe_head(head_of(backbone.network, backbone.stages)),
         "parameters": sum(counts.values()),
         "stages": stages,
-        "has_known_stages": known,
-        "note": "" if known else "stages of this family are not known: only whole-network strategies apply",
+        "has_known_stages": is_known,
+        "note": "" if is_known else note,
         "input": backbone.spec.to_dict(),
     }
 
@@ -141,23 +145,30 @@ def _load_file(source: Source, size: tuple[int, int], path: Path) -> Loaded:
 
 def _resize_head(network: nn.Module, stages: tuple[Stage, ...], state: Mapping[str, Tensor]) -> bool:
     """Give a network a final layer of as many outputs as the file's has; False where the file has no such layer."""
-    head, prefix = head_of(network, stages), stages[-1].prefixes[0]
+    head = head_of(network, stages)
+    prefix = stages[-1].prefixes[0]
     weight = state.get(f"{prefix}.weight")
     if not isinstance(head, nn.Linear | nn.Conv2d) or weight is None or weight.shape[1:] != head.weight.shape[1:]:
         return False
-    if head.bias is None or f"{prefix}.bias" not in state:
-        return len(weight) == len(head.weight) and (head.bias is None) == (f"{prefix}.bias" not in state)
-    if len(weight) != len(head.weight):
+
+    has_size = len(weight) == len(head.weight)
+    has_bias = head.bias is not None
+    file_has_bias = f"{prefix}.bias" in state
+    if not (has_bias and file_has_bias):
+        return has_size and has_bias == file_has_bias
+
+    if not has_size:
         with torch.random.fork_rng(devices=[]):  # what a seed gives does not depend on the file's classes
-            convolutional = isinstance(head, nn.Conv2d)
-            replace_head(network, stages, new_head(num_features(head), len(weight), convolutional=convolutional))
+            resized = new_head(num_features(head), len(weight), convolutional=isinstance(head, nn.Conv2d))
+            replace_head(network, stages, resized)
     return True
 
 
 def _saved_spec(folder: Path, source: Source) -> InputSpec:
     """Read the preprocessing of a saved model to start from, after checking that it is the same network."""
     config = read_model_json(folder / "config.json")
-    own, architecture = config.get("headstart"), config.get("architecture")
+    own = config.get("headstart")
+    architecture = config.get("architecture")
     if not isinstance(own, dict):
         raise ModelError(
             f"{folder} was not written by Headstart; give its weight file: --weights {folder / WEIGHTS_FILE}"

@@ -32,9 +32,9 @@ def derive_stages(network: nn.Module, library: str) -> tuple[Stage, ...]:
     Raises:
         ModelError: The network has no single final layer.
     """
-    source = library_named(library)
-    head = _head_name(network, source)
-    family = source.families.get(type(network))
+    row = library_named(library)
+    head = _head_name(network, row)
+    family = row.families.get(type(network))
     containers = _ancestors(head)
     if family is not None:
         containers.update(family.containers)
@@ -43,16 +43,14 @@ def derive_stages(network: nn.Module, library: str) -> tuple[Stage, ...]:
 
     # Parts before the first block are the stem; with no block at all there is only a body.
     name = "stem" if openers else "body"
-    prefixes: list[str] = []
-    stages: list[Stage] = []
+    grouped: list[tuple[str, list[str]]] = [(name, [])]
     for part in parts:
         if part in openers:
-            stages.append(Stage(name, tuple(prefixes)))
-            name = openers[part]
-            prefixes = []
+            grouped.append((openers[part], []))
+        _, prefixes = grouped[-1]
         prefixes.append(part)
-    stages.append(Stage(name, tuple(prefixes)))
-    return (*(stage for stage in stages if stage.prefixes), Stage("head", (head,)))
+    stages = [Stage(name, tuple(prefixes)) for name, prefixes in grouped if prefixes]
+    return (*stages, Stage("head", (head,)))
 
 
 def has_known_stages(network: nn.Module) -> bool:
