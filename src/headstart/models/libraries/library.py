@@ -67,6 +67,10 @@ def _no_head(network: nn.Module) -> None:
     return None
 
 
+def _no_keys(network: nn.Module) -> dict[str, Any]:
+    return {}
+
+
 def _no_conversion(source: Source, size: Size, state: Mapping[str, Tensor]) -> None:
     return None
 
@@ -93,6 +97,8 @@ class Library:
         families: How the networks of a class are read as stages, by that class.
         declared_head: Names the final layer of a network, or several of them; None: the last layer of a kind is it.
         convert: Makes a network from tensors under names of another maker; None where it cannot.
+        config_keys: What of a network `config.json` keeps beside the geometry, under `pretrained_cfg`, for other
+            programs that load the folder.
         own_loader: Python code by which people load a model folder without Headstart; empty where nothing does.
     """
 
@@ -108,6 +114,7 @@ class Library:
     families: Mapping[type[nn.Module], Family] = field(default_factory=dict)
     declared_head: Callable[[nn.Module], str | tuple[str, ...] | None] = _no_head
     convert: Callable[[Source, Size, Mapping[str, Tensor]], nn.Module | None] = _no_conversion
+    config_keys: Callable[[nn.Module], dict[str, Any]] = _no_keys
     own_loader: str = ""
 
     def build(self, architecture: str, size: Size, **arguments: Any) -> nn.Module:

@@ -18,6 +18,8 @@ from headstart.types import InputSpec
 
 _PREFIX = "timm/"
 _BLOCKS = blocks(r"blocks\.\d+", "blocks")
+# What timm needs to know beside the geometry to rebuild the network from the folder.
+_CONFIG_KEYS = ("fixed_input_size", "first_conv", "classifier")
 _OWN_LOADER = """\
 import timm
 
@@ -90,8 +92,18 @@ def _licence(source: Source) -> str:
 
 
 def _declared_head(network: nn.Module) -> str | tuple[str, ...] | None:
-    declared: str | tuple[str, ...] | None = getattr(network, "pretrained_cfg", {}).get("classifier")
+    declared: str | tuple[str, ...] | None = _cfg_of(network).get("classifier")
     return declared
+
+
+def _config_keys(network: nn.Module) -> dict[str, Any]:
+    cfg = _cfg_of(network)
+    return {key: cfg[key] for key in _CONFIG_KEYS if key in cfg}
+
+
+def _cfg_of(network: nn.Module) -> Mapping[str, Any]:
+    cfg: Mapping[str, Any] = getattr(network, "pretrained_cfg", {})
+    return cfg
 
 
 def _convert(source: Source, size: Size, state: Mapping[str, Tensor]) -> nn.Module | None:
@@ -103,7 +115,7 @@ def _convert(source: Source, size: Size, state: Mapping[str, Tensor]) -> nn.Modu
         network = TIMM.build(source.variant, size, pretrained=True, pretrained_cfg_overlay=overlay)
     except ModelError:
         return None
-    vars(network)["pretrained_cfg"].pop("state_dict")
+    vars(network)["pretrained_cfg"].pop("state_dict")  # else the network would hold the weights twice
     return network
 
 
@@ -128,5 +140,6 @@ TIMM = Library(
     },
     declared_head=_declared_head,
     convert=_convert,
+    config_keys=_config_keys,
     own_loader=_OWN_LOADER,
 )
