@@ -8,6 +8,7 @@ from torch import nn
 
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import build_classifier, load_classifier, save_classifier
+from headstart.models.libraries import LIBRARIES
 from headstart.models.stages import derive_stages, has_known_stages
 from tests.helpers.networks import NETWORKS, TIMM, TORCHVISION
 
@@ -21,6 +22,12 @@ def member(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     """A network of each family: its library, and the network without any numbers, which takes no memory."""
     with torch.device("meta"):
         return request.param.partition("/")[0], NETWORKS[request.param]().eval()
+
+
+def test_every_family_has_a_member() -> None:
+    families = {family for library in LIBRARIES.values() for family in library.families}
+    with torch.device("meta"):
+        assert {type(make()) for make in NETWORKS.values()} == families
 
 
 def test_every_tensor_and_layer_belongs_to_one_stage(member: tuple[str, nn.Module]) -> None:

@@ -25,15 +25,15 @@ from headstart.features.cut import Cut
 from headstart.features.engines import Choice, Engine, open_engine, openvino_engine, torch_engine
 from headstart.files import dump_json, write_atomic
 from headstart.machine import package_version
-from headstart.models import adapters, gluon, simple_cnn
+from headstart.models import adapters
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.delta import digest
+from headstart.models.libraries import library_named
 
-_PACKAGES = ("torch", "torchvision", "timm", "openvino", "numpy", "pillow")
+_PACKAGES = ("torch", "openvino", "numpy", "pillow")
 # Code that decides what a row holds: when it changes, rows are computed anew.
 _PREPARING = (types, transforms, pictures, loading, cutting, engines, openvino_engine, torch_engine)
-_NETWORKS = (adapters, gluon, simple_cnn)  # of the other ones the version of their package tells
-_CODE = [__file__, *(str(module.__file__) for module in (*_PREPARING, *_NETWORKS))]
+_CODE = [__file__, *(str(module.__file__) for module in (*_PREPARING, adapters))]
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -146,7 +146,7 @@ def _key(
     facts: dict[str, Any] = {
         "code": getattr(trunk, "code", ""),
         "modules": [(name, repr(module)) for name, module in trunk.named_children()],
-        "network": [model.library, model.architecture],
+        "network": [model.library, model.architecture, library_named(model.library).version()],
         "spec": model.spec.to_dict(),
         "augment": images.augment,
         "engines": [str(candidate) for candidate in candidates],

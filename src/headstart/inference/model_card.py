@@ -10,6 +10,7 @@ import yaml
 from headstart._version import __version__
 from headstart.models.adapters import adapter_layout
 from headstart.models.classifier import ClassifierNetwork
+from headstart.models.libraries import library_named
 from headstart.types import InputSpec
 
 _MAX_LABELS = 50
@@ -30,9 +31,11 @@ def render_model_card(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     template = environment.from_string(files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8"))
-    in_timm = model.library == "timm" and model.head_hidden is None and adapter_layout(model.network) is None
+    own_loader = ""
+    if model.head_hidden is None and adapter_layout(model.network) is None:
+        own_loader = library_named(model.library).own_loader
     return template.render(
-        front_matter=_front_matter(in_timm),
+        front_matter=_front_matter(model.library if own_loader else None),
         title=_plain(f"{data_name}: {model.backbone}"),
         version=__version__,
         labels=model.labels,
@@ -48,18 +51,22 @@ def render_model_card(
         metrics=metrics,
         split=_code(str(metrics["split"])),
         accuracy=metrics["accuracy"],
-        in_timm=in_timm,
+        own_loader=own_loader,
         licence=_plain(model.licence).rstrip("."),
         data_licence=_plain(data_licence or "not known to Headstart; that of your images applies").rstrip("."),
         absent=[_code(label) for label, row in metrics["per_class"].items() if not row["num_images"]],
     )
 
 
-def _front_matter(in_timm: bool) -> str:
+def _front_matter(loading_library: str | None) -> str:
+    """Write the hub's front matter; `loading_library` is the one that loads the folder without Headstart."""
+    tags = ["image-classification", "headstart"]
+    if loading_library is not None:
+        tags.append(loading_library)
     values = {
-        "library_name": "timm" if in_timm else "headstart",
+        "library_name": loading_library or "headstart",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "headstart", *(["timm"] if in_timm else [])],
+        "tags": tags,
     }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 

@@ -5,6 +5,7 @@ a weight with a low-rank change is called `LAYER.parametrizations.weight.origina
 again once it is saved.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -124,13 +125,15 @@ def merged_state(network: nn.Module) -> dict[str, Tensor]:
 
     The network itself is left as it is.
     """
-    merged, starts = {}, []
+    merged = {}
+    starts = []
     for name, low_rank, original in _low_ranks(network):
         parent, _, key = name.rpartition(".")
         starts.append(f"{parent}.parametrizations.{key}.")
         merged[name] = merge(original, low_rank.lora_a, low_rank.lora_b, low_rank.scale)
     state = network.state_dict()
-    return {name: state[name] for name in state if not name.startswith(tuple(starts))} | merged
+    unchanged = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(starts))}
+    return unchanged | merged
 
 
 def lora_factors(network: nn.Module) -> tuple[dict[str, Tensor], float]:
@@ -141,7 +144,8 @@ def lora_factors(network: nn.Module) -> tuple[dict[str, Tensor], float]:
     tensors: dict[str, Tensor] = {}
     scale = 0.0
     for name, low_rank, _ in _low_ranks(network):
-        tensors |= {f"{name}.{key}": factor.detach().cpu() for key, factor in low_rank.named_parameters()}
+        for key, factor in low_rank.named_parameters():
+            tensors[f"{name}.{key}"] = factor.detach().cpu()
         scale = low_rank.scale
     return tensors, scale
 
@@ -158,12 +162,14 @@ def insert_adapters(network: nn.Module, stages: tuple[Stage, ...], *, width: int
         width: Of the bottleneck.
         size: (height, width) of the input, pixels.
     """
-    candidates = [list(_parts(network, stage)) for stage in stages if stage.name != "stem"]
-    channels = _output_channels(network, [name for names in candidates for name in names], size)
+    parts_by_stage = [list(_parts(network, stage)) for stage in stages if stage.name != "stem"]
+    parts = list(itertools.chain.from_iterable(parts_by_stage))
+    channels = _output_channels(network, parts, size)
     places = []
-    for names in candidates:
+    for names in parts_by_stage:
         called = [name for name in names if name in channels]
-        places += [name for name in called if _is_block(network.get_submodule(name))] or called[-1:]
+        blocks = [name for name in called if _is_block(network.get_submodule(name))]
+        places += blocks or called[-1:]
     attach_adapters(network, {name: (channels[name], width) for name in places})
 
 
@@ -194,11 +200,11 @@ def _adapted(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
 
 def adapter_layout(network: nn.Module) -> dict[str, list[int]] | None:
     """Return what `config.json` says of a network's adapters: [channels, width] by module, None without any."""
-    return {
-        name.removesuffix(".adapter"): [module.down.in_features, module.down.out_features]
-        for name, module in network.named_modules()
-        if isinstance(module, Adapter)
-    } or None
+    layout = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Adapter):
+            layout[name.removesuffix(".adapter")] = [module.down.in_features, module.down.out_features]
+    return layout or None
 
 
 def restore_adapters(network: nn.Module, layout: object, what: str) -> None:
@@ -211,7 +217,9 @@ def restore_adapters(network: nn.Module, layout: object, what: str) -> None:
         return
     try:
         described: Any = layout
-        places = {str(name): (int(channels), int(width)) for name, (channels, width) in described.items()}
+        places = {}
+        for name, (channels, width) in described.items():
+            places[str(name)] = (int(channels), int(width))
         attach_adapters(network, places)
     except (TypeError, ValueError, AttributeError, RuntimeError, ModelError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -250,10 +258,10 @@ def _output_channels(network: nn.Module, names: list[str], size: tuple[int, int]
         if isinstance(output, Tensor):
             found[name] = output.shape[1 if output.ndim == 4 else -1]
 
-    hooks = [
-        network.get_submodule(name).register_forward_hook(lambda _, __, output, name=name: note(name, output))
-        for name in names
-    ]
+    hooks = []
+    for name in names:
+        module = network.get_submodule(name)
+        hooks.append(module.register_forward_hook(lambda _, __, output, name=name: note(name, output)))
     modes = [(module, module.training) for module in network.modules()]
     try:
         network.eval()(torch.zeros(1, 3, *size, device=next(network.parameters()).device))
@@ -267,11 +275,9 @@ def _output_channels(network: nn.Module, names: list[str], size: tuple[int, int]
 
 def norm_and_bias_names(network: nn.Module) -> tuple[str, ...]:
     """Name the parameters of normalisation layers (by the name of their class), and every bias."""
-    norms = {
-        f"{name}.{key}"
-        for name, module in network.named_modules()
-        if "norm" in type(module).__name__.lower()
-        for key, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 1
-    }
+    norms: set[str] = set()
+    for name, module in network.named_modules():
+        if "norm" in type(module).__name__.lower():
+            vectors = [key for key, parameter in module.named_parameters(recurse=False) if parameter.ndim == 1]
+            norms.update(f"{name}.{key}" for key in vectors)
     return tuple(name for name, _ in network.named_parameters() if name in norms or name.endswith("bias"))

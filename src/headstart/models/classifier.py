@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from headstart.errors import ModelError
 from headstart.files import dump_json, file_error, write_atomic
 from headstart.models.adapters import adapter_layout, lora_factors, merged_state, restore_adapters
-from headstart.models.backbones import Backbone, build_network, read_spec
+from headstart.models.backbones import Backbone, read_spec
 from headstart.models.heads import head_of, new_head, num_features, replace_head
+from headstart.models.libraries import library_named
 from headstart.models.source_head import SourceHead, start_from_source
 from headstart.models.stages import derive_stages
 from headstart.models.weights import WEIGHTS_FILE, load_into, read_model_json, read_state_dict, saved_model_folder
@@ -26,8 +27,6 @@ LORA_FILE = "lora.safetensors"
 _FORMAT = 1
 # What of a classifier `config.json` keeps under `headstart` as it is.
 _OWN_KEYS = ("backbone", "library", "head_hidden", "dropout", "weights", "licence")
-# What timm needs to know beside the geometry to rebuild the network from the folder.
-_TIMM_KEYS = ("fixed_input_size", "first_conv", "classifier")
 _PILLOW_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
@@ -41,7 +40,7 @@ class ClassifierNetwork:
         spec: How pictures become its input.
         stages: In forward order; the last is the head.
         backbone: Name of the backbone it was made from.
-        library: Whose network it is: `timm`, `torchvision` or `headstart`.
+        library: Whose network it is: the library's name.
         architecture: The library's name for it.
         head_hidden: Width of the head's hidden layer, or None for a linear head.
         dropout: Before the last layer.
@@ -155,7 +154,8 @@ def load_classifier(folder: Path) -> ClassifierNetwork:
         raise ModelError(
             f"{folder} holds no trained model (config.json is missing); give a finished run or model folder"
         )
-    config, weights = read_model_json(place / "config.json"), place / WEIGHTS_FILE
+    config = read_model_json(place / "config.json")
+    weights = place / WEIGHTS_FILE
     check_config(config, str(place / "config.json"))
     _check_digest(weights, config["headstart"].get("weights_sha256"))
     return rebuild_classifier(config, read_spec(place), read_state_dict(weights), str(weights))
@@ -175,9 +175,10 @@ def rebuild_classifier(
     Raises:
         ModelError: They do not fit together.
     """
-    own, labels = config["headstart"], tuple(config["label_names"])
+    own = config["headstart"]
+    labels = tuple(config["label_names"])
     with torch.random.fork_rng(devices=[]):
-        network = build_network(own["library"], config["architecture"], spec.size)
+        network = library_named(own["library"], what).build(config["architecture"], spec.size)
         stages = derive_stages(network, own["library"])
         _put_head(network, stages, len(labels), own["head_hidden"], own["dropout"])
         restore_adapters(network, own.get("adapters"), what)
@@ -196,9 +197,13 @@ def _put_head(
     network: nn.Module, stages: tuple[Stage, ...], num_classes: int, hidden: int | None, dropout: float
 ) -> None:
     source = head_of(network, stages)
-    width = num_features(source)
-    convolutional = isinstance(source, nn.Conv2d)
-    head = new_head(width, num_classes, hidden=hidden, dropout=dropout, convolutional=convolutional)
+    head = new_head(
+        num_features(source),
+        num_classes,
+        hidden=hidden,
+        dropout=dropout,
+        convolutional=isinstance(source, nn.Conv2d),
+    )
     replace_head(network, stages, head)
     if hasattr(network, "num_classes"):
         vars(network)["num_classes"] = num_classes
@@ -206,11 +211,8 @@ def _put_head(
 
 def model_config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str, Any]:
     """Return what `config.json` says: timm's keys, and under `headstart` what rebuilding the network takes."""
-    network, spec = classifier.network, classifier.spec
-    last = [
-        module for module in head_of(network, classifier.stages).modules() if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
-    source_cfg = getattr(network, "pretrained_cfg", {})
+    network = classifier.network
+    spec = classifier.spec
     pretrained_cfg = {
         "input_size": [3, *spec.size],
         "interpolation": spec.interpolation,
@@ -219,29 +221,34 @@ def model_config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str
         "mean": spec.mean,
         "std": spec.std,
         "num_classes": len(classifier.labels),
-        **{key: source_cfg[key] for key in _TIMM_KEYS if key in source_cfg},
+        **library_named(classifier.library).config_keys(network),
     }
+    own: dict[str, Any] = {"format": _FORMAT}
+    own.update({key: getattr(classifier, key) for key in _OWN_KEYS})
     adapters = adapter_layout(network)
+    if adapters is not None:
+        own["adapters"] = adapters
+    own["weights_sha256"] = weights_sha256
+    head = head_of(network, classifier.stages)
+    layers = [module for module in head.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     return {
         "architecture": classifier.architecture,
         "num_classes": len(classifier.labels),
-        "num_features": num_features(last[0]),
+        "num_features": num_features(layers[0]),
         "label_names": classifier.labels,
         "pretrained_cfg": pretrained_cfg,
-        "headstart": {
-            "format": _FORMAT,
-            **{key: getattr(classifier, key) for key in _OWN_KEYS},
-            **({"adapters": adapters} if adapters else {}),
-            "weights_sha256": weights_sha256,
-        },
+        "headstart": own,
     }
 
 
 def _crop_fraction(spec: InputSpec) -> float:
     """Return timm's `crop_pct`, from which timm gets back the same resize: floor(size / crop_pct)."""
-    size, resize = spec.size[0], spec.resize if isinstance(spec.resize, int) else spec.resize[0]
-    candidates = (round(size / resize, 3), size / resize, size / (resize + 0.5))
-    return next(fraction for fraction in candidates if math.floor(size / fraction) == resize)
+    size = spec.size[0]
+    resize = spec.resize if isinstance(spec.resize, int) else spec.resize[0]
+    for fraction in (round(size / resize, 3), size / resize):
+        if math.floor(size / fraction) == resize:
+            return fraction
+    return size / (resize + 0.5)
 
 
 def _preprocessor_config(spec: InputSpec) -> dict[str, Any]:
@@ -278,7 +285,8 @@ def check_config(config: dict[str, Any], file: str) -> None:
     Raises:
         ModelError: It is not.
     """
-    own, labels = config.get("headstart"), config.get("label_names")
+    own = config.get("headstart")
+    labels = config.get("label_names")
     if not isinstance(own, dict) or not isinstance(config.get("architecture"), str):
         raise ModelError(
             f"{file} was not written by Headstart (no 'headstart' section); give a run or model folder of it"
@@ -289,7 +297,8 @@ def check_config(config: dict[str, Any], file: str) -> None:
         )
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise ModelError(f"{file} is damaged: 'label_names' is not a list of class names; bring the model folder again")
-    if missing := [key for key in _OWN_KEYS if key not in own]:
+    missing = [key for key in _OWN_KEYS if key not in own]
+    if missing:
         raise ModelError(f"{file} is damaged: 'headstart' lacks {', '.join(missing)}; bring the model folder again")
 
 

@@ -67,10 +67,12 @@ def read_params(file: Path) -> dict[str, Tensor]:
         )
     _, _, num_arrays = reader.numbers("QQQ", "the header")
     tensors = [_read_array(reader, f"array {i + 1} of {num_arrays}") for i in range(num_arrays)]
-    names = [_read_name(reader) for _ in range(*reader.numbers("Q", "the names"))]
-    if len(names) != num_arrays or len({*names}) != num_arrays:
+    (num_names,) = reader.numbers("Q", "the names")
+    names = [_read_name(reader) for _ in range(num_names)]
+    num_different = len(set(names))
+    if num_names != num_arrays or num_different != num_arrays:
         raise ModelError(
-            f"{file} holds {num_arrays} arrays and {len({*names})} different names; expected a name for each: write it "
+            f"{file} holds {num_arrays} arrays and {num_different} different names; expected a name for each: write it "
             "with net.save_parameters"
         )
     if reader.at != len(reader.data):
@@ -95,12 +97,13 @@ def write_params(file: Path, tensors: Mapping[str, Tensor]) -> None:
             )
         flat = tensor.detach().cpu().contiguous().flatten()
         layout = f"<Iii{tensor.ndim}qiii"
-        parts.append(
-            struct.pack(layout, _V2, 0, tensor.ndim, *tensor.shape, *_CPU, _TYPES.index(tensor.dtype))
-            + flat.view(torch.uint8).numpy().tobytes()
-        )
+        parts.append(struct.pack(layout, _V2, 0, tensor.ndim, *tensor.shape, *_CPU, _TYPES.index(tensor.dtype)))
+        parts.append(flat.view(torch.uint8).numpy().tobytes())
     parts.append(struct.pack("<Q", len(tensors)))
-    parts += [struct.pack("<Q", len(name.encode())) + name.encode() for name in tensors]
+    for name in tensors:
+        encoded = name.encode()
+        parts.append(struct.pack("<Q", len(encoded)))
+        parts.append(encoded)
     write_atomic(file, b"".join(parts))
 
 
@@ -131,11 +134,15 @@ def from_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     params: dict[str, Tensor] = {}
     for name, tensor in state.items():
         layer, _, key = name.rpartition(".")
-        if key == "running_mean" and f"{layer}.weight" not in state:
-            params |= {f"{layer}.gamma": torch.ones_like(tensor), f"{layer}.beta": torch.zeros_like(tensor)}
-        if key != "num_batches_tracked":
-            is_norm = f"{layer}.running_mean" in state
-            params[f"{layer}.{gluon_keys.get(key, key) if is_norm else key}"] = tensor
+        if key == "num_batches_tracked":
+            continue
+        is_norm = f"{layer}.running_mean" in state
+        has_scale = f"{layer}.weight" in state
+        if key == "running_mean" and not has_scale:
+            params[f"{layer}.gamma"] = torch.ones_like(tensor)
+            params[f"{layer}.beta"] = torch.zeros_like(tensor)
+        gluon_key = gluon_keys.get(key, key) if is_norm else key
+        params[f"{layer}.{gluon_key}"] = tensor
     return params
 
 
@@ -192,8 +199,10 @@ def _read_shape(reader: _Reader, what: str) -> tuple[int, ...]:
         raise ModelError(
             f"{reader.file} is damaged, or newer than MXNet 1.9: {what} begins with {magic:#x}; bring it again"
         )
-    shape = reader.numbers(f"{max(num_dimensions, 0)}{'q' if is_modern else 'I'}", what)
-    if num_dimensions < (0 if magic == _V3 else 1) or any(size < 0 for size in shape):
+    kind_of_size = "q" if is_modern else "I"
+    shape = reader.numbers(f"{max(num_dimensions, 0)}{kind_of_size}", what)
+    fewest = 0 if magic == _V3 else 1
+    if num_dimensions < fewest or any(size < 0 for size in shape):
         raise ModelError(f"{reader.file}: {what} has no values; initialise the network before saving it")
     return shape
 

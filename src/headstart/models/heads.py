@@ -71,5 +71,8 @@ def describe_head(head: nn.Module) -> str:
     if isinstance(head, nn.Sequential):
         return " - ".join(describe_head(module) for module in head)
     if isinstance(head, (nn.Linear, nn.Conv2d)):
-        return f"{type(head).__name__}({', '.join(str(size) for size in reversed(head.weight.shape[:2]))})"
-    return f"Dropout({head.p:g})" if isinstance(head, nn.Dropout) else type(head).__name__
+        outputs, inputs = head.weight.shape[:2]
+        return f"{type(head).__name__}({inputs}, {outputs})"
+    if isinstance(head, nn.Dropout):
+        return f"Dropout({head.p:g})"
+    return type(head).__name__

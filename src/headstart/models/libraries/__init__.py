@@ -1,0 +1,31 @@
+"""The libraries that backbones come from: a row for each, in the order in which a name is looked up."""
+
+from headstart.errors import ModelError, either
+from headstart.models.libraries.library import Library, Loaded, Source
+from headstart.models.libraries.lite import LITE
+from headstart.models.libraries.own import OWN
+from headstart.models.libraries.timm import TIMM
+from headstart.models.libraries.torchvision import TORCHVISION
+
+__all__ = ["LIBRARIES", "Library", "Loaded", "Source", "library_named"]
+
+LIBRARIES: dict[str, Library] = {"lite": LITE, "headstart": OWN, "torchvision": TORCHVISION, "timm": TIMM}
+
+
+def library_named(name: object, what: str = "the network") -> Library:
+    """Return the library by the name that a saved model keeps.
+
+    Args:
+        name: As read from a file.
+        what: What is of the library, for the message.
+
+    Raises:
+        ModelError: This version of Headstart has no such library.
+    """
+    if isinstance(name, str) and name in LIBRARIES:
+        return LIBRARIES[name]
+    known = sorted({library.name for library in LIBRARIES.values()})
+    raise ModelError(
+        f"{what} is of the library {name!r}; this version of Headstart knows {either(known, last='and')}: "
+        "update Headstart, or bring the model again"
+    )

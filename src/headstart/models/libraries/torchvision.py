@@ -1,0 +1,109 @@
+"""torchvision's classifiers, whose published weights are in torch's hub."""
+
+from typing import Any
+
+import torchvision.models as tv
+from torch import nn
+
+from headstart.errors import ModelError
+from headstart.machine import package_version
+from headstart.models.libraries.families import DENSENET, RESNET, VGG, blocks
+from headstart.models.libraries.library import IMAGENET_TERMS, Library, Loaded, Publication, Size, Source
+from headstart.models.weights import load_into, read_state_dict, torch_hub_file
+from headstart.types import InputSpec
+
+_FEATURES = blocks(r"features\.[1-9]\d*", "features")
+
+
+def _names() -> list[str]:
+    # The module argument leaves out detection, segmentation, video and quantized models.
+    names: list[str] = tv.list_models(module=tv)
+    return names
+
+
+def _find(name: str) -> Source | None:
+    if name in _names():
+        return Source(name, TORCHVISION, name, name, _spec(_weights(name).transforms()))
+    if name in tv.list_models():
+        raise ModelError(
+            f"backbone {name!r} is in torchvision but is no image classifier; choose one, such as resnet18"
+        )
+    return None
+
+
+def _weights(architecture: str) -> Any:
+    return tv.get_model_weights(architecture).DEFAULT
+
+
+def _spec(preset: Any) -> InputSpec:
+    (crop,), (resize,) = preset.crop_size, preset.resize_size
+    return InputSpec(
+        size=(crop, crop),
+        resize=resize,
+        interpolation=preset.interpolation.value,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+    )
+
+
+def _make(architecture: str, size: Size) -> nn.Module:
+    network: nn.Module = tv.get_model(architecture, weights=None, **_arguments(architecture, size))
+    return network
+
+
+def _arguments(architecture: str, size: Size) -> dict[str, Any]:
+    if _has_position_embeddings(architecture):
+        return {"image_size": size[0]}
+    if architecture == "maxvit_t":
+        return {"input_size": size}
+    if architecture in ("googlenet", "inception_v3"):
+        # As their published weights expect; the auxiliary classifiers served only their first training.
+        return {"aux_logits": False, "transform_input": True, "init_weights": False}
+    return {}
+
+
+def _has_position_embeddings(architecture: str) -> bool:
+    return architecture.startswith("vit_")
+
+
+def _load_published(source: Source, size: Size) -> Loaded:
+    needed = source.spec.size
+    if _has_position_embeddings(source.architecture) and size != needed:
+        raise ModelError(
+            f"torchvision's {source.name} has position embeddings for {needed[0]} px; got image size {size[0]}: "
+            f"leave it at {needed[0]}, or use timm/vit_base_patch16_224, which adapts"
+        )
+    network = TORCHVISION.build(source.variant, size)
+    weights = _weights(source.architecture)
+    file = torch_hub_file(weights.url, source.name)
+    load_into(network, read_state_dict(file), (), str(file))
+    return Loaded(network, f"ImageNet-1k, torchvision {weights}")
+
+
+def _licence(source: Source) -> str:
+    stated = _weights(source.architecture).meta.get("license", "none stated")
+    return f"{stated}; {IMAGENET_TERMS}"
+
+
+TORCHVISION = Library(
+    name="torchvision",
+    accepts="a torchvision classifier such as resnet18",
+    example="mobilenet_v3_small",
+    code_licence="BSD-3-Clause",
+    names=_names,
+    find=_find,
+    make=_make,
+    version=lambda: f"torchvision {package_version('torchvision')}",
+    publication=Publication(_load_published, _licence),
+    families={
+        tv.ResNet: RESNET,
+        tv.VGG: VGG,
+        tv.MobileNetV2: _FEATURES,
+        tv.MobileNetV3: _FEATURES,
+        tv.EfficientNet: _FEATURES,
+        # A downsampling layer opens the stage of the blocks that it feeds, as it does in timm.
+        tv.ConvNeXt: blocks(r"features\.[1246]", "features"),
+        tv.DenseNet: DENSENET,
+        tv.VisionTransformer: blocks(r"encoder\.layers\.encoder_layer_\d+", "encoder", "encoder.layers"),
+    },
+)
