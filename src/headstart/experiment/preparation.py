@@ -15,11 +15,12 @@ from headstart.data.loading import ImageBatches
 from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.pictures import Pictures
 from headstart.data.splits import inner_split
+from headstart.devices import pick_device
+from headstart.engines.choose import choices
 from headstart.errors import ConfigError, PlanError, unknown
 from headstart.experiment.heads import head_notes, source_head_of, with_head_init
 from headstart.experiment.reading import DataProgress, Reading, num_threads
 from headstart.features.cache import FeatureCache
-from headstart.features.engines import choices, pick_device
 from headstart.features.supply import FeatureSupply
 from headstart.models.adapters import adapter_layout, insert_adapters, insert_lora, norm_and_bias_names
 from headstart.models.backbones import Backbone, create_backbone

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from headstart.data import loading
 from headstart.data.loading import Batch, BatchSource, ImageBatches
+from headstart.engines.choose import choices
+from headstart.engines.engine import Engine
 from headstart.errors import CacheFullError
 from headstart.features.cache import FeatureCache, FeatureTable
 from headstart.features.cut import Cut, cut
-from headstart.features.engines import Engine, choices
 from headstart.features.trunk import Trunk, as_stored
 from headstart.models.classifier import ClassifierNetwork
 

@@ -14,9 +14,11 @@ import torch
 
 from headstart.data.threads import default_threads
 from headstart.data.transforms import Pixels, why_unreadable
+from headstart.devices import pick_device
+from headstart.engines.choose import choices, open_engine
+from headstart.engines.engine import NUM_SAMPLES, Engine
+from headstart.engines.torch_engine import TorchEngine
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
-from headstart.features.engines import NUM_SAMPLES, Engine, choices, open_engine, pick_device
-from headstart.features.engines.torch_engine import TorchEngine
 from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier

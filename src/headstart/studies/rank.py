@@ -11,11 +11,11 @@ from headstart.config import Config, make_config
 from headstart.data.manifest import Manifest
 from headstart.data.pictures import Pictures
 from headstart.data.transforms import Pixels
+from headstart.engines.engine import NUM_SAMPLES, Engine
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment.preparation import build_model, build_plan, make_fabric, make_supply, resolve_strategy
 from headstart.experiment.reading import DataProgress, read_data
 from headstart.experiment.session import Say, say_nothing
-from headstart.features.engines import NUM_SAMPLES, Engine
 from headstart.features.supply import Features
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.sources import find_source
