@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from headstart.config import Config
 from headstart.models.backbones import Backbone
 from headstart.models.classifier import ClassifierNetwork
-from headstart.models.matching import describe
-from headstart.models.source_head import SourceHead, read_source_head, run_labels
+from headstart.models.source_head import SourceHead, describe, read_source_head, run_labels
 from headstart.training.plan import Plan
 from headstart.training.strategies import default_lr
 
