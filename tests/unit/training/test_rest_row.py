@@ -9,7 +9,7 @@ from headstart.models.heads import head_of
 from headstart.models.source_head import Matching, SourceHead, fit_rest_row
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.rest_row import start_rest_row
-from tests.supplies import FeatureBlocks
+from tests.helpers.features import FeatureBlocks
 from tests.unit.training.conftest import make_model
 
 

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import logsumexp
 
 from headstart.models.source_head.rest_row import fit_rest_row
-from tests.supplies import FeatureBlocks
+from tests.helpers.features import FeatureBlocks
 
 
 @pytest.fixture
