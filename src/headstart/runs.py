@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CONFIG, ENVIRONMENT, MANIFEST, PLAN = "config.yaml", "environment.json", "manifest.parquet", "plan.json"
 DATA_REPORT, METRICS, HISTORY, PREDICTIONS = "data_report.json", "metrics.json", "metrics.csv", "predictions.parquet"
 MODEL, EXPLANATIONS = "model", "explanations"
-WEIGHTS = "model.safetensors"
+WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"  # in the model folder
 
 # Only a folder with both is taken for a run that may be replaced: many projects have a config.yaml.
 _MARKERS = (CONFIG, ENVIRONMENT)
@@ -58,7 +58,7 @@ class Run:
             RunError: There is no trained model yet.
         """
         # labels.txt is for people: a label with a line break is quoted there.
-        return tuple(self._json(f"{MODEL}/config.json").get("label_names", ()))
+        return tuple(self._json(f"{MODEL}/{MODEL_CONFIG}").get("label_names", ()))
 
     def config(self) -> Config:
         """Return the resolved settings.
@@ -127,14 +127,53 @@ class Run:
             raise file_error("read", self.path / name, error) from error
 
 
+@dataclass(frozen=True)
+class Place:
+    """What lies at a path: a run folder, a model folder, or neither.
+
+    Attributes:
+        path: As given.
+        is_run: Whether it is the folder of a run, finished or not.
+        model: The folder of a saved model: the run's, or the path itself. None where no model is described.
+        weights: The weight file of either folder, which may be there without a description. None where there is none.
+    """
+
+    path: Path
+    is_run: bool
+    model: Path | None
+    weights: Path | None
+
+
+def locate(path: str | Path) -> Place:
+    """Say what lies at a path; all that takes a run or a model asks here."""
+    folder = Path(path)
+    model = weights = None
+    for each in (folder, folder / MODEL):  # where both are models, the one within is meant
+        if (each / MODEL_CONFIG).is_file():
+            model = each
+        if (each / WEIGHTS).is_file():
+            weights = each / WEIGHTS
+    return Place(folder, (folder / CONFIG).is_file(), model, weights)
+
+
+def run_of_model(path: Path) -> Run | None:
+    """Return the run that a run folder or a model folder belongs to; None where its images are not known."""
+    for folder in (path, path.parent):
+        # Beside a model folder that was copied may lie somebody else's manifest.
+        if locate(folder).is_run and (folder / MANIFEST).is_file():
+            return Run(folder)
+    return None
+
+
 def open_run(path: str | Path) -> Run:
     """Open a run folder.
 
     Raises:
         RunError: It is none; the message says what is missing and what to do.
     """
-    folder = Path(path)
-    if (folder / CONFIG).is_file():
+    place = locate(path)
+    folder = place.path
+    if place.is_run:
         return Run(folder)
     if not folder.exists():
         siblings = [str(other.parent) for other in folder.parent.glob(f"*/{CONFIG}")]
@@ -143,7 +182,7 @@ def open_run(path: str | Path) -> Run:
             f"Give the folder that headstart train printed, such as runs/NAME"
         )
     refuse_study(folder)
-    if (folder / WEIGHTS).is_file():
+    if place.weights == folder / WEIGHTS:
         raise RunError(f"{folder} is a model folder, not a run folder (it has no {CONFIG}); give the run it belongs to")
     what = "a file" if folder.is_file() else f"no run folder: it has no {CONFIG}"
     raise RunError(f"{folder} is {what}; give the folder that headstart train printed, such as runs/NAME")

@@ -22,7 +22,7 @@ from headstart.errors import ConfigError, ModelError, UnreadableImageError
 from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier
-from headstart.runs import open_run
+from headstart.runs import locate, open_run
 from headstart.types import InputSpec
 
 Probabilities = npt.NDArray[np.float32]
@@ -196,7 +196,7 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
     """
     folder = Path(path)
     pick_device(device)  # before reading many megabytes
-    if not folder.is_dir() or (folder / "config.yaml").is_file():
+    if not folder.is_dir() or locate(folder).is_run:
         run = open_run(folder)
         if not run.labels:  # reading them is what finds a run that is missing or has no model yet
             raise ModelError(f"{run.model_folder} names no label; train again with --overwrite")
