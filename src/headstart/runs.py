@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.config import Config, load_config
 from headstart.errors import ConfigError, RunError, did_you_mean, either
-from headstart.files import file_error, sync_folder, write_atomic, write_synced
+from headstart.files import file_error, whole_folder, write_atomic, write_synced
 from headstart.history import MetricsLog
 
 if TYPE_CHECKING:
@@ -279,21 +277,13 @@ def create_run_folder(path: str | Path, files: Mapping[str, bytes | str], *, ove
     """
     folder = _resolve(path)
     check_out_folder(folder, overwrite)
-    staging: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}.new-", dir=folder.parent))
-        staging.chmod(0o777 & ~_umask())  # mkdtemp makes it private, unlike the rest
-        for name, data in files.items():
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            write_synced(staging / name, data)
-        sync_folder(staging)
-        _put_in_place(staging, folder)
+        with whole_folder(folder, replace=True) as staging:
+            for name, data in files.items():
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                write_synced(staging / name, data)
     except OSError as error:
         raise file_error("create", folder, error) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     return Run(Path(path))
 
 
@@ -335,26 +325,6 @@ def _check_occupied(folder: Path, overwrite: bool) -> None:
             f"{folder} already holds a run; replace it with --overwrite, go on with it by "
             f"headstart train --resume {shlex.quote(str(folder))}, or choose another --out"
         )
-
-
-def _put_in_place(staging: Path, folder: Path) -> None:
-    retired = staging.with_name(staging.name.replace(".new-", ".old-"))
-    if folder.exists():
-        folder.rename(retired)
-    try:
-        staging.rename(folder)
-    except OSError:
-        if retired.exists():
-            retired.rename(folder)
-        raise
-    sync_folder(folder.parent)
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def tame(name: str) -> str:

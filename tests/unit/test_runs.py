@@ -166,7 +166,7 @@ def test_a_failed_exchange_puts_the_old_run_back(tmp_path, monkeypatch):
     rename = Path.rename
 
     def fail_for_the_new_one(self, target):
-        if ".new-" in self.name:
+        if self.name == "new":
             raise OSError(errno.EACCES, "Permission denied")
         return rename(self, target)
 
