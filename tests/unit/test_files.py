@@ -24,10 +24,15 @@ def test_a_file_takes_its_name_when_the_block_succeeds(tmp_path):
 def test_what_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), whole_file(path, tmp_path / ".mine") as temporary:
-        assert temporary == tmp_path / ".mine"
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def stop(path: Path, temporary: Path) -> None:
+        with whole_file(path, temporary) as hidden:
+            assert hidden == temporary
+            hidden.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop(path, tmp_path / ".mine")
     assert contents(tmp_path) == {"a.txt": "old"}
 
 
@@ -61,7 +66,11 @@ def test_a_folder_that_came_in_between_stays_unless_it_is_to_be_replaced(tmp_pat
 
 
 def test_what_fails_leaves_no_folder(tmp_path):
-    with pytest.raises(OSError, match="full"), whole_folder(tmp_path / "a") as new:
-        (new / "x").write_text("x")
-        raise OSError("full")
+    def fail(folder: Path) -> None:
+        with whole_folder(folder) as new:
+            (new / "x").write_text("x")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail(tmp_path / "a")
     assert os.listdir(tmp_path) == []
