@@ -18,6 +18,8 @@ _PACKAGES = (
     "scikit-learn", "pyarrow", "safetensors",
 )  # fmt: skip
 
+_INSTRUCTION_SETS = ("avx", "amx", "fma", "sve", "asimd", "bf16")
+
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -40,6 +42,21 @@ def environment(seed: int) -> dict[str, Any]:
 def num_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_features() -> str:
+    """Return the instruction sets that decide which kernels run, as one line."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    return " ".join(sorted(word for word in flags.split() if word.startswith(_INSTRUCTION_SETS)))
+
+
+def has_bf16() -> bool:
+    """Return whether the processor multiplies numbers of 16 bits, bf16, in hardware."""
+    return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(processor_features().split())
 
 
 def keep_freed_memory() -> bool:

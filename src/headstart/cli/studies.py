@@ -37,7 +37,7 @@ def compare(
     """
     from rich.console import Console
 
-    from headstart.runs import refuse_study
+    from headstart.runs import locate, refuse_study
     from headstart.studies import compare as study
     from headstart.studies.grid import parse_vary
     from headstart.studies.progress import StudyProgress
@@ -45,7 +45,7 @@ def compare(
 
     check_format(output_format, ("table", "json", "csv"))
     words = [word for word in (data, *(more or [])) if word is not None]
-    others = [word for word in words if not (Path(word) / "config.yaml").is_file()]
+    others = [word for word in words if not locate(word).is_run]
     for word in others:
         refuse_study(Path(word))
     if words and not others:

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from headstart.data.download import Progress, download, extract_zip
 from headstart.demo.snacks import render_snacks
 from headstart.errors import DownloadError, HeadstartError, unknown
+from headstart.files import whole_folder
 
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 
@@ -107,9 +107,7 @@ def write_animals_and_vehicles(parts: dict[str, Any], classes: list[str], folder
         folder: What to make.
         progress: Told how many pictures are written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        whole = Path(temporary) / folder.name
+    with whole_folder(folder) as whole:
         for split, pictures in parts.items():
             for number, (picture, label) in enumerate(pictures):
                 name = classes[label]
@@ -117,8 +115,6 @@ def write_animals_and_vehicles(parts: dict[str, Any], classes: list[str], folder
                 path.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(path)
                 progress(f"writing {split}", number + 1, len(pictures))
-        if not folder.exists():
-            whole.rename(folder)
 
 
 CATALOG: dict[str, Entry] = {

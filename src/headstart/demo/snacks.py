@@ -6,7 +6,6 @@ apart.
 """
 
 import math
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ from PIL import Image
 
 from headstart.demo.scene import Scene, photograph
 from headstart.errors import DataError
+from headstart.files import whole_folder
 
 LABELS: Final = ("hot_dog", "not_hot_dog")
 SPLITS: Final = ("train", "test")
@@ -56,18 +56,13 @@ def render_snacks(
     counts = {"train": train_per_class, "test": test_per_class}
     jobs = [(split, label, index) for split in SPLITS for label in LABELS for index in range(counts[split])]
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            whole = Path(temporary) / folder.name
+        with whole_folder(folder) as whole:
             for done, (split, label, index) in enumerate(jobs):
                 path = whole / split / label / f"{index:04d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 draw_snack(split, label, index, seed=seed, size=size).save(path, compress_level=3)
                 if progress is not None:
                     progress("rendering snacks", done + 1, len(jobs))
-            if folder.exists():
-                folder.rmdir()
-            whole.rename(folder)
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror}; choose another folder or make room") from error
     return folder

@@ -15,7 +15,9 @@ from headstart.data.loading import Batch, ImageBatches
 from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.pictures import Pictures
 from headstart.data.splits import inner_split
+from headstart.devices import pick_device
 from headstart.display import Display
+from headstart.engines.choose import choices
 from headstart.errors import PlanError
 from headstart.experiment.fits import INNER_TRAIN, INNER_VALIDATION, PlannedFit, planned_fits
 from headstart.experiment.network import build_model, build_plan
@@ -24,7 +26,6 @@ from headstart.experiment.reading import Reading, num_threads
 from headstart.experiment.resolve import decide, repeated, timed_as
 from headstart.experiment.settings import selects, strategy_of
 from headstart.features.cache import FeatureCache
-from headstart.features.engines import choices, pick_device
 from headstart.features.supply import FeatureSupply
 from headstart.models.classifier import ClassifierNetwork
 from headstart.resolved import Resolved

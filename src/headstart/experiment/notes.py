@@ -4,8 +4,7 @@ from headstart.config import Config
 from headstart.experiment.settings import ineffective_settings, selects
 from headstart.models.adapters import adapter_layout
 from headstart.models.classifier import ClassifierNetwork
-from headstart.models.matching import describe
-from headstart.models.source_head import run_labels
+from headstart.models.source_head import describe, run_labels
 from headstart.resolved import Resolved
 from headstart.training.plan import Plan, resolve
 from headstart.training.strategies import find_strategy

@@ -90,13 +90,10 @@ def evaluate_folder(
 
 def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
     """Say how many of the images a run has learnt from or selected on; a model folder alone does not know."""
-    folders = (model, model.parent)
-    # Beside a model folder that was copied may lie somebody else's manifest.
-    path = next((each for each in folders if (each / runs.MANIFEST).is_file() and (each / runs.CONFIG).is_file()), None)
-    if path is None:
+    run = runs.run_of_model(model)
+    if run is None:
         return []
-    run = runs.open_run(path)
-    known, config = read_manifest(path / runs.MANIFEST), run.config()
+    known, config = read_manifest(run.path / runs.MANIFEST), run.config()
     finds_epoch = selects(config) and run.resolved().stop_after is None
     selecting = known.reported if config.select_on == "reported" else known.selection
     uses = {"was trained on": "train", "selected its epoch on": selecting if finds_epoch else None}

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from headstart.data.predictions import read_predictions
 from headstart.data.transforms import Pixels, decode, eval_view
 from headstart.errors import ModelError, UnreadableImageError
 from headstart.files import file_error, write_atomic, write_json
@@ -154,17 +155,19 @@ def _positions(output: Tensor, size: tuple[int, int]) -> Tensor | None:
 
 def _chosen(run: Run, num_mistakes: int, num_right: int) -> Iterator[dict[str, Any]]:
     """Give path, label, predicted class and its probability of the images to explain."""
-    table = run.predictions()
-    paths, labels, predicted = (table.column(name).to_pylist() for name in ("path", "label", "predicted"))
-    columns = {name: table.column(f"p_{name}").to_numpy() for name in set(predicted)}
-    rows = [
-        {"path": path, "label": label, "predicted": guess, "probability": float(columns[guess][i])}
-        for i, (path, label, guess) in enumerate(zip(paths, labels, predicted, strict=True))
-    ]
-    rows.sort(key=lambda row: -row["probability"])
-    yield from [row for row in rows if row["label"] != row["predicted"]][:num_mistakes]
-    right = [row for row in rows if row["label"] == row["predicted"]]
-    yield from (right[i] for i in np.unique(np.linspace(0, len(right) - 1, num_right).astype(int)) if right)
+    found = read_predictions(run)
+    confidence, right = found.confidence, found.right()
+    rows = found.mistakes()[:num_mistakes]
+    if right:
+        spread = np.unique(np.linspace(0, len(right) - 1, num_right).astype(int))
+        rows += [right[position] for position in spread]
+    for row in rows:
+        yield {
+            "path": found.paths[row],
+            "label": found.labels[row],
+            "predicted": found.predicted[row],
+            "probability": float(confidence[row]),
+        }
 
 
 def _view(path: str, model: ClassifierNetwork) -> Pixels | None:

@@ -14,13 +14,15 @@ import torch
 
 from headstart.data.threads import default_threads
 from headstart.data.transforms import Pixels, why_unreadable
+from headstart.devices import pick_device
+from headstart.engines.choose import choices, open_engine
+from headstart.engines.engine import NUM_SAMPLES, Engine
+from headstart.engines.torch_engine import TorchEngine
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
-from headstart.features.engines import NUM_SAMPLES, Engine, choices, open_engine, pick_device
-from headstart.features.engines.torch_engine import TorchEngine
 from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier
-from headstart.runs import open_run
+from headstart.runs import locate, open_run
 from headstart.types import InputSpec
 
 Probabilities = npt.NDArray[np.float32]
@@ -194,7 +196,7 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
     """
     folder = Path(path)
     pick_device(device)  # before reading many megabytes
-    if not folder.is_dir() or (folder / "config.yaml").is_file():
+    if not folder.is_dir() or locate(folder).is_run:
         run = open_run(folder)
         if not run.labels:  # reading them is what finds a run that is missing or has no model yet
             raise ModelError(f"{run.model_folder} names no label; train again with --overwrite")

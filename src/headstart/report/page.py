@@ -136,7 +136,8 @@ def _case(facts: Facts, row: int) -> dict[str, Any]:
     """Describe one reported image."""
     found = facts.predictions
     assert found is not None
-    name, label, predicted = _short(found.paths[row]), found.labels[row], found.predicted[row]
+    name = _short(found.paths[row])
+    label, predicted = found.labels[row], found.predicted[row]
     probability = f"{found.confidence[row]:.3f}"
     alt = f"{name}: labelled {label}, predicted {predicted} with probability {probability}"
     picture = thumbnail(Path(found.paths[row]), alt)

@@ -7,47 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from headstart import runs
 from headstart.config import command_words
+from headstart.data.predictions import Predictions, read_predictions
 from headstart.errors import HeadstartError, RunError, listed
 from headstart.resolved import Resolved
 from headstart.types import InputSpec
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """A row per reported image.
-
-    Attributes:
-        paths: As in the manifest.
-        labels: True classes.
-        predicted: Most probable classes.
-        confidence: (N,), the probability of the predicted class.
-    """
-
-    paths: Sequence[str]
-    labels: Sequence[str]
-    predicted: Sequence[str]
-    confidence: npt.NDArray[np.float64]
-
-    @property
-    def is_correct(self) -> npt.NDArray[np.bool_]:
-        """(N,), whether the predicted class is the true one."""
-        return np.array([label == guess for label, guess in zip(self.labels, self.predicted, strict=True)])
-
-    def mistakes(self, label: str | None = None, predicted: str | None = None) -> list[int]:
-        """Return the rows that are wrong, the most confident first, of all classes or of one pair."""
-        wrong = (
-            row
-            for row, (true, guess) in enumerate(zip(self.labels, self.predicted, strict=True))
-            if true != guess and label in (None, true) and predicted in (None, guess)
-        )
-        return sorted(wrong, key=lambda row: -self.confidence[row])
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +89,7 @@ def read_run(path: Path) -> Facts:
         phases=optional(lambda: list(run.plan()["phases"]), []),
         environment=optional(run.environment, {}),
         data_report=optional(run.data_report, {}),
-        predictions=optional(lambda: _predictions(run), None),
+        predictions=optional(lambda: read_predictions(run), None),
         spec=optional(lambda: _spec(run.model_folder / "preprocessor_config.json"), None),
         explanations=optional(lambda: _explanations(run), {}),
         missing=missing,
@@ -194,16 +161,6 @@ def _comparison_file(path: Path) -> dict[str, Any]:
 def _located(run: str | Path, folder: Path) -> Path:
     """Find a run that a file in a folder names; one that is not within it was named from where the command ran."""
     return (folder / run if (folder / run).exists() else Path(run)).resolve()
-
-
-def _predictions(run: runs.Run) -> Predictions:
-    table = run.predictions()
-    paths, labels, predicted = (table.column(name).to_pylist() for name in ("path", "label", "predicted"))
-    confidence = np.zeros(len(paths))
-    for name in set(predicted):
-        rows = [row for row, guess in enumerate(predicted) if guess == name]
-        confidence[rows] = table.column(f"p_{name}").to_numpy()[rows]
-    return Predictions(paths, labels, predicted, confidence)
 
 
 def _spec(path: Path) -> InputSpec:

@@ -64,7 +64,7 @@ class _Job:
 
     @property
     def has_begun(self) -> bool:
-        return (self.path / runs.CONFIG).is_file()
+        return runs.locate(self.path).is_run
 
 
 def run_cells(

@@ -10,10 +10,10 @@ import numpy as np
 from headstart.config import Config, make_config
 from headstart.data.transforms import Pixels
 from headstart.display import Display
+from headstart.engines.engine import NUM_SAMPLES, Engine
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.reading import Reading
-from headstart.features.engines import NUM_SAMPLES, Engine
 from headstart.features.supply import Features
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.sources import find_source

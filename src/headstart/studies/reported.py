@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data.manifest import group_numbers, read_manifest
+from headstart.data.predictions import read_predictions, reported_records
 from headstart.errors import DataError, RunError
 from headstart.runs import MANIFEST, Run, open_run
 from headstart.studies.cells import images_key, settings_key
@@ -53,12 +54,9 @@ def read_reported(run: Run) -> Reported:
     metrics = run.metrics()
     if missing := [key for key in _NEEDED if key not in metrics]:
         raise RunError(f"{run.path}/metrics.json has no {', '.join(missing)}; train again with --overwrite")
-    manifest, table = read_manifest(run.path / MANIFEST), run.predictions()
-    records = manifest.of_split(metrics["split"])
-    labels, predicted = (table.column(name).to_pylist() for name in ("label", "predicted"))
-    if labels != [manifest.labels[record.label] for record in records]:
-        raise RunError(f"the predictions of {run.path} do not fit its manifest; train again with --overwrite")
-    images = [(record.sha256 or str(record.path), label) for record, label in zip(records, labels, strict=True)]
+    manifest = read_manifest(run.path / MANIFEST)
+    records, found = reported_records(run, manifest), read_predictions(run, manifest)
+    images = [(record.sha256 or str(record.path), manifest.labels[record.label]) for record in records]
     order = sorted(range(len(images)), key=images.__getitem__)
     return Reported(
         run,
@@ -66,7 +64,7 @@ def read_reported(run: Run) -> Reported:
         [images[i] for i in order],
         [str(records[i].path) for i in order],
         [records[i].group for i in order],
-        np.array([labels[i] == predicted[i] for i in order], dtype=np.bool_),
+        found.is_correct[order],
     )
 
 

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from headstart.data.loading import Batch, BatchSource, ImageBatches
 from headstart.data.manifest import ImageRecord
-from headstart.features import engines, supply, trunk
+from headstart.engines.parity import TOLERANCE
+from headstart.features import supply, trunk
 from headstart.features.cache import FeatureCache
 from headstart.features.cut import cut
 from headstart.features.supply import FeatureSupply, PhaseInputs, network_input
 from headstart.features.trunk import as_stored
+from headstart.machine import has_bf16
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.plan import Phase, Rule, apply_modes, resolve
 from tests.helpers.fits import PixelSupply
@@ -32,7 +34,7 @@ HEAD = len(STAGES) - 1  # the boundary below the head
 EPOCHS = range(VIEWS)  # every view of every image
 TORCH = {"engine": "torch"}  # the quickest to open
 ALL_ROWS = NUM_TRAIN * VIEWS + NUM_HELD_OUT
-needs_bf16 = pytest.mark.skipif(not engines._has_bf16(), reason="this processor has no bf16")
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16")
 
 
 def write_image(path: Path, low: int = 0, high: int = 256, seed: int = 0) -> Path:
@@ -332,7 +334,7 @@ OTHER_SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", OTHER_SETTINGS)
 def test_rows_made_in_another_way_are_not_taken(make: Maker, model: ClassifierNetwork, name: str) -> None:
-    if name == "precision" and not engines._has_bf16():
+    if name == "precision" and not has_bf16():
         pytest.skip("this processor has no bf16, so there is one precision")
     assert make.rows_computed(model) == ALL_ROWS
     assert make.rows_computed(model, **OTHER_SETTINGS[name]) == ALL_ROWS
@@ -686,10 +688,10 @@ def test_a_network_that_cannot_be_cut_is_fed_with_pixels_and_that_is_said(
 def test_a_refused_engine_is_said_once_a_phase(
     make: Maker, model: ClassifierNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(engines.TOLERANCE, "bf16", 0.0)
+    monkeypatch.setitem(TOLERANCE, "bf16", 0.0)
     at_boundary(model, HEAD)
     inputs = make(model).phase(HEAD, EPOCHS)
-    assert [line.partition(" is not used")[0] for line in make.said] == ["engine openvino bf16"] * engines._has_bf16()
+    assert [line.partition(" is not used")[0] for line in make.said] == ["engine openvino bf16"] * has_bf16()
     assert next(iter(inputs.train.epoch(0))).pixels.dtype == torch.float32
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from headstart.data.transforms import decode, eval_view
+from headstart.engines.engine import NUM_SAMPLES
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
-from headstart.features.engines import NUM_SAMPLES, pick_device, torch_engine
 from headstart.inference.predict import Classifier, Prediction, load, predict_stream, probabilities_stream
 from tests.helpers.pictures import LABELS, make_picture
 
@@ -153,28 +153,6 @@ def test_loading_what_is_not_there(run_folder, tmp_path):
 def test_devices_that_are_not_there(run_folder, device):
     with pytest.raises(ConfigError, match="device="):
         load(run_folder, device=device)
-
-
-def test_a_device_is_picked_by_its_name(monkeypatch):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    devices = {"auto": cuda, "cpu": cpu, "cpu:0": cpu, "cuda": cuda, "cuda:1": torch.device("cuda", 1)}
-    assert {name: pick_device(name) for name in devices} == devices
-    for name in ("mps", "cpu:1", "cuda:2"):
-        with pytest.raises(ConfigError, match=f"device='{name}': no such device is visible to PyTorch here; use auto"):
-            pick_device(name)
-    for name in ("gpu", "cuda:x", "cuda:-1", "cuda:²", ""):
-        with pytest.raises(ConfigError, match="is not one of auto, cpu, cuda, cuda:N, mps"):
-            pick_device(name)
-
-
-def test_convolutions_on_a_gpu_are_not_rounded_to_tf32():
-    before = torch.backends.cudnn.allow_tf32
-    with torch_engine._exact_arithmetic(torch.device("cuda")):
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.allow_tf32 == before
 
 
 # Streams

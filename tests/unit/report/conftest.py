@@ -80,7 +80,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
         }
         run = runs.create_run_folder(tmp_path / name, files)
         records = [ImageRecord(path, int(t), s, None, "0") for path, t in zip(pictures, targets, strict=True)
-                   for s in ("train",)]  # fmt: skip
+                   for s in ("train", "validation")]  # fmt: skip
         with (run.path / runs.MANIFEST).open("wb") as file:
             write_manifest(Manifest("fruit", tuple(labels), tuple(records)), file)
         names = np.array(labels, dtype=object)

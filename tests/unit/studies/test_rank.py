@@ -14,10 +14,10 @@ from sklearn.model_selection import cross_val_predict
 
 from headstart import cli
 from headstart.config import dump_config, load_config, make_config
+from headstart.engines.choose import open_engine
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment import run
 from headstart.features import cache, trunk
-from headstart.features.engines import open_engine
 from headstart.studies import rank as study
 from headstart.studies.rank import rank
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headstart.errors import ModelError
 from headstart.models.backbones import Backbone
 from headstart.models.heads import describe_head, head_of, num_features
-from headstart.models.matching import Matching, SourceClass, match_labels
+from headstart.models.source_head.matching import Matching, SourceClass, match_labels
 from headstart.models.weights import read_model_json, saved_model_folder
 
 
@@ -32,6 +32,12 @@ class SourceHead:
     bias: Tensor
     classes: tuple[SourceClass, ...]
     matching: Matching
+
+    def unmatched(self) -> tuple[Tensor, Tensor]:
+        """Return weight (R, F) and bias (R,) of the classes that no class of the data has: the rest."""
+        taken = set(self.matching.outputs)
+        others = [output for output in range(len(self.weight)) if output not in taken]
+        return self.weight[others], self.bias[others]
 
     def summary(self) -> dict[str, str]:
         """Say for each class of the data what it starts from: `310 (ant, emmet, pismire)`, `rest` or `none`."""
@@ -69,7 +75,7 @@ def read_source_head(
         )
     rows = head.weight.detach().clone().reshape(len(head.weight), num_features(head))
     bias = torch.zeros(len(rows)) if head.bias is None else head.bias.detach().clone()
-    classes = _classes(weights, len(rows))
+    classes = source_classes(weights, len(rows))
     return SourceHead(rows, bias, classes, match_labels(labels, classes, given))
 
 
@@ -96,14 +102,17 @@ def start_from_source(head: nn.Module, source: SourceHead) -> None:
         )
     outputs = source.matching.outputs
     taken = [output for output in outputs if output is not None]
-    scale = float(source.weight[taken].square().mean().sqrt()) / math.sqrt(2 / (num_features(head) + len(outputs)))
+    xavier_deviation = math.sqrt(2 / (num_features(head) + len(outputs)))
+    scale = float(source.weight[taken].square().mean().sqrt()) / xavier_deviation
     for row, output in enumerate(outputs):
         if output is None:
             head.weight[row] *= scale
+            bias = source.bias[taken].mean()
         else:
             head.weight[row] = source.weight[output].view_as(head.weight[row])
+            bias = source.bias[output]
         if head.bias is not None:
-            head.bias[row] = source.bias[taken].mean() if output is None else source.bias[output]
+            head.bias[row] = bias
 
 
 def run_labels(weights: str | None) -> tuple[str, ...]:
@@ -118,10 +127,13 @@ def run_labels(weights: str | None) -> tuple[str, ...]:
     if folder is None:
         return ()
     config = read_model_json(folder / "config.json")
-    return () if config.get("headstart", {}).get("head_hidden") else tuple(config.get("label_names", ()))
+    if config.get("headstart", {}).get("head_hidden"):
+        return ()
+    return tuple(config.get("label_names", ()))
 
 
-def _classes(weights: str | None, num_outputs: int) -> tuple[SourceClass, ...]:
+def source_classes(weights: str | None, num_outputs: int) -> tuple[SourceClass, ...]:
+    """Return what the outputs of the weights' own head stand for, without names where that is not known."""
     names = run_labels(weights)
     if len(names) == num_outputs:
         return tuple(SourceClass((name,)) for name in names)
@@ -129,5 +141,8 @@ def _classes(weights: str | None, num_outputs: int) -> tuple[SourceClass, ...]:
     if subset is None or Path(weights or "").suffix == ".params":
         return (SourceClass(),) * num_outputs
     info = ImageNetInfo(subset)
-    texts = (info.index_to_description(output, detailed=True).partition(": ") for output in range(num_outputs))
-    return tuple(SourceClass(tuple(lemmas.split(", ")), meaning) for lemmas, _, meaning in texts)
+    classes = []
+    for output in range(num_outputs):
+        synonyms, _, meaning = info.index_to_description(output, detailed=True).partition(": ")
+        classes.append(SourceClass(tuple(synonyms.split(", ")), meaning))
+    return tuple(classes)

@@ -12,7 +12,7 @@ from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import build_classifier, save_classifier
 from headstart.models.gluon import resnet18_v2, save_params
 from headstart.models.heads import head_of, new_head
-from headstart.models.source_head import SourceHead, read_source_head, start_from_source
+from headstart.models.source_head import Matching, SourceHead, read_source_head, start_from_source
 
 LABELS = ("bees", "something new", "ants")
 
@@ -62,7 +62,7 @@ def test_rows_and_biases_are_the_sources_bit_for_bit(published: str, dropout: fl
 def test_a_new_row_has_the_scale_of_the_rows_taken() -> None:
     torch.manual_seed(0)
     rows, bias = torch.randn(5, 4000) * 0.37, torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
-    matching = read_matching(("a", "b", "x"), (1, 3, None))
+    matching = Matching(("a", "b", "x"), (1, 3, None), None)
     head = new_head(4000, 3)
     xavier = head.weight[2].detach().clone()
     start_from_source(head, SourceHead(rows, bias, (), matching))
@@ -73,14 +73,8 @@ def test_a_new_row_has_the_scale_of_the_rows_taken() -> None:
     assert head.bias.tolist() == [2.0, 8.0, 5.0]
 
 
-def read_matching(labels: tuple[str, ...], outputs: tuple[int | None, ...]):  # type: ignore[no-untyped-def]
-    from headstart.models.matching import Matching
-
-    return Matching(labels, outputs, None)
-
-
 def test_a_head_with_a_hidden_layer_cannot_start_so() -> None:
-    source = SourceHead(torch.randn(5, 8), torch.zeros(5), (), read_matching(("a", "b"), (0, 1)))
+    source = SourceHead(torch.randn(5, 8), torch.zeros(5), (), Matching(("a", "b"), (0, 1), None))
     with pytest.raises(ModelError, match=r"only a head of one layer.*leave out --head-hidden"):
         start_from_source(new_head(8, 2, hidden=4), source)
 

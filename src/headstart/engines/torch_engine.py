@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from headstart.data.transforms import Pixels
+from headstart.engines.engine import NUM_SAMPLES, EngineKind
 from headstart.types import InputSpec
 
 
@@ -135,3 +136,14 @@ def _no_tf32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def _precisions(device: torch.device) -> tuple[str, ...]:
+    return ("bf16", "32") if device.type == "cuda" else ("32",)
+
+
+def _prepare(module: nn.Module, spec: InputSpec, device: torch.device) -> Callable[[str], TorchEngine]:
+    return lambda precision: TorchEngine(module, spec, precision, device, batch=NUM_SAMPLES)
+
+
+TORCH = EngineKind("every device", _precisions, _prepare)

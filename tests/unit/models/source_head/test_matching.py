@@ -1,7 +1,7 @@
 import pytest
 
 from headstart.errors import ConfigError
-from headstart.models.matching import Matching, SourceClass, describe, match_labels
+from headstart.models.source_head.matching import Matching, SourceClass, describe, match_labels
 
 SOURCE = tuple(
     SourceClass(tuple(names.split(", ")), meaning)

@@ -72,44 +72,49 @@ def match_labels(
         ConfigError: A class fits several of the source's, two fit one, none fits any, or `given` names what is not
             there.
     """
-    given = given or {}
+    given = dict(given or {})
     if unknown := [label for label in given if label not in labels]:
         raise ConfigError(
             f"match names {unknown[0]!r}, which is no class of the data.{did_you_mean(unknown[0], labels)} "
             f"It takes {', '.join(labels[:_MOST_SHOWN])}"
         )
-    exact = {name for source in classes for name in source.names}.intersection(labels).difference(given)
-    if all(not exact.isdisjoint(source.names) for source in classes):
-        given = {**dict.fromkeys(set(labels) - exact, NEW), **given}
+    for label in _left_over(labels, classes, given):
+        given[label] = NEW
+
+    # What each class fits; what the user gave is one thing.
     names = _Names(classes)
-    found = {label: [names.given(label, given[label])] if label in given else names.find(label) for label in labels}
-    if unclear := [label for label, outputs in found.items() if len(outputs) > 1]:
-        label, outputs = unclear[0], found[unclear[0]]
-        others = f"; so do {', '.join(map(repr, unclear[1:_MOST_SHOWN]))}" if unclear[1:] else ""
-        shown = "; ".join(map(names.show, outputs[:_MOST_SHOWN]))
-        raise ConfigError(
-            f"class {label!r} fits several of the source's: {shown}{others}: choose with {_flag(label, outputs[0])}, "
-            f"or {NEW} in the number's place for a new row"
-        )
-    words = {label: outputs[0] if outputs else _word(label, labels) for label, outputs in found.items()}
-    if sum(isinstance(word, int) for word in words.values()) == len(classes):  # there is no rest
+    found: dict[str, list[int | str]] = {}
+    for label in labels:
+        found[label] = [names.given(label, given[label])] if label in given else [*names.find(label)]
+    _refuse_unclear(found, names)
+
+    # A class that fits nothing is new, or the rest, if there is any.
+    words: dict[str, int | str] = {}
+    for label, outputs in found.items():
+        words[label] = outputs[0] if outputs else _new_or_rest(label, labels)
+    num_matched = sum(isinstance(word, int) for word in words.values())
+    if num_matched == len(classes):
         words = {label: NEW if word == REST else word for label, word in words.items()}
-    _check(words, names)
-    rest = next((position for position, word in enumerate(words.values()) if word == REST), None)
-    return Matching(tuple(labels), tuple(w if isinstance(w, int) else None for w in words.values()), rest)
+    _refuse_shared(words, names)
+    if not num_matched:
+        unnamed = "" if names.are_known else ", whose classes' names are not known here"
+        raise ConfigError(
+            f"none of {listed(words, _MOST_SHOWN)} is a class of the source{unnamed}; say which is with --match "
+            "CLASS=NUMBER, or leave out --head-init source"
+        )
+
+    in_order = list(words.values())
+    outputs_in_order = tuple(word if isinstance(word, int) else None for word in in_order)
+    return Matching(tuple(labels), outputs_in_order, in_order.index(REST) if REST in in_order else None)
 
 
 def describe(matching: Matching, classes: Sequence[SourceClass]) -> list[str]:
     """Return sentences for people: what starts from what."""
-    names, lines = _Names(classes), []
-    matched = [
-        f"{label} = {names.show(output, meaning=False)}"
-        for label, output in zip(matching.labels, matching.outputs, strict=True)
-        if output is not None
-    ]
-    lines.append(f"the head starts from rows of the source's: {listed(matched, _MOST_SHOWN)}")
-    new = [label for label, word in matching.to_dict().items() if word == NEW]
-    if new:
+    names = _Names(classes)
+    words = matching.to_dict()
+    matched = [f"{label} = {names.show(word, meaning=False)}" for label, word in words.items() if isinstance(word, int)]
+    lines = [f"the head starts from rows of the source's: {listed(matched, _MOST_SHOWN)}"]
+    if new := [label for label, word in words.items() if word == NEW]:
         lines.append(f"new rows for {listed(new, _MOST_SHOWN)}: no class of the source has that name")
     if matching.rest is not None:
         lines.append(f"{matching.labels[matching.rest]} starts from all other classes of the source")
@@ -122,11 +127,12 @@ class _Names:
     def __init__(self, classes: Sequence[SourceClass]) -> None:
         self._classes = classes
         self._tables: list[tuple[Callable[[str], set[str]], dict[str, set[int]]]] = []
-        for forms in (lambda name: {name}, lambda name: {_key(name)}, _singulars):
+        for forms in (lambda name: {name}, lambda name: {_plain(name)}, _singulars):
             table: dict[str, set[int]] = {}
             for output, source in enumerate(classes):
-                for form in {form for name in source.names for form in forms(name)}:
-                    table.setdefault(form, set()).add(output)
+                for name in source.names:
+                    for form in forms(name):
+                        table.setdefault(form, set()).add(output)
             self._tables.append((forms, table))
 
     @property
@@ -134,8 +140,12 @@ class _Names:
         return any(source.names for source in self._classes)
 
     def find(self, name: str) -> list[int]:
+        """Return the outputs that fit a name, by the first table that has any."""
         for forms, table in self._tables:
-            if hits := {output for form in forms(name) for output in table.get(form, ())}:
+            hits: set[int] = set()
+            for form in forms(name):
+                hits |= table.get(form, set())
+            if hits:
                 return sorted(hits)
         return []
 
@@ -167,34 +177,64 @@ class _Names:
         return f"{output} ({text})"
 
 
-def _key(name: str) -> str:
+def _plain(name: str) -> str:
+    """Return a name without case and separators."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def _singulars(name: str) -> set[str]:
     """Return what the name may be the plural of, and itself."""
-    key = _key(name)
-    forms = {key}
-    if len(key) > 3 and key.endswith("s") and not key.endswith("ss"):
-        forms.add(key[:-1])
-        if key.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
-            forms.add(key[:-2])
-        if key.endswith("ies"):
-            forms.add(f"{key[:-3]}y")
+    plain = _plain(name)
+    forms = {plain}
+    if len(plain) > 3 and plain.endswith("s") and not plain.endswith("ss"):
+        forms.add(plain[:-1])
+        if plain.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
+            forms.add(plain[:-2])
+        if plain.endswith("ies"):
+            forms.add(f"{plain[:-3]}y")
     return forms
 
 
-def _word(label: str, labels: Sequence[str]) -> str:
-    """Say what a class is that the source has no name for."""
-    key = _key(label)
-    if key in _REST_NAMES:
+def _left_over(labels: Sequence[str], classes: Sequence[SourceClass], given: Mapping[str, int | str]) -> set[str]:
+    """Return the classes for which nothing is left, because others have exactly the names of all of the source's."""
+    open_labels = set(labels) - set(given)
+    source_names: set[str] = set()
+    for source in classes:
+        if open_labels.isdisjoint(source.names):
+            return set()
+        source_names.update(source.names)
+    return open_labels - source_names
+
+
+def _refuse_unclear(found: Mapping[str, list[int | str]], names: _Names) -> None:
+    """Refuse classes that fit several of the source's."""
+    unclear = [label for label, outputs in found.items() if len(outputs) > 1]
+    if not unclear:
+        return
+    label, outputs = unclear[0], found[unclear[0]]
+    others = f"; so do {', '.join(map(repr, unclear[1:_MOST_SHOWN]))}" if unclear[1:] else ""
+    shown = "; ".join(map(names.show, outputs[:_MOST_SHOWN]))
+    raise ConfigError(
+        f"class {label!r} fits several of the source's: {shown}{others}: choose with {_flag(label, outputs[0])}, "
+        f"or {NEW} in the number's place for a new row"
+    )
+
+
+def _new_or_rest(label: str, labels: Sequence[str]) -> str:
+    """Say what a class is that the source has no name for: the rest if it is `other` and the like, or `not_x`."""
+    plain = _plain(label)
+    if plain in _REST_NAMES:
         return REST
-    denied = {form for word in _NEGATIONS if key.startswith(word) for form in _singulars(key.removeprefix(word))}
-    is_rest = bool(denied) and any(not denied.isdisjoint(_singulars(other)) for other in labels if other != label)
+    denied: set[str] = set()
+    for word in _NEGATIONS:
+        if plain.startswith(word):
+            denied |= _singulars(plain.removeprefix(word))
+    is_rest = any(not denied.isdisjoint(_singulars(other)) for other in labels if other != label)
     return REST if is_rest else NEW
 
 
-def _check(words: Mapping[str, int | str], names: _Names) -> None:
+def _refuse_shared(words: Mapping[str, int | str], names: _Names) -> None:
+    """Refuse two classes that mean the same of the source."""
     owners: dict[int | str, str] = {}
     for label, word in words.items():
         if word != NEW and word in owners:
@@ -204,12 +244,6 @@ def _check(words: Mapping[str, int | str], names: _Names) -> None:
                 f"{_flag(label, 'NUMBER')}, or {NEW} in the number's place for a new row"
             )
         owners[word] = label
-    if not any(isinstance(word, int) for word in words.values()):
-        unnamed = "" if names.are_known else ", whose classes' names are not known here"
-        raise ConfigError(
-            f"none of {listed(words, _MOST_SHOWN)} is a class of the source{unnamed}; say which is with --match "
-            "CLASS=NUMBER, or leave out --head-init source"
-        )
 
 
 def _flag(label: str, word: int | str) -> str:

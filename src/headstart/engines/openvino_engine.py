@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from headstart.data.transforms import Pixels
+from headstart.engines.engine import EngineKind
 from headstart.errors import EngineError
+from headstart.machine import has_bf16
 from headstart.types import InputSpec
 
 # Measured: four images at a time keep the activations of common networks in the processor's cache.
@@ -166,3 +168,17 @@ def _convert(module: nn.Module, spec: InputSpec) -> Any:
         frontend = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchScriptPythonDecoder(traced, example_input=example)  # must outlive the conversion
         return frontend.convert(frontend.load(decoder))
+
+
+def _precisions(device: torch.device) -> tuple[str, ...]:
+    if device.type != "cpu":
+        return ()
+    return ("bf16", "32") if has_bf16() else ("32",)
+
+
+def _prepare(module: nn.Module, spec: InputSpec, device: torch.device) -> Callable[[str], OpenVINOEngine]:
+    model = convert(module, spec)  # once for all precisions
+    return lambda precision: OpenVINOEngine(model, precision)
+
+
+OPENVINO = EngineKind("a CPU", _precisions, _prepare)
