@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.data.transforms import Pixels
 from headstart.errors import ConfigError
 from headstart.features import engines
 from headstart.features.cut import cut
@@ -22,6 +21,7 @@ from headstart.features.engines import Choice, Engine, choices, disagreement, op
 from headstart.features.engines.openvino_engine import OpenVINOEngine, convert
 from headstart.features.engines.torch_engine import TorchEngine, fold_batch_norms
 from headstart.models.classifier import ClassifierNetwork
+from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
 from tests.contract.test_cut import SIDE, SMALL, build
 from tests.unit.training.conftest import TinyNet, make_model

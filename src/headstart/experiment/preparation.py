@@ -14,6 +14,7 @@ from headstart.config import Config, ineffective_settings, read_yaml
 from headstart.data.loading import ImageBatches
 from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.pictures import Pictures
+from headstart.data.sources import Source
 from headstart.data.splits import inner_split
 from headstart.errors import ConfigError, PlanError, unknown
 from headstart.experiment.heads import head_notes, source_head_of, with_head_init
@@ -327,6 +328,7 @@ def make_supply(
     train: Sequence[ImageRecord],
     held_out: Sequence[ImageRecord] | None,
     *,
+    source: Source,
     device: torch.device,
     pictures: Pictures,
     say: Callable[[str], None] = lambda line: None,
@@ -337,6 +339,7 @@ def make_supply(
         ImageBatches(
             records,
             model.spec,
+            source=source,
             batch_size=config.batch_size if is_train else max(config.batch_size, 32),
             augment=config.augment if is_train else None,
             shuffle=is_train,

@@ -17,7 +17,7 @@ from torch import nn
 from headstart import runs
 from headstart.config import Config, dump_config
 from headstart.data.catalog import licence_of
-from headstart.data.checks import DataReport, file_sha256
+from headstart.data.checks import DataReport, change_of
 from headstart.data.loading import Batch
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest, write_manifest
 from headstart.data.pictures import Pictures
@@ -128,9 +128,8 @@ def _default_path(prepared: Prepared) -> Path:
 
 def _check_unchanged(manifest: Manifest) -> None:
     for record in manifest.records:
-        if not record.path.exists() or (record.sha256 and file_sha256(record.path) != record.sha256):
-            what = "has changed" if record.path.exists() else "is gone"
-            raise RunError(f"{record.path} {what} since the run began, so it cannot be resumed; start a new run")
+        if change := change_of(manifest.source, record):
+            raise RunError(f"{record.key} {change} since the run began, so it cannot be resumed; start a new run")
 
 
 def _first_files(prepared: Prepared, report: DataReport) -> dict[str, bytes | str]:
@@ -159,6 +158,7 @@ def _fit_to_time(prepared: Prepared, say: Say) -> Prepared:
         config,
         train=prepared.manifest.of_split("train"),
         held_out=prepared.manifest.of_split(prepared.manifest.reported) if config.monitor else None,
+        source=prepared.manifest.source,
         device=fabric.device,
         pictures=prepared.pictures,
         say=say,
@@ -211,6 +211,7 @@ class _Session:
             classifier,
             manifest.of_split(manifest.reported),
             manifest.labels,
+            source=manifest.source,
             threads=num_threads(config),
         )
         for line in classifier.notes:
@@ -313,7 +314,8 @@ class _Session:
 
     def _score(self, classifier: Classifier, records: Sequence[ImageRecord], seconds: float) -> dict[str, Any]:
         manifest = self.prepared.manifest
-        figures = evaluate(classifier, records, manifest.labels, threads=num_threads(self.prepared.config))[0]
+        threads = num_threads(self.prepared.config)
+        figures = evaluate(classifier, records, manifest.labels, source=manifest.source, threads=threads)[0]
         images = sorted(f"{record.sha256} {manifest.labels[record.label]}\n" for record in records)
         return {
             "split": manifest.selection or "inner validation",
@@ -388,6 +390,7 @@ class _Session:
             model,
             train,
             held_out,
+            source=self.prepared.manifest.source,
             device=fabric.device,
             pictures=self.prepared.pictures,
             say=lambda line: self.say(f"note: {line}"),

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from headstart import types
-from headstart.data import loading, pictures, transforms
+from headstart import preprocessing, types
+from headstart.data import loading, pictures
 from headstart.data.loading import ImageBatches
 from headstart.errors import RunError
 from headstart.features import cut as cutting
@@ -31,7 +31,7 @@ from headstart.models.delta import digest
 
 _PACKAGES = ("torch", "torchvision", "timm", "openvino", "numpy", "pillow")
 # Code that decides what a row holds: when it changes, rows are computed anew.
-_PREPARING = (types, transforms, pictures, loading, cutting, engines, openvino_engine, torch_engine)
+_PREPARING = (types, preprocessing, pictures, loading, cutting, engines, openvino_engine, torch_engine)
 _NETWORKS = (adapters, gluon, simple_cnn)  # of the other ones the version of their package tells
 _CODE = [__file__, *(str(module.__file__) for module in (*_PREPARING, *_NETWORKS))]
 _LARGEST_HALF = float(np.finfo(np.float16).max)

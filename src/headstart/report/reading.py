@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from headstart import runs
 from headstart.config import Config, command_words, read_yaml
+from headstart.data.manifest import read_source
+from headstart.data.sources import FILES, Source
 from headstart.errors import HeadstartError, RunError, listed
 from headstart.types import InputSpec
 
@@ -23,7 +25,7 @@ class Predictions:
     """A row per reported image.
 
     Attributes:
-        paths: As in the manifest.
+        paths: Keys of the images, as in the manifest.
         labels: True classes.
         predicted: Most probable classes.
         confidence: (N,), the probability of the predicted class.
@@ -51,9 +53,15 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """A finished run, as far as its files are there; `missing` says in sentences what could not be read."""
+    """A finished run, as far as its files are there.
+
+    Attributes:
+        source: Gives the bytes of its images.
+        missing: What could not be read, in sentences.
+    """
 
     run: runs.Run
+    source: Source
     settings: Mapping[str, Any]
     metrics: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
@@ -119,6 +127,7 @@ def read_run(path: Path) -> Facts:
 
     return Facts(
         run=run,
+        source=optional(lambda: read_source(path / runs.MANIFEST), FILES),
         settings={**defaults, **read_yaml(path / runs.CONFIG)},
         metrics=metrics,
         history=optional(run.history, []),

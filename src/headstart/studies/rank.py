@@ -10,7 +10,6 @@ import numpy as np
 from headstart.config import Config, make_config
 from headstart.data.manifest import Manifest
 from headstart.data.pictures import Pictures
-from headstart.data.transforms import Pixels
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment.preparation import build_model, build_plan, make_fabric, make_supply, resolve_strategy
 from headstart.experiment.reading import DataProgress, read_data
@@ -19,6 +18,7 @@ from headstart.features.engines import NUM_SAMPLES, Engine
 from headstart.features.supply import Features
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.sources import find_source
+from headstart.preprocessing import Pixels
 from headstart.stats.transferability import logme
 from headstart.training.plan import apply_modes, resolve
 from headstart.training.solve import solve_head
@@ -120,6 +120,7 @@ def _judge(config: Config, manifest: Manifest, pictures: Pictures, say: Say, pro
         model,
         train,
         None,
+        source=manifest.source,
         device=device,
         pictures=pictures,
         say=lambda line: say(f"note: {name}: {line}"),

@@ -24,8 +24,8 @@ class Reported:
     Attributes:
         run: The run.
         metrics: Its metrics.json.
-        images: (SHA-256, or the path where there is none; class) of each image, sorted.
-        paths: Of the same.
+        images: (SHA-256, or the key where there is none; class) of each image, sorted.
+        paths: Keys of the same.
         groups: Of the same; None: an image for itself.
         correct: Whether the prediction was right, `(N,)`.
     """
@@ -58,13 +58,13 @@ def read_reported(run: Run) -> Reported:
     labels, predicted = (table.column(name).to_pylist() for name in ("label", "predicted"))
     if labels != [manifest.labels[record.label] for record in records]:
         raise RunError(f"the predictions of {run.path} do not fit its manifest; train again with --overwrite")
-    images = [(record.sha256 or str(record.path), label) for record, label in zip(records, labels, strict=True)]
+    images = [(record.sha256 or record.key, label) for record, label in zip(records, labels, strict=True)]
     order = sorted(range(len(images)), key=images.__getitem__)
     return Reported(
         run,
         metrics,
         [images[i] for i in order],
-        [str(records[i].path) for i in order],
+        [records[i].key for i in order],
         [records[i].group for i in order],
         np.array([labels[i] == predicted[i] for i in order], dtype=np.bool_),
     )

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from headstart.data.transforms import Pixels
 from headstart.errors import ConfigError, did_you_mean
 from headstart.features.engines.openvino_engine import OpenVINOEngine, convert
 from headstart.features.engines.torch_engine import TorchEngine
+from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
 
 Rows = npt.NDArray[np.floating]
