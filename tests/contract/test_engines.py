@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.data.transforms import Pixels
 from headstart.engines import openvino_engine, torch_engine
 from headstart.engines.choose import Choice, choices, open_engine
 from headstart.engines.engine import NUM_SAMPLES, Engine
@@ -24,6 +23,7 @@ from headstart.engines.torch_engine import TorchEngine, fold_batch_norms
 from headstart.features.cut import cut
 from headstart.machine import has_bf16
 from headstart.models.classifier import ClassifierNetwork
+from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
 from tests.helpers.networks import SIDE, SMALL, build
 from tests.helpers.tiny import TinyNet, make_model

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from headstart.data.transforms import Pixels
 from headstart.engines.engine import NUM_SAMPLES, Engine, EngineKind
 from headstart.engines.openvino_engine import OPENVINO
 from headstart.engines.parity import Rows, disagreement
 from headstart.engines.torch_engine import TORCH, TorchEngine
 from headstart.errors import ConfigError, did_you_mean
+from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
 
 # Fastest first, where several run on a device.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from headstart.data.transforms import Pixels
+from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
 
 # Real images on which an engine is compared with PyTorch before its first use. An engine whose results depend on the

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from headstart.data.transforms import Pixels
 from headstart.engines.engine import EngineKind
 from headstart.errors import EngineError
 from headstart.machine import has_bf16
+from headstart.preprocessing import Pixels, byte_statistics
 from headstart.types import InputSpec
 
 # Measured: four images at a time keep the activations of common networks in the processor's cache.
@@ -125,7 +125,8 @@ def convert(module: nn.Module, spec: InputSpec) -> Any:
         steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
         steps.input().model().set_layout(ov.Layout("NCHW"))
         scaled = steps.input().preprocess().convert_element_type(ov.Type.f32)
-        scaled.mean([255 * value for value in spec.mean]).scale([255 * value for value in spec.std])
+        mean, std = byte_statistics(spec)
+        scaled.mean(mean).scale(std)
         return steps.build()
 
 

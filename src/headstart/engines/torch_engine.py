@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from headstart.data.transforms import Pixels
 from headstart.engines.engine import NUM_SAMPLES, EngineKind
+from headstart.preprocessing import Pixels, normalize
 from headstart.types import InputSpec
 
 
@@ -53,11 +53,7 @@ class TorchEngine:
                 whenever a batch comes.
             batch: Images per pass through the network, the last one being filled up; None: batches as they come.
         """
-        self.precision, self._device, self._batch = precision, device, batch
-        self._mean, self._std = (
-            torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-            for values in (spec.mean, spec.std)
-        )
+        self.precision, self._device, self._batch, self._spec = precision, device, batch, spec
         self._module: Callable[[Tensor], Tensor] = module
         if fold:
             folded = fold_batch_norms(module).to(memory_format=torch.channels_last)
@@ -72,8 +68,8 @@ class TorchEngine:
 
     def _run(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         # A permuted NHWC buffer is what channels-last means, so nothing is copied.
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(self._device, torch.float32)
-        images = images.div_(255.0).sub_(self._mean).div_(self._std)
+        views = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(self._device)
+        images = normalize(views, self._spec)
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with torch.inference_mode(), _exact_arithmetic(self._device), autocast:
             output = self._module(images)

@@ -175,6 +175,7 @@ class Experiment:
             ImageBatches(
                 records,
                 model.spec,
+                source=self.manifest.source,
                 batch_size=batch_size if is_train else max(batch_size, 32),
                 augment=config.augment if is_train else None,
                 shuffle=is_train,

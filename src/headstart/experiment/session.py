@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from headstart import runs
 from headstart.config import Config
-from headstart.data.checks import file_sha256
+from headstart.data.checks import change_of
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest
 from headstart.display import Display
 from headstart.errors import RunError
@@ -33,6 +33,9 @@ from headstart.training.loop import Fit, FitResult, PhaseFit
 from headstart.training.plan import describe
 from headstart.training.rest_row import start_rest_row
 from headstart.types import StepChoice
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 def train_new(
@@ -87,9 +90,8 @@ def _check_out(out: Path, config: Config, overwrite: bool) -> None:
 
 def _check_unchanged(manifest: Manifest) -> None:
     for image in manifest.records:
-        if not image.path.exists() or (image.sha256 and file_sha256(image.path) != image.sha256):
-            what = "has changed" if image.path.exists() else "is gone"
-            raise RunError(f"{image.path} {what} since the run began, so it cannot be resumed; start a new run")
+        if change := change_of(manifest.source, image):
+            raise RunError(f"{image.key} {change} since the run began, so it cannot be resumed; start a new run")
 
 
 def within_time_limit(experiment: Experiment) -> Experiment:
@@ -157,8 +159,7 @@ class _Session:
         evaluated_at = time.monotonic()
         manifest, config = self.experiment.manifest, self.experiment.config
         classifier = load(self.run.path, device=config.device, engine=config.engine, precision=config.precision)
-        reported = manifest.of_split(manifest.reported)
-        figures, predictions = evaluate(classifier, reported, manifest.labels, threads=num_threads(config))
+        figures, predictions = self._evaluate(classifier, manifest.of_split(manifest.reported))
         for line in classifier.notes:
             self.experiment.display.note(line)
         runs.write_parquet(self.run.path / runs.PREDICTIONS, predictions)
@@ -297,12 +298,17 @@ class _Session:
             return score
         return self._score(classifier, self.experiment.manifest.selection or INNER_VALIDATION, 0.0)
 
-    def _score(self, classifier: Classifier, split: str, seconds: float) -> dict[str, Any]:
+    def _evaluate(
+        self, classifier: Classifier, images: Sequence[ImageRecord]
+    ) -> tuple[dict[str, Any], "pyarrow.Table"]:
         manifest = self.experiment.manifest
-        images: Sequence[ImageRecord] = self.experiment.images(split)
         threads = num_threads(self.experiment.config)
-        figures = evaluate(classifier, images, manifest.labels, threads=threads)[0]
-        return record.score_of(figures, manifest, images, seconds)
+        return evaluate(classifier, images, manifest.labels, source=manifest.source, threads=threads)
+
+    def _score(self, classifier: Classifier, split: str, seconds: float) -> dict[str, Any]:
+        images = self.experiment.images(split)
+        figures = self._evaluate(classifier, images)[0]
+        return record.score_of(figures, self.experiment.manifest, images, seconds)
 
     def _write_score(self, model: ClassifierNetwork, seconds: float) -> None:
         started = time.monotonic()

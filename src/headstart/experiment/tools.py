@@ -12,7 +12,7 @@ from headstart.config import Config
 from headstart.data.contact_sheet import contact_sheet
 from headstart.data.dataset import load_dataset
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest
-from headstart.data.transforms import decode, eval_view, train_view
+from headstart.data.sources import read_picture
 from headstart.display import Display
 from headstart.errors import ConfigError, DataError, RunError
 from headstart.experiment.experiment import Experiment
@@ -25,6 +25,7 @@ from headstart.inference.predict import load
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import load_classifier, save_classifier
 from headstart.models.delta import load_delta, read_factors, read_info, save_delta
+from headstart.preprocessing import eval_view, train_view
 from headstart.training.lr_find import LEFT_OUT, RangeTest, find_lr
 from headstart.training.rest_row import start_rest_row
 
@@ -79,7 +80,7 @@ def evaluate_folder(
     seen = _seen_by(model, records)
     for line in seen:
         display.note(line)
-    metrics, table = evaluate(classifier, records, manifest.labels, progress=display.progress)
+    metrics, table = evaluate(classifier, records, manifest.labels, source=manifest.source, progress=display.progress)
     for line in classifier.notes:
         display.note(line)
     if predictions is not None:
@@ -182,12 +183,13 @@ def show_data(
     for label, name in enumerate(manifest.labels):
         records = [record for record in manifest.of_split(chosen) if record.label == label]
         if prepared is not None and records:
-            spec, picture = prepared.model.spec, decode(records[0].path)
+            spec, picture = prepared.model.spec, read_picture(manifest.source, records[0].key)
             rng = np.random.default_rng(config.seed)
             views = [train_view(picture, spec, config.augment, rng) for _ in range(per_class)]
             rows.append((f"{name}: {config.augment}", [Image.fromarray(v) for v in (eval_view(picture, spec), *views)]))
         else:
-            rows.append((f"{name} ({len(records)})", _pictures(records, per_class, from_end=label % 2 == 1)))
+            pictures = _pictures(manifest, records, per_class, from_end=label % 2 == 1)
+            rows.append((f"{name} ({len(records)})", pictures))
     if not any(pictures for _, pictures in rows):
         raise ConfigError(f"there is no split {chosen!r}; there are {', '.join(manifest.splits)}")
     make_parent(sheet)
@@ -198,8 +200,9 @@ def show_data(
     return manifest
 
 
-def _pictures(records: list[ImageRecord], count: int, *, from_end: bool) -> list[Image.Image]:
-    return [decode(record.path) for record in (records[-count:] if from_end else records[:count])]
+def _pictures(manifest: Manifest, records: list[ImageRecord], count: int, *, from_end: bool) -> list[Image.Image]:
+    chosen = records[-count:] if from_end else records[:count]
+    return [read_picture(manifest.source, record.key) for record in chosen]
 
 
 def write_delta(path: Path, out: Path) -> None:

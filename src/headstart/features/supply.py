@@ -259,13 +259,13 @@ class Features:
         width: F.
         targets: `int64` (N,).
         groups: Images of one group belong together, (N,).
-        paths: Their files, (N,).
+        keys: Their keys in their source, (N,).
     """
 
     def __init__(self, images: ImageBatches, table: FeatureTable) -> None:
         self._digests, self._table = images.digests, table
         self.num_images, self.num_views, self.width = images.num_images, images.num_views or 1, table.shape[0]
-        self.targets, self.groups, self.paths = images.targets, images.groups, images.paths
+        self.targets, self.groups, self.keys = images.targets, images.groups, images.keys
 
     def view(self, view: int, images: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return one view of some images, `float32` (n, F)."""

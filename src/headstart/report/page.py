@@ -140,7 +140,7 @@ def _case(facts: Facts, row: int) -> dict[str, Any]:
     label, predicted = found.labels[row], found.predicted[row]
     probability = f"{found.confidence[row]:.3f}"
     alt = f"{name}: labelled {label}, predicted {predicted} with probability {probability}"
-    picture = thumbnail(Path(found.paths[row]), alt)
+    picture = thumbnail(found.paths[row], alt, facts.source)
     return {"name": name, "label": label, "predicted": predicted, "probability": probability, "picture": picture}
 
 
@@ -180,7 +180,7 @@ def _explained(facts: Facts) -> list[dict[str, Any]]:
                 what = f"for {name}" if is_there else f"nothing for {name}"
                 shown.append((key, what, f"Grad-CAM: evidence {what}"))
             # Only names within the folder: the file may come from anywhere.
-            panels = [(text, thumbnail(folder / Path(image[key]).name, alt)) for key, text, alt in shown]
+            panels = [(text, thumbnail(str(folder / Path(image[key]).name), alt)) for key, text, alt in shown]
             probability = f"{image['probability']:.3f}"
         except (KeyError, TypeError, ValueError):
             continue

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 from headstart import runs
 from headstart.config import command_words
+from headstart.data.manifest import read_source
 from headstart.data.predictions import Predictions, read_predictions
+from headstart.data.sources import FILES, Source
 from headstart.errors import HeadstartError, RunError, listed
 from headstart.resolved import Resolved
 from headstart.types import InputSpec
@@ -19,9 +21,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """A finished run, as far as its files are there; `missing` says in sentences what could not be read."""
+    """A finished run, as far as its files are there.
+
+    Attributes:
+        source: Gives the bytes of its images.
+        missing: What could not be read, in sentences.
+    """
 
     run: runs.Run
+    source: Source
     settings: Mapping[str, Any]
     resolved: Resolved
     metrics: Mapping[str, Any]
@@ -82,6 +90,7 @@ def read_run(path: Path) -> Facts:
 
     return Facts(
         run=run,
+        source=optional(lambda: read_source(path / runs.MANIFEST), FILES),
         settings=run.settings(),
         resolved=run.resolved(),
         metrics=metrics,

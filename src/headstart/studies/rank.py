@@ -8,7 +8,6 @@ from itertools import repeat, takewhile
 import numpy as np
 
 from headstart.config import Config, make_config
-from headstart.data.transforms import Pixels
 from headstart.display import Display
 from headstart.engines.engine import NUM_SAMPLES, Engine
 from headstart.errors import ConfigError, ModelError
@@ -17,6 +16,7 @@ from headstart.experiment.reading import Reading
 from headstart.features.supply import Features
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.sources import find_source
+from headstart.preprocessing import Pixels
 from headstart.stats.transferability import logme
 from headstart.training.plan import apply_modes, resolve
 from headstart.training.solve import solve_head

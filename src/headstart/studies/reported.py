@@ -25,8 +25,8 @@ class Reported:
     Attributes:
         run: The run.
         metrics: Its metrics.json.
-        images: (SHA-256, or the path where there is none; class) of each image, sorted.
-        paths: Of the same.
+        images: (SHA-256, or the key where there is none; class) of each image, sorted.
+        paths: Keys of the same.
         groups: Of the same; None: an image for itself.
         correct: Whether the prediction was right, `(N,)`.
     """
@@ -56,13 +56,13 @@ def read_reported(run: Run) -> Reported:
         raise RunError(f"{run.path}/metrics.json has no {', '.join(missing)}; train again with --overwrite")
     manifest = read_manifest(run.path / MANIFEST)
     records, found = reported_records(run, manifest), read_predictions(run, manifest)
-    images = [(record.sha256 or str(record.path), manifest.labels[record.label]) for record in records]
+    images = [(record.sha256 or record.key, manifest.labels[record.label]) for record in records]
     order = sorted(range(len(images)), key=images.__getitem__)
     return Reported(
         run,
         metrics,
         [images[i] for i in order],
-        [str(records[i].path) for i in order],
+        [records[i].key for i in order],
         [records[i].group for i in order],
         found.is_correct[order],
     )

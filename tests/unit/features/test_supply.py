@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from headstart.data.loading import Batch, BatchSource, ImageBatches
 from headstart.data.manifest import ImageRecord
+from headstart.data.sources import FILES
 from headstart.engines.parity import TOLERANCE
 from headstart.features import supply, trunk
 from headstart.features.cache import FeatureCache
@@ -65,8 +66,8 @@ class Maker:
     computed: int = 0
 
     def batches(self, model: ClassifierNetwork, paths: Sequence[Path], **settings: Any) -> ImageBatches:
-        records = [ImageRecord(path, position % 3, "train") for position, path in enumerate(paths)]
-        return ImageBatches(records, model.spec, **{"seed": 0, "threads": 1, **settings})
+        records = [ImageRecord(str(path), position % 3, "train") for position, path in enumerate(paths)]
+        return ImageBatches(records, model.spec, source=FILES, **{"seed": 0, "threads": 1, **settings})
 
     def __call__(
         self,
@@ -465,7 +466,7 @@ def test_all_views_are_at_hand_for_a_solver(make: Maker, model: ClassifierNetwor
     assert (features.num_images, features.num_views, features.width) == (NUM_TRAIN, VIEWS, 8)
     assert features.targets.tolist() == [i % 3 for i in range(NUM_TRAIN)]
     assert features.groups == [str(i) for i in range(NUM_TRAIN)]
-    assert features.paths == make.images[:NUM_TRAIN]
+    assert features.keys == [str(path) for path in make.images[:NUM_TRAIN]]
     assert make.computed == ALL_ROWS
     assert make.said == []
     feed = make(model, cached=False)

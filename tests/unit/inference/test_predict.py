@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from headstart.data.transforms import decode, eval_view
 from headstart.engines.engine import NUM_SAMPLES
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
 from headstart.inference.predict import Classifier, Prediction, load, predict_stream, probabilities_stream
+from headstart.preprocessing import decode, eval_view
 from tests.helpers.pictures import LABELS, make_picture
 
 
@@ -24,7 +24,7 @@ def test_it_describes_itself(classifier):
 
 
 def test_probabilities_are_those_of_the_network(classifier, network, pictures):
-    view = eval_view(decode(pictures[0]), network.spec)
+    view = eval_view(decode(pictures[0].read_bytes()), network.spec)
     with torch.no_grad():
         expected = network.network.eval()(network.normalize(torch.from_numpy(view).permute(2, 0, 1)[None])).softmax(1)
     probabilities = classifier.predict_proba(pictures[0])
@@ -250,7 +250,7 @@ def test_a_picture_that_breaks_off_is_forgotten(classifier, tmp_path):
     path = tmp_path / "cut.jpg"
     make_picture(0, (400, 300)).save(path)
     path.write_bytes(path.read_bytes()[:1500])
-    rows = list(probabilities_stream(classifier, [path] * 5, batch_size=2))
+    rows = list(probabilities_stream(classifier, [str(path)] * 5, batch_size=2))
     assert all("truncated" in str(error) for _, error in rows)
     gc.collect()
     assert not [found for found in gc.get_objects() if isinstance(found, JpegImageFile)]

@@ -79,7 +79,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
             "model/preprocessor_config.json": json.dumps({"input_spec": InputSpec((32, 32), 36).to_dict()}),
         }
         run = runs.create_run_folder(tmp_path / name, files)
-        records = [ImageRecord(path, int(t), s, None, "0") for path, t in zip(pictures, targets, strict=True)
+        records = [ImageRecord(str(path), int(t), s, None, "0") for path, t in zip(pictures, targets, strict=True)
                    for s in ("train", "validation")]  # fmt: skip
         with (run.path / runs.MANIFEST).open("wb") as file:
             write_manifest(Manifest("fruit", tuple(labels), tuple(records)), file)

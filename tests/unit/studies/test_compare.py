@@ -397,7 +397,7 @@ def test_an_interrupted_run_keeps_its_score(image_folder, tmp_path, moment):
 def fake_run(folder: Path, right: str, score: float | None = None, *, seed=0, images="i", chosen="c", **settings):
     """Write a run that reports `len(right)` images and was right where `right` has a 1."""
     records = [
-        ImageRecord(Path(f"/{folder.name}/{images}{n:03}"), n % 2, "validation", None, f"{images}{n:03}")
+        ImageRecord(f"/{folder.name}/{images}{n:03}", n % 2, "validation", None, f"{images}{n:03}")
         for n in range(len(right))
     ]
     manifest = Manifest("set", ("ant", "bee"), tuple(records))
@@ -419,7 +419,7 @@ def fake_run(folder: Path, right: str, score: float | None = None, *, seed=0, im
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with (folder / "manifest.parquet").open("wb") as file:
         write_manifest(manifest, file)
-    table = {"path": [str(record.path) for record in records], "label": labels, "predicted": predicted}
+    table = {"path": [record.key for record in records], "label": labels, "predicted": predicted}
     runs.write_parquet(folder / "predictions.parquet", pa.table(table))
     return open_run(folder)
 

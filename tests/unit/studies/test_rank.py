@@ -42,9 +42,10 @@ def features_of(settings, backbone):
     head = dict(network.named_modules())[prepared.model.stages[-1].prefixes[0]]
     rows = []
     head.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].flatten(1).numpy()))
-    from headstart.data.transforms import decode, eval_view
+    from headstart.data.sources import FILES, read_picture
+    from headstart.preprocessing import eval_view
 
-    pixels = np.stack([eval_view(decode(record.path), prepared.model.spec) for record in records])
+    pixels = np.stack([eval_view(read_picture(FILES, record.key), prepared.model.spec) for record in records])
     with torch.no_grad():
         prepared.model.logits(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     return rows[0], np.array([record.label for record in records])

@@ -1,11 +1,14 @@
-"""Decode pictures and make the views that a network sees: `uint8` arrays, not yet normalised."""
+"""From a picture's bytes to a network's input: decoding, resize, crop, views and normalisation, as `InputSpec` says.
+
+Everything that prepares pictures takes it from here. Importing this module loads no torch.
+"""
 
 import io
 import math
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,9 @@ from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from headstart.errors import UnreadableImageError
 from headstart.types import InputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]
 Augment = Literal["none", "flip", "crop", "strong"]
@@ -48,43 +54,54 @@ _CROP_RATIO = (3 / 4, 4 / 3)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
-def decode(source: Path | bytes | Image.Image, *, smallest: int | None = None) -> Image.Image:
+def decode(picture: bytes | BinaryIO | Image.Image, *, smallest: int | None = None) -> Image.Image:
     """Return a picture as RGB, upright.
 
     EXIF orientation is applied, junk values are ignored. Grey, 1-bit, palette and CMYK are converted; what is
     transparent becomes white; 16-bit and float grey are scaled, not clipped; of an animation the first frame is taken.
-    What a file holds decides its format, not its name.
+    What the bytes hold decides the format, not a name.
 
     Args:
-        source: Path of a file, the bytes of one, or a picture (never changed; returned as it is if already RGB).
+        picture: The bytes of a file, a stream of them, or a picture (never changed; returned as it is if already RGB).
         smallest: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides stay this long (pixels).
             Faster, but other pixels; None: at its full size. From `InputSpec.smallest_side`.
 
     Raises:
-        UnreadableImageError: With the path and the reason.
+        UnreadableImageError: With the reason.
+    """
+    with reading("the picture given"):
+        return read_rgb(picture, smallest)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Say of whatever is raised in the block that the picture called `name` cannot be read, and why.
+
+    Raises:
+        UnreadableImageError: The block raised something.
     """
     try:
-        return read_rgb(source, smallest)
-    except Exception as error:
-        name = shown(source) if isinstance(source, Path) else "the picture given"
+        yield
+    except Exception as error:  # decoders raise all kinds
         raise UnreadableImageError(f"cannot read image {name}: {why_unreadable(error)}") from error
 
 
-def read_rgb(source: Path | bytes | Image.Image, smallest: int | None = None) -> Image.Image:
+def read_rgb(picture: bytes | BinaryIO | Image.Image, smallest: int | None = None) -> Image.Image:
     """Do what `decode` does, letting Pillow's own exceptions through (of any type: decoders raise them all)."""
-    if isinstance(source, Image.Image):
-        return _to_rgb(_upright(source))
-    with open_image(source) as image:
+    if isinstance(picture, Image.Image):
+        return _to_rgb(_upright(picture))
+    with open_image(picture) as image:
         if smallest is not None:
             image.draft(None, (smallest, smallest))
         return _to_rgb(_upright(image))
 
 
-def open_image(source: Path | bytes) -> Image.Image:
+def open_image(picture: bytes | BinaryIO) -> Image.Image:
     """Read a picture's header; the pixels are read when they are needed. Raises what Pillow raises."""
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    stream = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+    return Image.open(stream, formats=formats)
 
 
 def why_unreadable(error: Exception) -> str:
@@ -94,11 +111,6 @@ def why_unreadable(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def shown(path: Path) -> str:
-    """Return a path as text that can be printed and saved, also where its name is not valid Unicode."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def eval_view(image: Image.Image, spec: InputSpec) -> Pixels:
@@ -155,6 +167,28 @@ def train_view(image: Image.Image, spec: InputSpec, augment: Augment, rng: np.ra
 def mirrored(pixels: Pixels) -> Pixels:
     """Return a view (H, W, 3) with left and right exchanged."""
     return np.ascontiguousarray(pixels[:, ::-1])
+
+
+def normalize(pixels: "Tensor", spec: InputSpec) -> "Tensor":
+    """Turn views into a network's input: divide by 255, subtract the mean, divide by the standard deviation.
+
+    Args:
+        pixels: `uint8` (N, 3, H, W), never changed.
+        spec: Its `mean` and `std` are used.
+
+    Returns:
+        `float32` (N, 3, H, W), on the same device and in the same memory format.
+    """
+    images = pixels.float()
+    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    return images.div_(255.0).sub_(mean).div_(std)
+
+
+def byte_statistics(spec: InputSpec) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel on the scale 0..255, for engines that normalise bytes."""
+    mean = [255 * value for value in spec.mean]
+    std = [255 * value for value in spec.std]
+    return mean, std
 
 
 def _upright(image: Image.Image) -> Image.Image:

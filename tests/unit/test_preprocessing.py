@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data import transforms
-from headstart.data.transforms import decode, eval_view, train_view
+from headstart import preprocessing
+from headstart.data.sources import FILES, read_picture
 from headstart.errors import UnreadableImageError
+from headstart.preprocessing import decode, eval_view, train_view
 from headstart.types import InputSpec
 
 SPEC = InputSpec(size=(24, 32), resize=40)
@@ -22,7 +23,7 @@ def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def pixels(source: Path | bytes | Image.Image) -> np.ndarray:
+def pixels(source: bytes | Image.Image) -> np.ndarray:
     picture = decode(source)
     assert picture.mode == "RGB"
     return np.asarray(picture)
@@ -33,7 +34,9 @@ def test_reads_the_formats_whatever_the_name_says(picture: Image.Image, tmp_path
     options = {"lossless": True} if kind == "WEBP" else {}
     path = tmp_path / "wrong name.jpg"
     path.write_bytes(saved(picture, kind, **options))
-    difference = np.abs(pixels(path).astype(int) - np.asarray(picture).astype(int))
+    found = read_picture(FILES, str(path))
+    assert np.array_equal(np.asarray(found), pixels(path.read_bytes()))
+    difference = np.abs(np.asarray(found).astype(int) - np.asarray(picture).astype(int))
     assert difference.max() <= (40 if kind == "GIF" else 0)
 
 
@@ -41,7 +44,7 @@ def test_reads_the_formats_whatever_the_name_says(picture: Image.Image, tmp_path
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_exif_turns_upright_once(picture: Image.Image, orientation: int, kind: str) -> None:
     undo = {6: 8, 8: 6}.get(orientation, orientation)
-    method = transforms._UPRIGHT.get(undo)
+    method = preprocessing._UPRIGHT.get(undo)
     turned = picture.transpose(method) if method is not None else picture
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -142,7 +145,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None, reason
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UnreadableImageError, match=reason) as caught:
-        decode(path)
+        read_picture(FILES, str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -199,7 +202,7 @@ def test_eval_view_is_torchvisions(size: tuple[int, int], interpolation: str) ->
 @pytest.mark.parametrize("size", [(60, 45), (1, 1), (3, 2000), (2000, 3), (31, 24)])
 @pytest.mark.parametrize("augment", ["none", "flip", "crop", "strong"])
 def test_every_view_has_the_size_asked_for(
-    resize: int | tuple[int, int], size: tuple[int, int], augment: transforms.Augment
+    resize: int | tuple[int, int], size: tuple[int, int], augment: preprocessing.Augment
 ) -> None:
     picture = Image.new("RGB", size, "teal")
     spec = InputSpec(size=(24, 32), resize=resize)
@@ -225,7 +228,7 @@ def test_flip_is_the_evaluation_view_or_its_mirror(picture: Image.Image) -> None
 def test_crops_vary_within_the_bounds_of_the_method(picture: Image.Image) -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
-        left, top, right, bottom = transforms._random_box(picture, rng)
+        left, top, right, bottom = preprocessing._random_box(picture, rng)
         width, height = right - left, bottom - top
         assert 0 <= left < right <= picture.width
         assert 0 <= top < bottom <= picture.height
@@ -234,7 +237,7 @@ def test_crops_vary_within_the_bounds_of_the_method(picture: Image.Image) -> Non
 
 
 @pytest.mark.parametrize("augment", ["flip", "crop", "strong"])
-def test_views_depend_on_the_generator_only(picture: Image.Image, augment: transforms.Augment) -> None:
+def test_views_depend_on_the_generator_only(picture: Image.Image, augment: preprocessing.Augment) -> None:
     def view(seed: int) -> bytes:
         return train_view(picture, SPEC, augment, np.random.default_rng(seed)).tobytes()
 
@@ -242,11 +245,11 @@ def test_views_depend_on_the_generator_only(picture: Image.Image, augment: trans
     assert len({view(seed) for seed in range(8)}) > 1
 
 
-@pytest.mark.parametrize("name", list(transforms._OPERATIONS))
+@pytest.mark.parametrize("name", list(preprocessing._OPERATIONS))
 @pytest.mark.parametrize("strength", [-1.0, -0.5, 0.0, 0.5, 1.0])
 def test_each_operation_keeps_size_and_mode(name: str, strength: float) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(20, 200, (45, 60, 3), dtype=np.uint8))
-    result = transforms._OPERATIONS[name](picture, strength)
+    result = preprocessing._OPERATIONS[name](picture, strength)
     assert (result.size, result.mode) == (picture.size, "RGB")
     if strength == 0 and name not in ("autocontrast", "equalize", "solarize"):
         assert np.array_equal(np.asarray(result), np.asarray(picture))
