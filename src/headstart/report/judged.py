@@ -7,7 +7,7 @@ import numpy as np
 
 from headstart.report.canvas import LINE, MUTED, PAPER, SERIES, Figure, draw, legend, shortened
 from headstart.report.reading import Facts
-from headstart.stats.metrics import ECE_BINS, wilson_interval
+from headstart.stats.metrics import ECE_BINS, confidence_bins, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
     if found is None or not found.paths:
         return None
     confidence, is_correct = found.confidence, found.is_correct
-    which = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    which = confidence_bins(confidence)
     members = [which == number for number in np.unique(which)]
     means = [float(confidence[each].mean()) for each in members]
     bins = [wilson_interval(int(is_correct[each].sum()), int(each.sum())) for each in members]
