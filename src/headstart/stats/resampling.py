@@ -7,6 +7,7 @@ seeds would lose 1/S of their variance, and resampling seeds and images at once 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, sqrt
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ class Sample:
         """N, how many images the units have together."""
         return int(self.sizes.sum())
 
-    @property
+    @cached_property
     def mean(self) -> _Floats:
         """Images of each unit that were right, (G,), mean over the seeds."""
         return np.asarray(self.right.mean(axis=0))
@@ -56,8 +57,9 @@ class Sample:
         """Accuracy of each seed, (S,)."""
         return np.asarray(self.right.sum(axis=1) / self.num_images)
 
+    @cached_property
     def seed_variance(self) -> tuple[float, float, int]:
-        """Return the variance of the mean rate over seeds, what of it is their luck with these images, and S - 1.
+        """The variance of the mean rate over seeds, what of it is their luck with these images, and S - 1.
 
         With x[s, g] = right, less the means of seed s and unit g, the luck is sum x² G / (S (S-1) (G-1) N²): the mean
         square of the interaction in a two-way layout.
@@ -108,7 +110,7 @@ def accuracy_logits(sample: Sample, rng: np.random.Generator) -> _Floats:
     draws = centre + (logits - centre) * _widening(rng, sample.num_units - 1, len(logits))
 
     # The seeds. Near 1 they vary evenly in logits, not in rates; half a pseudo-image keeps those finite.
-    _, luck, freedom = sample.seed_variance()
+    _, luck, freedom = sample.seed_variance
     if freedom:
         right = sample.right.sum(axis=1)
         half = min(pseudo, 1.0) / 2
@@ -176,7 +178,7 @@ def difference_moments(first: Sample, other: Sample, growth: float = 1.0) -> Mom
     # The seeds of both.
     seeds = surplus = noise = 0.0
     for sample in (first, other):
-        varied, luck, num_free = sample.seed_variance()
+        varied, luck, num_free = sample.seed_variance
         beyond = varied - luck
         luck /= growth
         seeds += max(beyond, 0.0)
