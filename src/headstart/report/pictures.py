@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from headstart.data.contact_sheet import contact_sheet
-from headstart.data.manifest import read_manifest
+from headstart.data.manifest import ImageRecord, read_manifest
 from headstart.data.transforms import Augment, decode, eval_view, train_view
 from headstart.errors import HeadstartError, UnreadableImageError
 from headstart.types import InputSpec
@@ -41,7 +41,8 @@ def thumbnail(source: Path | Image.Image, alt: str) -> Thumbnail:
         return Thumbnail("", alt, Image.new("RGB", (_SIDE, _SIDE), "#c8ccd1"))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)
-    return Thumbnail("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, image)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Thumbnail(f"data:image/jpeg;base64,{text}", alt, image)
 
 
 def augmented(manifest: Path, spec: InputSpec, augment: Augment, seed: int) -> list[tuple[str, list[Thumbnail]]]:
@@ -53,23 +54,32 @@ def augmented(manifest: Path, spec: InputSpec, augment: Augment, seed: int) -> l
         listed = read_manifest(manifest)
     except HeadstartError:
         return []
-    rows, rng = [], np.random.default_rng(seed)
-    for number in np.unique(np.linspace(0, len(listed.labels) - 1, _MAX_ROWS).astype(int)):
-        record = next((each for each in listed.of_split("train") if each.label == number), None)
+    firsts: dict[int, ImageRecord] = {}
+    for record in listed.of_split("train"):
+        firsts.setdefault(record.label, record)
+    rows = []
+    rng = np.random.default_rng(seed)
+    for number in np.unique(np.linspace(0, len(listed.labels) - 1, _MAX_ROWS).astype(int)).tolist():
+        if number not in firsts:
+            continue
         try:
-            picture = decode(record.path, smallest=spec.smallest_side) if record is not None else None
+            picture = decode(firsts[number].path, smallest=spec.smallest_side)
         except UnreadableImageError:
-            picture = None
-        if picture is not None:
-            name = listed.labels[number]
-            views = [eval_view(picture, spec), *(train_view(picture, spec, augment, rng) for _ in range(_NUM_VIEWS))]
-            texts = (f"{name}: {'evaluation view' if not i else f'augmented view {i}'}" for i in range(len(views)))
-            rows.append((name, [thumbnail(Image.fromarray(v), t) for v, t in zip(views, texts, strict=True)]))
+            continue
+        name = listed.labels[number]
+        views = [thumbnail(Image.fromarray(eval_view(picture, spec)), f"{name}: evaluation view")]
+        for count in range(1, _NUM_VIEWS + 1):
+            view = train_view(picture, spec, augment, rng)
+            views.append(thumbnail(Image.fromarray(view), f"{name}: augmented view {count}"))
+        rows.append((name, views))
     return rows
 
 
 def sheet(rows: list[tuple[str, list[Thumbnail]]]) -> bytes:
     """Put pictures on one sheet, as a PNG; see `contact_sheet`."""
+    shown = []
+    for caption, pictures in rows:
+        shown.append((caption, [picture.image for picture in pictures]))
     buffer = io.BytesIO()
-    contact_sheet([(caption, [each.image for each in pictures]) for caption, pictures in rows]).save(buffer, "PNG")
+    contact_sheet(shown).save(buffer, "PNG")
     return buffer.getvalue()
