@@ -52,7 +52,8 @@ def thumbnail(picture: str | Image.Image, alt: str, source: Source = FILES) -> T
         return Thumbnail("", alt, Image.new("RGB", (_SIDE, _SIDE), "#c8ccd1"))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)
-    return Thumbnail("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, image)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Thumbnail(f"data:image/jpeg;base64,{text}", alt, image)
 
 
 def augmented(manifest: Path, spec: InputSpec, augment: Augment, seed: int) -> list[tuple[str, list[Thumbnail]]]:
@@ -64,14 +65,18 @@ def augmented(manifest: Path, spec: InputSpec, augment: Augment, seed: int) -> l
         listed = read_manifest(manifest)
     except HeadstartError:
         return []
-    rows, rng = [], np.random.default_rng(seed)
-    for number in np.unique(np.linspace(0, len(listed.labels) - 1, _MAX_ROWS).astype(int)):
+    rows = []
+    rng = np.random.default_rng(seed)
+    for number in np.unique(np.linspace(0, len(listed.labels) - 1, _MAX_ROWS).astype(int)).tolist():
         picture = _first_picture(listed, number, spec)
-        if picture is not None:
-            name = listed.labels[number]
-            views = [eval_view(picture, spec), *(train_view(picture, spec, augment, rng) for _ in range(_NUM_VIEWS))]
-            texts = (f"{name}: {'evaluation view' if not i else f'augmented view {i}'}" for i in range(len(views)))
-            rows.append((name, [thumbnail(Image.fromarray(v), t) for v, t in zip(views, texts, strict=True)]))
+        if picture is None:
+            continue
+        name = listed.labels[number]
+        views = [thumbnail(Image.fromarray(eval_view(picture, spec)), f"{name}: evaluation view")]
+        for count in range(1, _NUM_VIEWS + 1):
+            view = train_view(picture, spec, augment, rng)
+            views.append(thumbnail(Image.fromarray(view), f"{name}: augmented view {count}"))
+        rows.append((name, views))
     return rows
 
 
@@ -88,6 +93,9 @@ def _first_picture(manifest: Manifest, label: int, spec: InputSpec) -> Image.Ima
 
 def sheet(rows: list[tuple[str, list[Thumbnail]]]) -> bytes:
     """Put pictures on one sheet, as a PNG; see `contact_sheet`."""
+    shown = []
+    for caption, pictures in rows:
+        shown.append((caption, [picture.image for picture in pictures]))
     buffer = io.BytesIO()
-    contact_sheet([(caption, [each.image for each in pictures]) for caption, pictures in rows]).save(buffer, "PNG")
+    contact_sheet(shown).save(buffer, "PNG")
     return buffer.getvalue()

@@ -107,13 +107,13 @@ def read_run(path: Path) -> Facts:
 
 def commands(facts: Facts) -> list[tuple[str, str]]:
     """Return what to type to repeat a run, each with what it does."""
-    path, values = facts.run.path, facts.settings
-    again, config = f"{path}-again", str(path / runs.CONFIG)
-    exact = shlex.join(["headstart", "train", "--config", config, "--out", again])
-    repeated = [("the same settings, with what was decided by timing or selection", exact)]
-    if not values["table"]:  # a table of one's own fits into no flag
-        repeated.append(("the settings that were asked for", shlex.join(command_words(facts.run.config()))))
-    return [*repeated, ("this page", shlex.join(["headstart", "report", str(path)]))]
+    path = facts.run.path
+    exact = ["headstart", "train", "--config", str(path / runs.CONFIG), "--out", f"{path}-again"]
+    found = [("the same settings, with what was decided by timing or selection", shlex.join(exact))]
+    if not facts.settings["table"]:  # a table of one's own fits into no flag
+        found.append(("the settings that were asked for", shlex.join(command_words(facts.run.config()))))
+    found.append(("this page", shlex.join(["headstart", "report", str(path)])))
+    return found
 
 
 def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequence[Path]) -> Mapping[str, Any]:
@@ -132,8 +132,12 @@ def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequen
         value, folder, where = source, Path(), "the comparison"
     else:
         value, folder, where = _comparison_file(Path(source)), Path(source).parent, str(source)
-    rows = [{**row, "runs": [_located(run, folder) for run in row.get("runs", ())]} for row in value.get("rows", ())]
-    known = {run for row in rows for run in row["runs"]}
+    rows = []
+    known: set[Path] = set()
+    for row in value.get("rows", ()):
+        located = [_located(run, folder) for run in row.get("runs", ())]
+        rows.append({**row, "runs": located})
+        known.update(located)
     others = [str(path) for path in paths if path.resolve() not in known]
     if known and others:
         raise RunError(f"{where} is not about {listed(others)}; name the comparison of these runs, or none")
@@ -142,19 +146,27 @@ def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequen
 
 def run_names(paths: Sequence[Path], study: Mapping[str, Any]) -> list[str]:
     """Name runs as the study does, or else by the least end of their paths that tells them apart."""
-    named = {
-        run: f"{row['name']}, seed {seed}" if len(row["runs"]) > 1 else row["name"]
-        for row in study.get("rows", ())
-        for run, seed in zip(row["runs"], row["seeds"], strict=False)
-    }
+    named = {}
+    for row in study.get("rows", ()):
+        for run, seed in zip(row["runs"], row["seeds"], strict=False):
+            named[run] = f"{row['name']}, seed {seed}" if len(row["runs"]) > 1 else row["name"]
     if named:  # read_comparison saw to it that it knows them all
         return [named[path.resolve()] for path in paths]
+
     parts = [path.resolve().parts for path in paths]
-    depth = next((n for n in range(1, max(map(len, parts))) if len({each[-n:] for each in parts}) == len(parts)), 1)
+    depth = _telling_depth(parts)
     ends = [each[-depth:] for each in parts]
     while depth > 1 and len({each[-1] for each in ends}) == 1:
         ends = [each[:-1] for each in ends]
     return ["/".join(each) for each in ends]
+
+
+def _telling_depth(parts: Sequence[tuple[str, ...]]) -> int:
+    """Return how many parts of paths, from their ends on, tell them apart; 1 where none do."""
+    for depth in range(1, max(map(len, parts))):
+        if len({each[-depth:] for each in parts}) == len(parts):
+            return depth
+    return 1
 
 
 def _comparison_file(path: Path) -> dict[str, Any]:
@@ -169,7 +181,8 @@ def _comparison_file(path: Path) -> dict[str, Any]:
 
 def _located(run: str | Path, folder: Path) -> Path:
     """Find a run that a file in a folder names; one that is not within it was named from where the command ran."""
-    return (folder / run if (folder / run).exists() else Path(run)).resolve()
+    within = folder / run
+    return within.resolve() if within.exists() else Path(run).resolve()
 
 
 def _spec(path: Path) -> InputSpec:
