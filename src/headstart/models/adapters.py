@@ -7,6 +7,7 @@ again once it is saved.
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
@@ -88,10 +89,11 @@ def insert_lora(network: nn.Module, stages: tuple[Stage, ...], *, rank: int, alp
         alpha: Each change is scaled by alpha / rank.
     """
     for name, module in list(network.named_modules()):
-        if any(stage.owns(name) for stage in stages):
-            for key in _weights(module):
-                low_rank = LowRank(getattr(module, key), rank, alpha)
-                parametrize.register_parametrization(module, key, low_rank)
+        if not any(stage.owns(name) for stage in stages):
+            continue
+        for key in _weights(module):
+            low_rank = LowRank(getattr(module, key), rank, alpha)
+            parametrize.register_parametrization(module, key, low_rank)
 
 
 def _weights(module: nn.Module) -> Iterator[str]:
@@ -106,10 +108,10 @@ def _low_ranks(network: nn.Module) -> Iterator[tuple[str, LowRank, Tensor]]:
     """Give the name of each weight that has a low-rank change, the change, and the weight without it."""
     for name, module in network.named_modules():
         if parametrize.is_parametrized(module):
-            chains: Any = module.parametrizations
-            for key, chain in chains.items():
-                if isinstance(chain[0], LowRank):
-                    yield f"{name}.{key}", chain[0], chain.original
+            parametrizations: Any = module.parametrizations
+            for key, each in parametrizations.items():
+                if isinstance(each[0], LowRank):
+                    yield f"{name}.{key}", each[0], each.original
 
 
 @torch.no_grad()
@@ -125,13 +127,15 @@ def merged_state(network: nn.Module) -> dict[str, Tensor]:
 
     The network itself is left as it is.
     """
-    merged, starts = {}, []
+    merged: dict[str, Tensor] = {}
+    replaced: list[str] = []
     for name, low_rank, original in _low_ranks(network):
         parent, _, key = name.rpartition(".")
-        starts.append(f"{parent}.parametrizations.{key}.")
+        replaced.append(f"{parent}.parametrizations.{key}.")
         merged[name] = merge(original, low_rank.lora_a, low_rank.lora_b, low_rank.scale)
-    state = network.state_dict()
-    return {name: state[name] for name in state if not name.startswith(tuple(starts))} | merged
+    prefixes = tuple(replaced)
+    kept = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(prefixes)}
+    return kept | merged
 
 
 def lora_factors(network: nn.Module) -> tuple[dict[str, Tensor], float]:
@@ -160,11 +164,12 @@ def insert_adapters(network: nn.Module, stages: tuple[Stage, ...], *, width: int
         size: (height, width) of the input, pixels.
     """
     candidates = [list(_parts(network, stage)) for stage in stages if stage.name != "stem"]
-    channels = _output_channels(network, [name for names in candidates for name in names], size)
+    channels = _output_channels(network, list(chain.from_iterable(candidates)), size)
     places = []
     for names in candidates:
         called = [name for name in names if name in channels]
-        places += [name for name in called if _is_block(network.get_submodule(name))] or called[-1:]
+        blocks = [name for name in called if _is_block(network.get_submodule(name))]
+        places += blocks or called[-1:]
     attach_adapters(network, {name: (channels[name], width) for name in places})
 
 
@@ -195,11 +200,11 @@ def _adapted(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
 
 def adapter_layout(network: nn.Module) -> dict[str, list[int]] | None:
     """Return what `config.json` says of a network's adapters: [channels, width] by module, None without any."""
-    return {
-        name.removesuffix(".adapter"): [module.down.in_features, module.down.out_features]
-        for name, module in network.named_modules()
-        if isinstance(module, Adapter)
-    } or None
+    layout = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Adapter):
+            layout[name.removesuffix(".adapter")] = [module.down.in_features, module.down.out_features]
+    return layout or None
 
 
 def restore_adapters(network: nn.Module, layout: object, what: str) -> None:
@@ -239,7 +244,7 @@ def _is_block(module: nn.Module) -> bool:
     # A dense block is a ModuleDict that runs whatever it holds as one of its layers.
     if isinstance(module, nn.ModuleDict | nn.ModuleList):
         return False
-    return any(True for child in module.children() for _ in child.parameters())
+    return any(list(child.parameters()) for child in module.children())
 
 
 @torch.no_grad()
@@ -268,11 +273,11 @@ def _output_channels(network: nn.Module, names: list[str], size: tuple[int, int]
 
 def norm_and_bias_names(network: nn.Module) -> tuple[str, ...]:
     """Name the parameters of normalisation layers (by the name of their class), and every bias."""
-    norms = {
-        f"{name}.{key}"
-        for name, module in network.named_modules()
-        if "norm" in type(module).__name__.lower()
-        for key, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 1
-    }
+    norms = set()
+    for name, module in network.named_modules():
+        if "norm" not in type(module).__name__.lower():
+            continue
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 1:
+                norms.add(f"{name}.{key}")
     return tuple(name for name, _ in network.named_parameters() if name in norms or name.endswith("bias"))

@@ -74,7 +74,8 @@ def save_delta(classifier: ClassifierNetwork, base: Backbone, path: Path, *, fac
         ModelError: The base is another network.
         RunError: The file cannot be written.
     """
-    state, origin = merged_state(classifier.network), _below_head(base)
+    state = merged_state(classifier.network)
+    origin = _below_head(base)
     if missing := [name for name in origin if name not in state or state[name].shape != origin[name].shape]:
         raise ModelError(
             f"{base.name} is not what {classifier.backbone} started from: {len(missing)} of its tensors are not in the "
@@ -83,14 +84,15 @@ def save_delta(classifier: ClassifierNetwork, base: Backbone, path: Path, *, fac
     low_rank, scale = factors or lora_factors(classifier.network)
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        keys = (f"{name}.lora_a", f"{name}.lora_b")
         if name in origin and _same(tensor, origin[name]):
             continue
-        if name in origin and keys[0] in low_rank:
-            pair = [low_rank[key].contiguous() for key in keys]
+        if name in origin and f"{name}.lora_a" in low_rank:
+            lora_a = low_rank[f"{name}.lora_a"].contiguous()
+            lora_b = low_rank[f"{name}.lora_b"].contiguous()
             # Whatever else changed the weight, the whole of it is right.
-            if _same(tensor, merge(origin[name], pair[0], pair[1], scale)):
-                tensors |= dict(zip(keys, pair, strict=True))
+            if _same(tensor, merge(origin[name], lora_a, lora_b, scale)):
+                tensors[f"{name}.lora_a"] = lora_a
+                tensors[f"{name}.lora_b"] = lora_b
                 continue
         tensors[name] = tensor.detach().cpu().contiguous()
     about = {
@@ -116,7 +118,8 @@ def load_delta(path: Path, base: Backbone) -> ClassifierNetwork:
     """
     info = read_info(path)
     origin = _below_head(base)
-    if (got := digest(origin.items())) != info.base_sha256:
+    got = digest(origin.items())
+    if got != info.base_sha256:
         raise ModelError(
             f"{path} belongs on {info.backbone} with weights {info.base_sha256[:12]}... (it was trained from: "
             f"{info.config['headstart']['weights']}); got {base.name} with {got[:12]}... ({base.weights}): "
@@ -157,10 +160,17 @@ def read_info(path: Path) -> DeltaInfo:
             raise ModelError(
                 f"{path} has format {values['format']}; this version reads up to {_FORMAT}: update Headstart"
             )
-        config, spec = values["config"], InputSpec.from_dict(values["input_spec"])
+        config = values["config"]
+        spec = InputSpec.from_dict(values["input_spec"])
         check_config(config, str(path))
-        hashes = values["base_sha256"], values["model_sha256"]
-        return DeltaInfo(config, spec, *hashes, float(values["scale"]), tensors)
+        return DeltaInfo(
+            config=config,
+            spec=spec,
+            base_sha256=values["base_sha256"],
+            model_sha256=values["model_sha256"],
+            scale=float(values["scale"]),
+            tensors=tensors,
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path} is damaged: its description has no usable {error}; bring it again") from error
 
@@ -176,7 +186,8 @@ def read_factors(folder: Path) -> Factors | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["scale"])  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, float(file.metadata()["scale"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path} is damaged ({error}); bring the model folder again, or leave out that file"
