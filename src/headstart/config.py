@@ -243,7 +243,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     values = read_yaml(path) if path is not None else {}
     overrides = overrides or {}
     if path is not None and is_run_config(path):
-        values = {**asked_values(values, overrides), "repeat": str(path.parent)}
+        values = {**asked_values(values), "repeat": str(path.parent)}
     if "strategy" in overrides and "table" in values:
         values.pop("table")
     return make_config({**values, **overrides})
@@ -254,25 +254,23 @@ def is_run_config(path: Path) -> bool:
     return path.name == "config.yaml" and (path.parent / "environment.json").is_file()
 
 
-def asked_values(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def asked_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was asked for among the settings in a run's file.
 
-    Runs of version 0.1 wrote every setting, and their decisions among them; there a value that differs from the default
-    counts as asked for.
-
-    Raises:
-        ConfigError: Other settings are put on top whose defaults follow from those that the file cannot tell apart.
+    Runs of version 0.1 wrote every setting, and what they decided among them. There what may have been decided (the
+    rate and where the head starts) does not count as asked for, and of the rest what differs from the default does.
     """
     if "choices" not in values:
         return dict(values)
-    changed = {key for key, value in (overrides or {}).items() if str(value) != str(values.get(key))}
-    if changed & {"strategy", "optimizer", "head_init", "match"} and "lr" not in changed:
-        raise ConfigError(
-            "the settings are those of a run of version 0.1, which do not say whether the learning rate was asked for; "
-            "give --lr as well, or leave --config out"
-        )
+    decided = {"choices", "lr", "head_init"}
+    if values.get("head_init") == "source" and values.get("head_lr_mult") == 1.0:
+        decided.add("head_lr_mult")
     defaults = {name: field.default for name, field in Config.model_fields.items()}
-    return {key: value for key, value in values.items() if key in defaults and value != defaults[key]}
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in decided and (key not in defaults or value != defaults[key])
+    }
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

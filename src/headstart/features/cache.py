@@ -136,8 +136,10 @@ class FeatureCache:
         return excess <= 0
 
     def _tables(self) -> list[Path]:
-        starts = children(self.folder, "[0-9a-f]{2}")
-        return [table for start in starts for table in children(start, start.name + "[0-9a-f]{6,126}")]
+        tables: list[Path] = []
+        for start in children(self.folder, "[0-9a-f]{2}"):
+            tables += children(start, start.name + "[0-9a-f]{6,126}")
+        return tables
 
     def _capacity(self) -> int:
         """Return what is free on the disk and what the cache holds there, bytes."""
@@ -243,15 +245,18 @@ class FeatureTable:
         for number, key in enumerate(_packed(keys)):
             if key not in self._index:
                 fresh.setdefault(key, number)
-        names, numbers = list(fresh), list(fresh.values())
+        names = list(fresh)
+        numbers = list(fresh.values())
+
         most = max(1, _SHARD_BYTES // (self._row_bytes + _KEY_BYTES))
-        while names:
-            count = most - len(self._pending_keys)
-            piece = rows[numbers[:count]].reshape(-1, self._num_items)
-            self._take_in(_Chunk(self._next, piece), names[:count])
+        start = 0
+        while start < len(names):
+            stop = start + most - len(self._pending_keys)
+            piece = rows[numbers[start:stop]].reshape(-1, self._num_items)
+            self._take_in(_Chunk(self._next, piece), names[start:stop])
             self._num_pending += 1
-            self._pending_keys += names[:count]
-            names, numbers = names[count:], numbers[count:]
+            self._pending_keys += names[start:stop]
+            start = stop
             if len(self._pending_keys) >= most:
                 self.flush()
 
@@ -264,11 +269,13 @@ class FeatureTable:
         if not self._num_pending:
             return
         first = len(self._chunks) - self._num_pending
-        start, pieces, keys = self._chunks[first].start, [c.rows for c in self._chunks[first:]], self._pending_keys
+        pieces = [chunk.rows for chunk in self._chunks[first:]]
+        keys = self._pending_keys
         path = self._persist(pieces, keys)
-        held = self._hold(start, pieces, path)
+        held = self._hold(self._chunks[first].start, pieces, path)
         self._chunks[first:] = held
-        self._pending_keys, self._num_pending = [], 0
+        self._pending_keys = []
+        self._num_pending = 0
         if not held:  # their positions are not used again, so that one remembered by the caller cannot mislead
             for key in keys:
                 del self._index[key]

@@ -57,7 +57,8 @@ def cut(network: nn.Module, stages: tuple[Stage, ...], boundary: int) -> Cut:
         return Cut(None, network, 0, "")
     name = type(network).__name__
     try:
-        graph, in_training = (_trace(network, stages, training=training) for training in (False, True))
+        graph = _trace(network, stages, training=False)
+        in_training = _trace(network, stages, training=True)
         if graph.python_code("self").src != in_training.python_code("self").src:
             raise TraceError("it differs between training and evaluation")
     except Exception as error:  # anything: it is what the network's own code does with a stand-in for its images
@@ -65,9 +66,11 @@ def cut(network: nn.Module, stages: tuple[Stage, ...], boundary: int) -> Cut:
         return Cut(None, network, 0, f"{name} cannot be cut, as its forward code is no fixed list of steps: {reason}")
     asked = min(boundary, len(stages))
     for depth in range(asked, 0, -1):
-        if (point := _find_point(graph, network, stages, depth)) is not None:
+        point = _find_point(graph, network, stages, depth)
+        if point is not None:
+            trunk, tail = _split(graph, network, *point)
             note = "" if depth == asked else _falls_short(name, stages, asked, stages[depth - 1].name)
-            return Cut(*_split(graph, network, *point), depth, note)
+            return Cut(trunk, tail, depth, note)
     return Cut(None, network, 0, _falls_short(name, stages, asked, "no stage"))
 
 
@@ -122,10 +125,12 @@ def _find_point(
 ) -> tuple[int, fx.Node] | None:
     """Find the most steps that can make the trunk of `depth` stages, and the one whose value the tail starts from."""
     nodes = list(graph.nodes)
-    above = (i for i, node in enumerate(nodes) if _uses(node, stages[depth:]))
+    above = [i for i, node in enumerate(nodes) if _uses(node, stages[depth:])]
     below = [i for i, node in enumerate(nodes) if _uses(node, stages[:depth]) and _has_state(node, network)]
     # Everything with weights in these stages belongs into the trunk; the steps right after it may be on either side.
-    for at in range(next(above, len(nodes) - 1), max(below, default=0), -1):
+    latest = above[0] if above else len(nodes) - 1
+    earliest = below[-1] + 1 if below else 1
+    for at in range(latest, earliest - 1, -1):
         later = set(nodes[at:])
         crossing = [node for node in nodes[:at] if not later.isdisjoint(node.users)]
         if len(crossing) == 1 and not any(_unpacks(user) for user in later.intersection(crossing[0].users)):
@@ -142,7 +147,7 @@ def _has_state(node: fx.Node, network: nn.Module) -> bool:
     if node.op == "get_attr":
         return True
     module = network.get_submodule(str(node.target))
-    return any(True for _ in (*module.parameters(), *module.buffers()))
+    return bool([*module.parameters(), *module.buffers()])
 
 
 def _unpacks(node: fx.Node) -> bool:
@@ -151,11 +156,15 @@ def _unpacks(node: fx.Node) -> bool:
 
 
 def _split(graph: fx.Graph, network: nn.Module, at: int, crossing: fx.Node) -> tuple[nn.Module, nn.Module]:
-    nodes, trunk, tail = list(graph.nodes), fx.Graph(), fx.Graph()
+    nodes = list(graph.nodes)
+
+    trunk = fx.Graph()
     below: dict[fx.Node, fx.Node] = {}
     for node in nodes[:at]:
         below[node] = trunk.node_copy(node, below.__getitem__)
     trunk.output(below[crossing])
+
+    tail = fx.Graph()
     above = {crossing: tail.placeholder("activations")}
     for node in nodes[at:-1]:
         above[node] = tail.node_copy(node, above.__getitem__)

@@ -88,10 +88,11 @@ def insert_lora(network: nn.Module, stages: tuple[Stage, ...], *, rank: int, alp
         alpha: Each change is scaled by alpha / rank.
     """
     for name, module in list(network.named_modules()):
-        if any(stage.owns(name) for stage in stages):
-            for key in _weights(module):
-                low_rank = LowRank(getattr(module, key), rank, alpha)
-                parametrize.register_parametrization(module, key, low_rank)
+        if not any(stage.owns(name) for stage in stages):
+            continue
+        for key in _weights(module):
+            low_rank = LowRank(getattr(module, key), rank, alpha)
+            parametrize.register_parametrization(module, key, low_rank)
 
 
 def _weights(module: nn.Module) -> Iterator[str]:
@@ -106,10 +107,10 @@ def _low_ranks(network: nn.Module) -> Iterator[tuple[str, LowRank, Tensor]]:
     """Give the name of each weight that has a low-rank change, the change, and the weight without it."""
     for name, module in network.named_modules():
         if parametrize.is_parametrized(module):
-            chains: Any = module.parametrizations
-            for key, chain in chains.items():
-                if isinstance(chain[0], LowRank):
-                    yield f"{name}.{key}", chain[0], chain.original
+            parametrizations: Any = module.parametrizations
+            for key, each in parametrizations.items():
+                if isinstance(each[0], LowRank):
+                    yield f"{name}.{key}", each[0], each.original
 
 
 @torch.no_grad()
@@ -246,7 +247,7 @@ def _is_block(module: nn.Module) -> bool:
     # A dense block is a ModuleDict that runs whatever it holds as one of its layers.
     if isinstance(module, nn.ModuleDict | nn.ModuleList):
         return False
-    return any(True for child in module.children() for _ in child.parameters())
+    return any(list(child.parameters()) for child in module.children())
 
 
 @torch.no_grad()

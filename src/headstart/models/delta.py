@@ -76,8 +76,7 @@ def save_delta(classifier: ClassifierNetwork, base: Backbone, path: Path, *, fac
     """
     state = merged_state(classifier.network)
     origin = _below_head(base)
-    missing = [name for name in origin if name not in state or state[name].shape != origin[name].shape]
-    if missing:
+    if missing := [name for name in origin if name not in state or state[name].shape != origin[name].shape]:
         raise ModelError(
             f"{base.name} is not what {classifier.backbone} started from: {len(missing)} of its tensors are not in the "
             f"model (first: {missing[0]}); give the backbone of the run"
@@ -197,7 +196,8 @@ def read_factors(folder: Path) -> Factors | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["scale"])  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, float(file.metadata()["scale"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path} is damaged ({error}); bring the model folder again, or leave out that file"
