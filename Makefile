@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH_INDEX ?=
+# Processes that `make test` runs in; auto is one a core.
+WORKERS ?= auto
 MXNET_VENV ?= .venv-mxnet
 PYTHON311 = $(shell for each in python3.11 $(PYTHON); do \
 	$$each -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$each; break; }; done)
@@ -25,7 +27,7 @@ demo: $(VENV)/.installed  ## train two strategies on pictures that need no downl
 	$(BIN)/headstart demo
 
 test: $(VENV)/.installed  ## unit, contract and integration tests
-	$(BIN)/python -m pytest -m "not soak and not mxnet"
+	$(BIN)/python -m pytest -m "not soak and not mxnet" -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 test-mxnet: $(VENV)/.installed  ## compare with MXNet itself, in an environment of its own (Python 3.11)
 	@if [ -z "$(PYTHON311)" ]; then echo "No Python 3.11 here, which MXNet needs: the comparison with it is left out."; \

@@ -35,7 +35,11 @@ TABLE = """
 name: mine
 phases:
   - {name: top, epochs: 1, lr: 5e-3, rules: {classifier: 1, "*": null}}
-  - {name: more, epochs: 2, lr: 3e-4, batch_norm: batch, rules: {classifier: 10, "blocks.6": 1, conv_head: 1, "*": null}}
+  - name: more
+    epochs: 2
+    lr: 3e-4
+    batch_norm: batch
+    rules: {classifier: 10, "blocks.6": 1, conv_head: 1, "*": null}
   - {name: all, epochs: 1, lr: 1e-4, penalty: {alpha: 0.1, beta: 0.01}, rules: {"*": 1}}
 """
 
@@ -61,7 +65,9 @@ RUNS: dict[str, tuple[str, ...]] = {
         "folder", "--strategy", "layerwise", "--match", "apple=948,leaf=rest,sky=none", "--label-smoothing", "0.1",
     ),
     "killed-norm": ("groups.csv", "--strategy", "norm", "--best-epoch", "--epochs", "6", "--views", "1"),
-    "from-a-run": ("folder", "--strategy", "l2-sp", "--weights", "runs/head", "--select-on", "reported", "--best-epoch"),
+    "from-a-run": (
+        "folder", "--strategy", "l2-sp", "--weights", "runs/head", "--select-on", "reported", "--best-epoch",
+    ),
 }  # fmt: skip
 
 
@@ -121,6 +127,7 @@ def results(folder: Path) -> dict[str, Any]:
     with (folder / "metrics.csv").open(newline="") as file:
         history = [{key: value for key, value in row.items() if key != "time_s"} for row in csv.DictReader(file)]
     predictions = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pydict()
+    predictions["path"] = [Path(path).name for path in predictions["path"]]  # the folder is another one each time
     return {
         "weights": digest((folder / "model" / "model.safetensors").read_bytes()),
         "predictions": digest(json.dumps(predictions).encode()),

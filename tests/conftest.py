@@ -3,15 +3,22 @@
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
-COLOURS = {"apple": (200, 40, 40), "leaf": (50, 160, 60), "sky": (70, 110, 220)}
+from headstart import cli
+from tests.helpers.command_line import Outcome
+from tests.helpers.pictures import COLOURS, write_folder
+
+# Read when torch is loaded, which nothing above does. Several processes share the cores, and threads that wait for each
+# other by spinning would take them from those that work.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _is_local(address: Any) -> bool:
@@ -54,39 +61,6 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def draw_picture(label: str, rng: np.random.Generator) -> Image.Image:
-    """Draw a disc, square or stripes in the colour of `label` on a noisy background, 40 to 90 pixels a side."""
-    width, height = (int(side) for side in rng.integers(40, 91, size=2))
-    noise = rng.integers(90, 166, size=(height, width, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
-    pen = ImageDraw.Draw(picture)
-    colour = tuple(int(np.clip(value + rng.integers(-25, 26), 0, 255)) for value in COLOURS[label])
-    side = int(min(width, height) * rng.uniform(0.5, 0.8))
-    left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
-    box = (left, top, left + side, top + side)
-    if label == "apple":
-        pen.ellipse(box, fill=colour)
-    elif label == "leaf":
-        pen.rectangle(box, fill=colour)
-    else:
-        for y in range(top, top + side, 6):
-            pen.rectangle((left, y, left + side, y + 3), fill=colour)
-    return picture
-
-
-def write_folder(root: Path, counts: Mapping[str, int], seed: int = 0) -> Path:
-    """Write `counts` pictures, no two alike, into each of the folders named: {"train/apple": 4, "val/leaf": 2}."""
-    rng = np.random.default_rng(seed)
-    for folder, count in counts.items():
-        label = folder.split("/")[-1]
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            suffix = ".png" if number % 2 else ".jpg"
-            picture = draw_picture(label if label in COLOURS else "apple", rng)
-            picture.save(root / folder / f"{number:03d}{suffix}", quality=92)
-    return root
-
-
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a folder of one's own: make_folder({"train/apple": 4, ...}, "name", seed=0)."""
@@ -118,3 +92,21 @@ def not_root() -> None:
     """Skip where permissions mean nothing."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         pytest.skip("root may read everything")
+
+
+@pytest.fixture
+def headstart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Return a function that runs `headstart WORDS` and gives its exit code and output."""
+
+    def run(*words: object) -> Outcome:
+        import torch
+
+        torch.set_num_threads(1)  # small networks: more threads only wait for each other
+        monkeypatch.setattr(sys, "argv", ["headstart", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        code = stop.value.code
+        return Outcome(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run

@@ -5,7 +5,7 @@ Config stops at the door: `headstart.experiment` unpacks it and hands flat argum
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
@@ -66,15 +66,11 @@ Seconds = Annotated[float | None, BeforeValidator(_duration)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-# Settings that change nothing about what was decided by timing or selection.
-_HARMLESS = {"out", "threads", "monitor", "log", "cache"}
-
-
 class Config(BaseModel):
-    """The settings of one run; frozen, and unknown keys are refused.
+    """What was asked for: the settings of one run; frozen, and unknown keys are refused.
 
-    A field left at None is filled in by `headstart.experiment` from the backbone and the strategy; `config.yaml` in the
-    run folder holds the filled-in values, so that the run can be repeated from it.
+    `model_fields_set` names what was asked for. What follows from it is decided by `headstart.experiment`, and is a
+    value of its own: `headstart.resolved.Resolved`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
@@ -193,20 +189,14 @@ class Config(BaseModel):
     channels_last: bool = Field(True, description="memory format of convolutions")
     threads: int | None = Field(None, ge=1, description="decoding threads; default: one per core, 8 at most")
     seed: int = Field(0, ge=0, lt=2**32, description="weights, order, augmentation and dropout")
+    repeat: str | None = Field(
+        None,
+        description="run folder: decide as it did, if the settings are the same (--config of a run sets this)",
+    )
     out: str | None = Field(
         None,
         description="folder; default: runs/<data>-<backbone>-<strategy>-seed<seed>; of compare: runs/compare-<data>",
     )
-
-    # Filled in by a run, never by hand: what was decided by timing, replayed by a resume or a repeat.
-    choices: dict[str, Any] = Field({}, description="what timing decided (written by a run)")
-
-    _given: frozenset[str] = frozenset()
-
-    @property
-    def given(self) -> frozenset[str]:
-        """What `load_config` put on top of a file: it was asked for, and did not follow from other settings."""
-        return self._given
 
     @model_validator(mode="before")
     @classmethod
@@ -221,11 +211,9 @@ class Config(BaseModel):
             raise ValueError("head_lr and head_lr_mult both set the head's rate; give one of them")
         if self.resize is not None and len(self.resize) not in (1, 2):
             raise ValueError(f"resize takes one number (shorter side) or two (height, width); got {self.resize}")
-        if self.strategy == "scratch" and self.weights not in (None, "none"):
-            raise ValueError("strategy 'scratch' starts from random weights; leave out weights, or use 'full'")
         if self.match and self.head_init == "random":
             raise ValueError("match names rows of the weights' own head, and head_init=random uses none; leave one out")
-        if self.head_init == "source" and (self.strategy == "scratch" or self.weights == "none"):
+        if self.head_init == "source" and self.weights == "none":
             raise ValueError("head_init=source needs pretrained weights, and random ones were asked for")
         if self.head_init == "source" and self.head_hidden is not None:
             raise ValueError("head_init=source fills a head of one linear layer; leave out head_hidden")
@@ -245,54 +233,46 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a YAML file of settings and put `overrides` on top, as `with_overrides` does.
+    """Read a YAML file of settings and put `overrides` on top.
+
+    The settings of a run bring what the run decided with them, as `repeat`.
 
     Raises:
         ConfigError: The file cannot be read, or a setting is not valid.
     """
-    values, overrides = read_yaml(path) if path is not None else {}, overrides or {}
-    config = make_config(with_overrides(values, overrides))
-    config._given = frozenset(overrides if path is not None else ())
-    return config
+    values = read_yaml(path) if path is not None else {}
+    overrides = overrides or {}
+    if path is not None and is_run_config(path):
+        values = {**asked_values(values, overrides), "repeat": str(path.parent)}
+    if "strategy" in overrides and "table" in values:
+        values.pop("table")
+    return make_config({**values, **overrides})
 
 
-def with_overrides(
-    values: Mapping[str, Any], overrides: Mapping[str, Any], *, kept: Collection[str] = ()
-) -> dict[str, Any]:
-    """Put `overrides` on top of settings, and leave out what followed from those that they change.
+def is_run_config(path: Path) -> bool:
+    """Tell whether a file of settings is that of a run."""
+    return path.name == "config.yaml" and (path.parent / "environment.json").is_file()
 
-    What a run decided and wrote into its `config.yaml` holds for its own settings only: with another strategy or
-    optimizer its learning rate is left out, with another start of the head its rates, and with any other setting its
-    choices by timing and selection.
 
-    Args:
-        values: Settings. Those with `choices` are a run's, and name every setting whether it was asked for or not.
-        overrides: Other values of some of them.
-        kept: Settings that were asked for, and stay.
+def asked_values(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what was asked for among the settings in a run's file.
+
+    Runs of version 0.1 wrote every setting, and their decisions among them; there a value that differs from the default
+    counts as asked for.
+
+    Raises:
+        ConfigError: Other settings are put on top whose defaults follow from those that the file cannot tell apart.
     """
-    changed = {key for key, value in overrides.items() if str(value) != str(values.get(key))}
-    found = dict(values)
-    if "strategy" in changed and "table" in found:
-        found["table"] = None
-    if "choices" in found:
-        if changed - _HARMLESS:
-            found["choices"] = {}
-        for key in _followed(values, changed) - set(kept):
-            found.pop(key, None)
-    return {**found, **overrides}
-
-
-def _followed(values: Mapping[str, Any], changed: Collection[str]) -> set[str]:
-    """Return which of a run's settings may have followed from those that change."""
-    found = set()
-    if {"strategy", "optimizer"} & set(changed):
-        found.add("lr")
-    # A strategy without such a rate leaves it at its default, which is not that of a head from the source's rows.
-    if "strategy" in changed and values.get("head_lr_mult") == Config.model_fields["head_lr_mult"].default:
-        found.add("head_lr_mult")
-    if {"head_init", "match"} & set(changed):  # the rates follow from where the head starts
-        found |= {"head_init", "lr", "head_lr_mult"}
-    return found
+    if "choices" not in values:
+        return dict(values)
+    changed = {key for key, value in (overrides or {}).items() if str(value) != str(values.get(key))}
+    if changed & {"strategy", "optimizer", "head_init", "match"} and "lr" not in changed:
+        raise ConfigError(
+            "the settings are those of a run of version 0.1, which do not say whether the learning rate was asked for; "
+            "give --lr as well, or leave --config out"
+        )
+    defaults = {name: field.default for name, field in Config.model_fields.items()}
+    return {key: value for key, value in values.items() if key in defaults and value != defaults[key]}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -333,35 +313,23 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def dump_config(config: Config) -> str:
-    """Write a config as YAML that `load_config` reads back to an equal one."""
-    values = config.model_dump(mode="json")
-    # Contradiction checks look at what was set by hand, so the one that follows from the other is left out.
-    if values["head_lr"] is not None:
-        values.pop("head_lr_mult")
+    """Write what was asked for as YAML that `load_config` reads back to an equal config."""
+    values = config.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def command_words(values: Mapping[str, Any], *left_out: str) -> list[str]:
-    """Write the settings that differ from the defaults as words of `headstart train`, but for the folder.
+def command_words(config: Config, *left_out: str) -> list[str]:
+    """Write what was asked for as words of `headstart train`, but for the folder.
 
     Args:
-        values: Those that were decided; what is not among them is left open.
+        config: The settings.
         left_out: Names of others to leave out.
     """
-    words = ["headstart", "train", str(values["data"])]
-    # With a run's weights its head's rows are kept, and a head that starts from rows has one rate with the rest, unless
-    # this says otherwise.
-    has_rows = values.get("head_init") == "source" and values.get("strategy", "head") != "head"
-    meant = {
-        "head_init": values.get("weights") is not None,
-        "head_lr_mult": has_rows and values.get("head_lr") is None,
-    }
-    for name, field in Config.model_fields.items():
-        if name not in values or name in ("data", "out", "table", "choices", *left_out):
+    words = ["headstart", "train", config.data]
+    for name, value in config.model_dump(mode="json", exclude_unset=True).items():
+        if name in ("data", "out", "table", "repeat", *left_out) or value is None:
             continue
-        value, flag = values[name], "--" + name.replace("_", "-")
-        if value == field.default and not meant.get(name):
-            continue
+        flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
         else:
@@ -377,48 +345,6 @@ def _word(value: object) -> str:
             return json.dumps(value, ensure_ascii=False)
         value = [f"{key}={item}" for key, item in value.items()]
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def ineffective_settings(config: Config) -> list[str]:
-    """Return one sentence for each setting that was given and changes nothing."""
-    given = config.model_fields_set
-    strategy, selects = config.strategy, config.best_epoch or config.patience is not None
-    is_own_table = config.table is not None or strategy.endswith((".yaml", ".yml"))  # the file may not be read yet
-    has_two_rates = strategy not in ("head", "scratch") and not is_own_table
-    rules: dict[str, tuple[bool, str]] = {
-        "stages": (
-            strategy in ("partial", "lora", "adapter", "norm") or is_own_table,
-            "strategy partial, lora, adapter or norm",
-        ),
-        "lora_rank": (strategy == "lora" or is_own_table, "strategy lora"),
-        "lora_alpha": (strategy == "lora" or is_own_table, "strategy lora"),
-        "adapter_width": (strategy == "adapter" or is_own_table, "strategy adapter"),
-        "l2sp_alpha": (strategy == "l2-sp", "strategy l2-sp; a table has its own penalties"),
-        "l2sp_beta": (strategy == "l2-sp", "strategy l2-sp; a table has its own penalties"),
-        "weight_decay": (strategy != "l2-sp", "another strategy; the penalty of l2-sp takes its place"),
-        "phases": (strategy == "gradual", "strategy gradual"),
-        "layer_decay": (strategy == "layerwise", "strategy layerwise"),
-        "head_lr": (has_two_rates, "a strategy that trains a new head beside pretrained parts"),
-        "head_lr_mult": (has_two_rates, "a strategy that trains a new head beside pretrained parts"),
-        "phase_epochs": (not is_own_table, "a named strategy; a table has its own lengths"),
-        "phase_lrs": (not is_own_table, "a named strategy; a table has its own rates"),
-        "momentum": (config.optimizer == "sgd", "optimizer sgd"),
-        "solver": (strategy in ("head", "gradual", "lp-ft") or is_own_table, "a strategy with a phase for the head"),
-        "warmup": (config.schedule == "cosine", "schedule cosine"),
-        "step_epochs": (config.schedule == "step", "schedule step"),
-        "refit": (selects, "best_epoch or patience"),
-        "select_on": (selects, "best_epoch or patience"),
-        "select_by": (selects, "best_epoch or patience"),
-        "validation_fraction": (selects or config.selection_score, "best_epoch, patience or selection_score"),
-        "decay_all": (config.weight_decay > 0, "weight_decay above 0"),
-    }
-    # A config read back from a run names every field; only values that differ from the default were meant.
-    defaults = Config.model_fields
-    return [
-        f"{key} has no effect here; it belongs to {owner}"
-        for key, (applies, owner) in rules.items()
-        if key in given and not applies and getattr(config, key) != defaults[key].default
-    ]
 
 
 def _describe(error: ValidationError) -> str:

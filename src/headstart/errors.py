@@ -8,7 +8,8 @@
       ModelError                  a backbone, a weight file or a saved model is not usable
       PlanError                   a strategy's table does not fit the network
       RunError                    a run folder is missing, incomplete, occupied or not writable
-      TrainingError               training cannot go on (a loss that is not finite, a frozen tensor that changed)
+      TrainingError               training cannot go on (a frozen tensor changed, a test was too short)
+        DivergedError             the loss is not finite
       EngineError                 an inference engine cannot run a network; another one is taken
       CacheFullError              computed features fit neither on disk nor in memory; they are streamed instead
       MissingExtraError           an optional package is not installed
@@ -58,6 +59,10 @@ class TrainingError(HeadstartError):
     """Training cannot go on."""
 
     exit_code = 1
+
+
+class DivergedError(TrainingError):
+    """The loss is not finite."""
 
 
 class EngineError(HeadstartError):

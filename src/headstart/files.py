@@ -1,10 +1,11 @@
-"""Files that are whole or not there: atomic, synced writes, and errors of the file system in one line."""
+"""Files and folders that are whole or not there, and errors of the file system in one line."""
 
 import csv
 import errno
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         RunError: It cannot be written; the old content is then untouched.
     """
     with atomic_path(path) as temporary:
-        write_synced(temporary, data)
+        temporary.write_bytes(_as_bytes(data))
 
 
 @contextmanager
@@ -39,16 +40,69 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         RunError: The block, or the renaming, met an error of the file system.
     """
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with whole_file(path) as temporary:
+            yield temporary
     except OSError as error:
         raise file_error("write", path, error) from error
+
+
+@contextmanager
+def whole_file(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Give the path of a hidden file beside `path` to write to; it takes the name `path` if the block succeeds.
+
+    Its content is on the disk before it takes the name, so that a power cut leaves the old or the new content.
+
+    Args:
+        path: What is to be whole or not there.
+        temporary: The hidden file, where its name matters.
+
+    Raises:
+        OSError: The file system failed; `path` is then as it was.
+    """
+    if temporary is None:
+        temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder to fill, hidden beside `folder`; it takes the name `folder` if the block succeeds.
+
+    Args:
+        folder: What is to be whole or not there; missing parents are created.
+        replace: Whether what is there gives way, once the new folder is complete. Otherwise a folder with something in
+            it stays and the new one is dropped: another process was quicker.
+
+    Raises:
+        OSError: The file system failed; `folder` is then as it was.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name[:80]}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as hidden:
+        new, old = Path(hidden) / "new", Path(hidden) / "old"
+        new.mkdir()  # a temporary folder itself is private, unlike the rest
+        yield new
+        sync_folder(new)
+        if folder.exists():
+            if not replace and any(folder.iterdir()):
+                return
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        sync_folder(folder.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -94,9 +148,13 @@ def make_parent(path: Path) -> None:
 def write_synced(path: Path, data: bytes | str) -> None:
     """Write a new file and bring its content to the disk; a part may be left behind on an error (OSError)."""
     with path.open("wb") as file:
-        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+        file.write(_as_bytes(data))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _as_bytes(data: bytes | str) -> bytes:
+    return data.encode("utf-8") if isinstance(data, str) else data
 
 
 def sync_folder(folder: Path) -> None:

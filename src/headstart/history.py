@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +44,21 @@ class MetricsLog:
         """
         if unknown := row.keys() - set(self.COLUMNS):
             raise ValueError(f"metrics.csv has no column {sorted(unknown)}")
-        line = _csv_line([row.get(column) for column in self.COLUMNS])
-        write_atomic(self.path, (self._whole() or _csv_line(self.COLUMNS)) + line)
+        earlier = self._whole_lines()
+        write_atomic(self.path, earlier + self._csv([row], with_header=not earlier))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the whole rows, with numbers as numbers and empty cells as None."""
-        text = io.StringIO(self._whole().decode("utf-8", "replace"), newline="")
+        text = io.StringIO(self._whole_lines().decode("utf-8", "replace"), newline="")
+        found = []
         try:
-            return [{k: _cell(k, v) for k, v in row.items()} for row in csv.DictReader(text)]
+            for row in csv.DictReader(text):
+                found.append({column: _parsed(column, cell) for column, cell in row.items()})
         except (ValueError, TypeError, AttributeError, csv.Error) as error:
             raise RunError(f"{self.path} is damaged: {error}; train again with --overwrite") from error
+        return found
 
-    def _whole(self) -> bytes:
+    def _whole_lines(self) -> bytes:
         """Return the file up to and with its last line end."""
         try:
             data = self.path.read_bytes()
@@ -71,7 +74,8 @@ class MetricsLog:
         Raises:
             RunError: There are fewer.
         """
-        kept, num_kept = [], 0
+        kept = []
+        num_kept = 0
         for row in self.rows():
             is_own = self.fit is None or row.get("fit") == self.fit
             if not is_own or num_kept < num_rows:
@@ -83,17 +87,19 @@ class MetricsLog:
                 f"hand: train again with --overwrite"
             )
         if kept or self.path.exists():
-            lines = [_csv_line([row.get(column) for column in self.COLUMNS]) for row in kept]
-            write_atomic(self.path, b"".join([_csv_line(self.COLUMNS), *lines]))
+            write_atomic(self.path, self._csv(kept, with_header=True))
+
+    def _csv(self, rows: Iterable[Mapping[str, Any]], *, with_header: bool) -> bytes:
+        """Return rows as lines; None and columns left out are empty, and columns of another version are left out."""
+        buffer = io.StringIO(newline="")
+        writer = csv.DictWriter(buffer, self.COLUMNS, lineterminator="\n", extrasaction="ignore")
+        if with_header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return buffer.getvalue().encode("utf-8")
 
 
-def _csv_line(values: Sequence[Any]) -> bytes:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerow(["" if value is None else value for value in values])
-    return buffer.getvalue().encode("utf-8")
-
-
-def _cell(column: str, text: str) -> int | float | str | None:
+def _parsed(column: str, text: str) -> int | float | str | None:
     if text == "":
         return None
     if column in _WORDS:

@@ -18,6 +18,8 @@ _PACKAGES = (
     "scikit-learn", "pyarrow", "safetensors",
 )  # fmt: skip
 
+_INSTRUCTION_SETS = ("avx", "amx", "fma", "sve", "asimd", "bf16")
+
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -33,13 +35,30 @@ def environment(seed: int) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": num_cores(),
         "git_commit": _git_commit(),
-        "packages": {name: version for name in _PACKAGES if (version := package_version(name))},
+        "packages": _package_versions(),
     }
 
 
 def num_cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor_features() -> str:
+    """Return the instruction sets that decide which kernels run, as one line."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    return " ".join(sorted(word for word in flags.split() if word.startswith(_INSTRUCTION_SETS)))
+
+
+def has_bf16() -> bool:
+    """Return whether the processor multiplies numbers of 16 bits, bf16, in hardware."""
+    return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(processor_features().split())
 
 
 def keep_freed_memory() -> bool:
@@ -104,7 +123,8 @@ def _life_peak_bytes() -> int | None:
         import resource
     except ImportError:  # Windows
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def package_version(package: str) -> str | None:
@@ -114,12 +134,21 @@ def package_version(package: str) -> str | None:
     return None
 
 
+def _package_versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        version = package_version(name)
+        if version:
+            found[name] = version
+    return found
+
+
 def _cpu_name() -> str:
     with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        if name := next(names, ""):
-            return name
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, name = line.partition(":")
+            if key.strip() == "model name" and name.strip():
+                return name.strip()
     return platform.processor() or platform.machine()
 
 

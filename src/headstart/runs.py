@@ -6,25 +6,25 @@ import json
 import os
 import re
 import shlex
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.config import Config, load_config
+from headstart.config import Config, asked_values, make_config, read_yaml
 from headstart.errors import ConfigError, RunError, did_you_mean, either
-from headstart.files import file_error, sync_folder, write_atomic, write_synced
+from headstart.files import file_error, whole_folder, write_atomic, write_synced
 from headstart.history import MetricsLog
+from headstart.resolved import Resolved, decisions_of_version_0_1
 
 if TYPE_CHECKING:
     import pyarrow
 
-CONFIG, ENVIRONMENT, MANIFEST, PLAN = "config.yaml", "environment.json", "manifest.parquet", "plan.json"
+CONFIG, RESOLVED, ENVIRONMENT = "config.yaml", "resolved.json", "environment.json"
+MANIFEST, PLAN = "manifest.parquet", "plan.json"
 DATA_REPORT, METRICS, HISTORY, PREDICTIONS = "data_report.json", "metrics.json", "metrics.csv", "predictions.parquet"
 MODEL, EXPLANATIONS = "model", "explanations"
-WEIGHTS = "model.safetensors"
+WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"  # in the model folder
 
 # Only a folder with both is taken for a run that may be replaced: many projects have a config.yaml.
 _MARKERS = (CONFIG, ENVIRONMENT)
@@ -58,15 +58,39 @@ class Run:
             RunError: There is no trained model yet.
         """
         # labels.txt is for people: a label with a line break is quoted there.
-        return tuple(self._json(f"{MODEL}/config.json").get("label_names", ()))
+        return tuple(self._json(f"{MODEL}/{MODEL_CONFIG}").get("label_names", ()))
+
+    @property
+    def is_of_version_0_1(self) -> bool:
+        """Whether it was written before decisions had a file of their own."""
+        return not (self.path / RESOLVED).is_file()
 
     def config(self) -> Config:
-        """Return the resolved settings.
+        """Return what was asked for.
 
         Raises:
             ConfigError: `config.yaml` is not valid.
         """
-        return load_config(self.path / CONFIG)
+        return make_config(asked_values(read_yaml(self.path / CONFIG)))
+
+    def resolved(self) -> Resolved:
+        """Return what was decided.
+
+        Raises:
+            RunError: `resolved.json` is damaged.
+            ConfigError: `config.yaml`, which holds the decisions of version 0.1, is not valid.
+        """
+        if self.is_of_version_0_1:
+            return decisions_of_version_0_1(read_yaml(self.path / CONFIG), self.plan()["phases"])
+        return Resolved.from_json(self._read(RESOLVED), self.path / RESOLVED)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings with which it ran, as plain values: what was asked for, with what was decided in place.
+
+        Raises:
+            HeadstartError: A file is not valid.
+        """
+        return settings(self.config(), self.resolved())
 
     def metrics(self) -> dict[str, Any]:
         """Return the final figures, `metrics.json`.
@@ -127,14 +151,59 @@ class Run:
             raise file_error("read", self.path / name, error) from error
 
 
+def settings(config: Config, resolved: Resolved) -> dict[str, Any]:
+    """Return what was asked for as plain values, with what was decided in the place of what was left open."""
+    decided = {name: getattr(resolved, name) for name in ("strategy", "table", "lr", "head_init", "batch_size")}
+    return {**config.model_dump(mode="json"), **decided}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What lies at a path: a run folder, a model folder, or neither.
+
+    Attributes:
+        path: As given.
+        is_run: Whether it is the folder of a run, finished or not.
+        model: The folder of a saved model: the run's, or the path itself. None where no model is described.
+        weights: The weight file of either folder, which may be there without a description. None where there is none.
+    """
+
+    path: Path
+    is_run: bool
+    model: Path | None
+    weights: Path | None
+
+
+def locate(path: str | Path) -> Place:
+    """Say what lies at a path; all that takes a run or a model asks here."""
+    folder = Path(path)
+    model = weights = None
+    for each in (folder, folder / MODEL):  # where both are models, the one within is meant
+        if (each / MODEL_CONFIG).is_file():
+            model = each
+        if (each / WEIGHTS).is_file():
+            weights = each / WEIGHTS
+    return Place(folder, (folder / CONFIG).is_file(), model, weights)
+
+
+def run_of_model(path: Path) -> Run | None:
+    """Return the run that a run folder or a model folder belongs to; None where its images are not known."""
+    for folder in (path, path.parent):
+        # Beside a model folder that was copied may lie somebody else's manifest.
+        if locate(folder).is_run and (folder / MANIFEST).is_file():
+            return Run(folder)
+    return None
+
+
 def open_run(path: str | Path) -> Run:
     """Open a run folder.
 
     Raises:
         RunError: It is none; the message says what is missing and what to do.
     """
-    folder = Path(path)
-    if (folder / CONFIG).is_file():
+    place = locate(path)
+    folder = place.path
+    if place.is_run:
         return Run(folder)
     if not folder.exists():
         siblings = [str(other.parent) for other in folder.parent.glob(f"*/{CONFIG}")]
@@ -143,7 +212,7 @@ def open_run(path: str | Path) -> Run:
             f"Give the folder that headstart train printed, such as runs/NAME"
         )
     refuse_study(folder)
-    if (folder / WEIGHTS).is_file():
+    if place.weights == folder / WEIGHTS:
         raise RunError(f"{folder} is a model folder, not a run folder (it has no {CONFIG}); give the run it belongs to")
     what = "a file" if folder.is_file() else f"no run folder: it has no {CONFIG}"
     raise RunError(f"{folder} is {what}; give the folder that headstart train printed, such as runs/NAME")
@@ -240,21 +309,13 @@ def create_run_folder(path: str | Path, files: Mapping[str, bytes | str], *, ove
     """
     folder = _resolve(path)
     check_out_folder(folder, overwrite)
-    staging: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}.new-", dir=folder.parent))
-        staging.chmod(0o777 & ~_umask())  # mkdtemp makes it private, unlike the rest
-        for name, data in files.items():
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            write_synced(staging / name, data)
-        sync_folder(staging)
-        _put_in_place(staging, folder)
+        with whole_folder(folder, replace=True) as staging:
+            for name, data in files.items():
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                write_synced(staging / name, data)
     except OSError as error:
         raise file_error("create", folder, error) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     return Run(Path(path))
 
 
@@ -296,26 +357,6 @@ def _check_occupied(folder: Path, overwrite: bool) -> None:
             f"{folder} already holds a run; replace it with --overwrite, go on with it by "
             f"headstart train --resume {shlex.quote(str(folder))}, or choose another --out"
         )
-
-
-def _put_in_place(staging: Path, folder: Path) -> None:
-    retired = staging.with_name(staging.name.replace(".new-", ".old-"))
-    if folder.exists():
-        folder.rename(retired)
-    try:
-        staging.rename(folder)
-    except OSError:
-        if retired.exists():
-            retired.rename(folder)
-        raise
-    sync_folder(folder.parent)
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def tame(name: str) -> str:

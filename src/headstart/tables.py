@@ -16,6 +16,7 @@ from headstart.types import Interval
 
 if TYPE_CHECKING:
     from headstart.data.manifest import Manifest
+    from headstart.stats.compare import Difference
     from headstart.studies.compare import Comparison
     from headstart.studies.rank import Ranked
     from headstart.training.lr_find import RangeTest
@@ -34,8 +35,9 @@ def _console() -> Console:
 
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
+    table.columns[0].justify = "left"
     return table
 
 
@@ -56,18 +58,27 @@ def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifes
     console = _console()
     splits = ", ".join(f"{split} {sum(by_class.values())}" for split, by_class in manifest.counts().items())
     console.print(f"strategy {strategy} on {manifest.name}: {len(manifest.labels)} classes; images: {splits}")
-    for i, phase in enumerate(tables, 1):
+    for number, phase in enumerate(tables, 1):
         length = "solved to its optimum" if phase.solver == "lbfgs" else f"{phase.epochs} epochs"
-        title = f"phase {i} of {len(tables)}: {phase.name}, {length}, trains {phase.share}"
+        title = f"phase {number} of {len(tables)}: {phase.name}, {length}, trains {phase.share}"
         console.print(title, style="bold", soft_wrap=True)
         table = _table("stage", "parameters", "trainable", "share", "learning rate")
         for row in phase.stages:
-            rates = " to ".join(f"{rate:.2e}" for rate in (row.learning_rates[:1] + row.learning_rates[1:][-1:]))
             share = f"{100 * row.trainable / row.parameters:.0f} %" if row.parameters else "-"
-            table.add_row(row.stage, f"{row.parameters:,}", f"{row.trainable:,}", share, rates or "frozen")
+            rates = _range_text(row.learning_rates)
+            table.add_row(row.stage, f"{row.parameters:,}", f"{row.trainable:,}", share, rates)
         console.print(table)
         penalty = f"; penalty: {phase.penalty}" if phase.penalty else ""
         console.print(f"  freeze boundary: {phase.boundary}; BatchNorm statistics: {phase.batch_norm}{penalty}\n")
+
+
+def _range_text(rates: Sequence[float]) -> str:
+    """Name the first and the last of a stage's learning rates."""
+    if not rates:
+        return "frozen"
+    if len(rates) == 1:
+        return f"{rates[0]:.2e}"
+    return f"{rates[0]:.2e} to {rates[-1]:.2e}"
 
 
 def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
@@ -77,19 +88,24 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
         metrics: As in `metrics.json`.
         brief: Whether that is all.
     """
-    console, labels = _console(), list(metrics["per_class"])
+    console = _console()
     line = f"accuracy {Interval(**metrics['accuracy'])} on {metrics['num_images']} {metrics['split']} images"
-    is_marked = metrics.get("selected_on_reported")
-    console.print(line + "; too good, because these images also selected the model" * bool(is_marked), soft_wrap=True)
+    if metrics.get("selected_on_reported"):
+        line += "; too good, because these images also selected the model"
+    console.print(line, soft_wrap=True)
     if brief:
         return
+
     names = ("balanced_accuracy", "macro_f1", "log_loss", "ece")
     console.print(", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in names), soft_wrap=True)
+
     table = _table("class", "images", "precision", "recall", "f1")
     for label, row in metrics["per_class"].items():
-        figures = (row[name] for name in ("precision", "recall", "f1"))
-        table.add_row(label, str(row["num_images"]), *("-" if each is None else f"{each:.3f}" for each in figures))
+        figures = [_figure(row[name]) for name in ("precision", "recall", "f1")]
+        table.add_row(label, str(row["num_images"]), *figures)
     console.print(table)
+
+    labels = list(metrics["per_class"])
     if len(labels) <= _MAX_CONFUSION:
         console.print("confusion (rows: true class, columns: predicted class)")
         table = _table("", *labels)
@@ -98,55 +114,82 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
         console.print(table)
 
 
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def print_comparison(comparison: "Comparison") -> None:
     """Print a row per cell, best first, then the verdict."""
-    console, scored = _console(), comparison.ranked_by == "selection"
-    order = ("selection loss",) if scored else ()
-    table = _table(
-        "", *order, "accuracy", f"{comparison.level:.0%} interval", "first is ahead by", "p (Holm)", "seconds",
-        "trainable", "peak MB",
-    )  # fmt: skip
+    console = _console()
+    is_ranked_by_loss = comparison.ranked_by == "selection"
+    headings = [
+        "", "accuracy", f"{comparison.level:.0%} interval", "first is ahead by", "p (Holm)", "seconds", "trainable",
+        "peak MB",
+    ]  # fmt: skip
+    if is_ranked_by_loss:
+        headings.insert(1, "selection loss")
+    table = _table(*headings)
     for row in comparison.rows:
-        d, a = comparison.differences.get(row.name), row.accuracy
-        table.add_row(
+        mark = "*" if row.selected_on_reported else ""
+        lead, p_value = _lead(comparison.differences.get(row.name))
+        cells = [
             f"{row.rank}. {row.name}",
-            *([f"{row.selection_log_loss:.3f}"] if scored else []),
-            f"{a.value:.3f}" + ("*" if row.selected_on_reported else ""),
-            f"{a.low:.3f} to {a.high:.3f}",
-            f"{100 * d.difference:+.1f} points" if d else "",
-            ("<0.001" if d.p_holm < 0.001 else f"{d.p_holm:.3f}") if d else "",
+            f"{row.accuracy.value:.3f}{mark}",
+            f"{row.accuracy.low:.3f} to {row.accuracy.high:.3f}",
+            lead,
+            p_value,
             f"{row.seconds:.0f}",
             f"{row.trainable_parameters:,}",
-            f"{row.peak_memory_mb:,.0f}" if row.peak_memory_mb is not None else "-",
-        )
+            "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.0f}",
+        ]
+        if is_ranked_by_loss:
+            cells.insert(1, _figure(row.selection_log_loss))
+        table.add_row(*cells)
     console.print(table)
     for line in comparison.verdict:
         console.print(line, soft_wrap=True)
+
+
+def _lead(difference: "Difference | None") -> tuple[str, str]:
+    """Say how far the first is ahead, and how sure that is; nothing of the first itself."""
+    if difference is None:
+        return "", ""
+    p_value = "<0.001" if difference.p_holm < 0.001 else f"{difference.p_holm:.3f}"
+    return f"{100 * difference.difference:+.1f} points", p_value
 
 
 def print_ranking(rows: Sequence["Ranked"]) -> None:
     """Print a row per backbone, best first."""
     table = _table("", "probe loss", "probe accuracy", "LogME", "features", "parameters", "MB", "images/s", "engine")
     for row in rows:
-        probe = ("-", "-") if row.probe_loss is None else (f"{row.probe_loss:.3f}", f"{row.probe_accuracy:.3f}")
         table.add_row(
-            f"{row.rank}. {row.backbone}", *probe, f"{row.logme:.3f}", f"{row.features:,}", f"{row.parameters:,}",
-            f"{row.megabytes:.1f}", f"{row.images_per_s:.0f}", row.engine,
-        )  # fmt: skip
+            f"{row.rank}. {row.backbone}",
+            _figure(row.probe_loss),
+            _figure(row.probe_accuracy),
+            f"{row.logme:.3f}",
+            f"{row.features:,}",
+            f"{row.parameters:,}",
+            f"{row.megabytes:.1f}",
+            f"{row.images_per_s:.0f}",
+            row.engine,
+        )
     _console().print(table)
 
 
 def plan_json(strategy: str, tables: Sequence["PhaseTable"]) -> str:
     """Return a plan as JSON."""
-    return json.dumps({"strategy": strategy, "phases": [{**asdict(t), "share": t.share} for t in tables]}, indent=2)
+    phases = [{**asdict(table), "share": table.share} for table in tables]
+    return json.dumps({"strategy": strategy, "phases": phases}, indent=2)
 
 
 def print_backbone(facts: Mapping[str, Any]) -> None:
     """Print what `describe_backbone` says."""
-    console, given = _console(), facts["input"]
+    console = _console()
+    given = facts["input"]
+    height, width = given["size"]
     resize = given["resize"]
-    geometry = f"{given['size'][0]}x{given['size'][1]} px, cut from "
-    geometry += f"a shorter side of {resize}" if isinstance(resize, int) else f"{resize[0]}x{resize[1]}"
+    whole = f"a shorter side of {resize}" if isinstance(resize, int) else f"{resize[0]}x{resize[1]}"
+    geometry = f"{height}x{width} px, cut from {whole}"
     lines = {
         "name": facts["name"],
         "architecture": f"{facts['architecture']} ({facts['library']})",

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Decoder = Literal["pillow", "pillow-scaled"]
+Parts = Literal["lora", "adapter"]
 Triple = tuple[float, float, float]
 
 
@@ -79,6 +80,27 @@ class Stage:
     def owns(self, name: str) -> bool:
         """Tell whether the parameter, buffer or module called `name` belongs to this stage."""
         return any(name == prefix or name.startswith(prefix + ".") for prefix in self.prefixes)
+
+
+@dataclass(frozen=True)
+class StepChoice:
+    """How the training steps of a phase run.
+
+    Attributes:
+        channels_last: Memory format of convolutions.
+        precision: `32`, or `bf16`: matrix products and convolutions in bfloat16, weights and sums in 32 bits.
+        compiled: Whether the network is compiled.
+    """
+
+    channels_last: bool = True
+    precision: str = "32"
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        words = [self.precision, "channels-last" if self.channels_last else "contiguous"]
+        if self.compiled:
+            words.append("compiled")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)

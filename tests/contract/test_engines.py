@@ -14,17 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.data.transforms import Pixels
-from headstart.errors import ConfigError
-from headstart.features import engines
+from headstart.engines import openvino_engine, torch_engine
+from headstart.engines.choose import Choice, choices, open_engine
+from headstart.engines.engine import NUM_SAMPLES, Engine
+from headstart.engines.openvino_engine import OpenVINOEngine, convert
+from headstart.engines.parity import disagreement
+from headstart.engines.torch_engine import TorchEngine, fold_batch_norms
 from headstart.features.cut import cut
-from headstart.features.engines import Choice, Engine, choices, disagreement, open_engine, torch_engine
-from headstart.features.engines.openvino_engine import OpenVINOEngine, convert
-from headstart.features.engines.torch_engine import TorchEngine, fold_batch_norms
+from headstart.machine import has_bf16
 from headstart.models.classifier import ClassifierNetwork
+from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
-from tests.contract.test_cut import SIDE, SMALL, build
-from tests.unit.training.conftest import TinyNet, make_model
+from tests.helpers.networks import SIDE, SMALL, build
+from tests.helpers.tiny import TinyNet, make_model
 
 CPU = torch.device("cpu")
 OPENVINO, TORCH = Choice("openvino", "32"), Choice("torch", "32")
@@ -46,7 +48,7 @@ QUICK = (
     "headstart/resnet18_v2",
 )
 FAMILIES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in SMALL]
-needs_bf16 = pytest.mark.skipif(not engines._has_bf16(), reason="this processor has no bf16")
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
@@ -94,7 +96,7 @@ def make(choice: Choice, module: nn.Module, spec: InputSpec = SPEC, device: torc
     """Make the engine that `open_engine` would, however near it comes."""
     if choice.name == "openvino":
         return OpenVINOEngine(convert(module, spec), choice.precision)
-    return TorchEngine(module, spec, choice.precision, device, batch=engines.NUM_SAMPLES)
+    return TorchEngine(module, spec, choice.precision, device, batch=NUM_SAMPLES)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -135,7 +137,7 @@ def compiled(model: ClassifierNetwork, parts: dict[str, nn.Module], pixels: Pixe
     for part, module in parts.items():
         for choice in (OPENVINO, TORCH):
             said: list[str] = []
-            samples, has_head = pixels[: engines.NUM_SAMPLES], part == "network"
+            samples, has_head = pixels[:NUM_SAMPLES], part == "network"
             engine, expected, rows = open_engine(
                 module, model.spec, samples, (choice,), device=CPU, has_head=has_head, say=said.append
             )
@@ -155,7 +157,7 @@ def test_engines_of_32_bits_agree_with_eager_pytorch(compiled: Compiled) -> None
 def test_a_row_has_equal_bits_whatever_its_batch(compiled: Compiled, pixels: Pixels) -> None:
     for engine, rows, _ in compiled.values():
         assert_equal_bits(engine, pixels)
-        assert np.array_equal(run(engine, pixels, [37])[: engines.NUM_SAMPLES], rows)
+        assert np.array_equal(run(engine, pixels, [37])[:NUM_SAMPLES], rows)
 
 
 def test_a_batch_of_nothing_has_no_rows(compiled: Compiled, pixels: Pixels) -> None:
@@ -259,7 +261,7 @@ def opened(
     module: nn.Module, candidates: Sequence[Choice], *, has_head: bool = True, spec: InputSpec = SPEC
 ) -> tuple[Engine, list[str]]:
     said: list[str] = []
-    samples = make_pixels(engines.NUM_SAMPLES)
+    samples = make_pixels(NUM_SAMPLES)
     engine, expected, found = open_engine(
         module, spec, samples, tuple(candidates), device=CPU, has_head=has_head, say=said.append
     )
@@ -312,7 +314,7 @@ FAULTS: dict[str, Callable[[nn.Module, InputSpec], tuple[nn.Module, InputSpec]]]
 def faulty_openvino(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenVINO compiles, for real, a copy with a fault."""
 
-    monkeypatch.setattr(engines, "convert", lambda module, spec: convert(*FAULTS[request.param](module, spec)))
+    monkeypatch.setattr(openvino_engine, "convert", lambda module, spec: convert(*FAULTS[request.param](module, spec)))
 
 
 @pytest.mark.usefixtures("faulty_openvino")
@@ -392,7 +394,7 @@ class _Raising:
 def test_an_engine_that_raises_while_it_runs_is_passed_over(
     network: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "OpenVINOEngine", lambda *_, **__: _Raising())
+    monkeypatch.setattr(openvino_engine, "OpenVINOEngine", lambda *_, **__: _Raising())
     engine, said = opened(network, (OPENVINO, TORCH))
     assert engine.name == "torch"
     assert said == ["engine openvino 32 is not used for this network: out of memory in a kernel"]
@@ -408,42 +410,12 @@ def test_another_most_probable_class_is_refused_where_there_is_a_head(
     def convert_flipped(module: nn.Module, spec: InputSpec) -> Any:
         return convert(Changed(module, after=lambda rows: rows.flip(1)).eval(), spec)
 
-    monkeypatch.setattr(engines, "convert", convert_flipped)
+    monkeypatch.setattr(openvino_engine, "convert", convert_flipped)
     engine, said = opened(network, (OPENVINO, TORCH), has_head=True)
     assert engine.name == "torch"
     assert "of the images the same class" in said[0]
     engine, said = opened(network, (OPENVINO, TORCH), has_head=False)
     assert (engine.name, said) == ("openvino", [])
-
-
-@pytest.mark.parametrize("precision", ["32", "bf16"])
-def test_disagreement_has_a_limit_for_each_precision(precision: str) -> None:
-    rng = np.random.default_rng(0)
-    expected = rng.normal(size=(64, 10)).astype(np.float32)
-    noise = rng.normal(size=(64, 10)).astype(np.float32)
-    noise *= engines.TOLERANCE[precision] * np.linalg.norm(expected) / np.linalg.norm(noise)
-    assert disagreement(expected + 0.9 * noise, expected, precision, has_head=False) == ""
-    assert "relative error" in disagreement(expected + 1.1 * noise, expected, precision, has_head=False)
-    assert disagreement(expected, expected, precision, has_head=True) == ""
-    for wrong in (np.nan, np.inf, -np.inf):
-        found = expected.copy()
-        found[3, 4] = wrong
-        assert "relative error" in disagreement(found, expected, precision, has_head=False)
-    assert "shape (63, 10)" in disagreement(expected[1:], expected, precision, has_head=False)
-    zeros = np.zeros_like(expected)
-    assert disagreement(zeros, zeros, precision, has_head=False) == ""
-    assert "relative error" in disagreement(expected, zeros, precision, has_head=False)
-
-
-def test_one_image_of_two_hundred_may_have_another_class() -> None:
-    expected = np.full((200, 2), 1e4, np.float32)
-    expected[:, 0] += 0.5
-    for count, is_accepted in ((1, True), (2, False)):
-        found = expected.copy()
-        found[:count] = found[:count, ::-1]
-        reason = disagreement(found, expected, "32", has_head=True)
-        assert (reason == "") == is_accepted
-        assert disagreement(found, expected, "32", has_head=False) == ""
 
 
 def test_results_come_in_order_from_many_batches_of_different_sizes(network: nn.Module) -> None:
@@ -492,38 +464,6 @@ def test_what_the_source_raises_comes_through(network: nn.Module) -> None:
         with pytest.raises(OSError, match="the picture is gone"):
             list(engine.run(failing()))
         assert len(run(engine, make_pixels(3), [3])) == 3
-
-
-def test_choices_are_ordered_and_end_with_pytorch() -> None:
-    fast = (HALF,) if engines._has_bf16() else ()
-    assert choices(CPU) == (*fast, OPENVINO, TORCH)
-    assert choices(CPU, engine="openvino", precision="32") == (OPENVINO, TORCH)
-    assert choices(CPU, precision="bf16") == (*fast, OPENVINO, TORCH)
-    assert choices(CPU, engine="torch") == (TORCH,)
-    cuda = torch.device("cuda")
-    assert choices(cuda) == (Choice("torch", "bf16"), TORCH)
-    assert choices(cuda, precision="32") == choices(cuda, engine="torch", precision="32") == (TORCH,)
-    assert choices(torch.device("mps")) == (TORCH,)
-
-
-@pytest.mark.parametrize(
-    ("device", "settings", "message"),
-    [
-        (
-            "cpu",
-            {"engine": "openvin"},
-            r"engine='openvin' is not one of auto, openvino, torch.*Did you mean 'openvino'",
-        ),
-        ("cpu", {"engine": "onnx"}, "engine='onnx' is not one of auto, openvino, torch"),
-        ("cpu", {"precision": "16"}, "precision='16' is not one of auto, 32, bf16"),
-        ("cpu", {"precision": "bf1"}, r"precision='bf1' is not one of .*Did you mean 'bf16'"),
-        ("cuda", {"engine": "openvino"}, "engine=openvino runs on a CPU, not on cuda; use engine=torch or device=cpu"),
-        ("mps", {"engine": "openvino"}, "engine=openvino runs on a CPU, not on mps"),
-    ],
-)
-def test_unknown_or_impossible_choices_are_refused(device: str, settings: dict[str, str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        choices(torch.device(device), **settings)
 
 
 @needs_gpu

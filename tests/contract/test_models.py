@@ -1,49 +1,17 @@
 """Every family of both libraries keeps the promises that plans, the cache and saved models build on."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-import torchvision.models as tv
 from torch import nn
 
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import build_classifier, load_classifier, save_classifier
-from headstart.models.gluon import resnet18_v2
 from headstart.models.libraries import LIBRARIES
-from headstart.models.simple_cnn import SimpleCNN
 from headstart.models.stages import derive_stages, has_known_stages
+from tests.helpers.networks import NETWORKS, TIMM, TORCHVISION
 
-TIMM = (
-    "resnet10t",
-    "resnet18",
-    "vgg11",
-    "mobilenetv2_035",
-    "mobilenetv3_small_050",
-    "tf_efficientnet_lite0",
-    "convnext_atto",
-    "densenet121",
-    "vit_tiny_patch16_224",
-)
-TORCHVISION = (
-    "resnet18",
-    "vgg11",
-    "vgg11_bn",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "efficientnet_b0",
-    "convnext_tiny",
-    "densenet121",
-    "vit_b_16",
-)
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    **{f"timm/{name}": lambda name=name: timm.create_model(name) for name in TIMM},  # type: ignore[misc]
-    **{f"torchvision/{name}": lambda name=name: tv.get_model(name) for name in TORCHVISION},  # type: ignore[misc]
-    "headstart/simple-cnn": lambda: SimpleCNN(10),
-    "headstart/resnet18_v2": lambda: resnet18_v2(10),
-}
 # Left out for their size alone: VGG and ViT-B of torchvision take 0.5 and 0.3 GB.
 OWN = ("simple-cnn", "resnet18_v2")
 SAVED = (*(f"timm/{name}" for name in TIMM if name != "vgg11"), *TORCHVISION[3:8], "resnet18", *OWN)

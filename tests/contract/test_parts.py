@@ -10,8 +10,7 @@ from torch import Tensor
 from headstart.models.adapters import PARTS, Parts, adapter_layout, is_part, merged_state, restore_adapters
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier, load_classifier, save_classifier
-from tests.contract.test_cut import SIDE, SMALL, build
-from tests.contract.test_strategies import with_parts
+from tests.helpers.networks import SIDE, SMALL, build, with_parts
 
 
 def logits_of(classifier: ClassifierNetwork, images: Tensor) -> Tensor:

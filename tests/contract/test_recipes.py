@@ -2,18 +2,21 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from headstart.experiment.preparation import build_model, build_plan, fit_settings, resolve_strategy
+from headstart.experiment.experiment import fit_settings
+from headstart.experiment.network import build_model, build_plan
 from headstart.experiment.reading import read_data
+from headstart.experiment.resolve import decide
 from headstart.studies.lessons import make_lesson
-from headstart.studies.recipes import RECIPES
+from headstart.studies.recipes import RECIPES, find_recipe
 from headstart.studies.teaching import Outcome, _note
 from headstart.training.optim import build_optimizer
 from headstart.training.plan import resolve
 from headstart.training.schedules import lr_factor
-from tests.conftest import write_folder
+from tests.helpers.pictures import write_folder
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CROPPED = {"size": (224, 224), "resize": (256, 256), "filter": "bilinear", "augment": "crop"}
@@ -120,6 +123,36 @@ def lessons(tmp_path_factory):
     return {name: make_lesson(name, data=folder, weights=weights) for name in RECIPES}
 
 
+# Written before recipes were files: "recipe, situation" -> cell -> all that it sets.
+SETTINGS = json.loads((Path(__file__).parent / "recipe_settings.json").read_text())
+TWO, SPELLED = ("hot_dog", "not_hot_dog"), ("Hot-Dog", "not-hotdog")
+TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Weights, classes of the data, name of its reported split, and options.
+SITUATIONS = {
+    "weights": ("WEIGHTS", TWO, "test", {}),
+    "quick": (None, TWO, "test", {"quick": True}),
+    "params": ("WEIGHTS.params", SPELLED, "val", {}),
+    "ten classes": ("WEIGHTS", TEN, "test", {}),
+    "mobilenet_v2": ("WEIGHTS", TEN, "test", {"backbone": "mobilenet_v2"}),
+    "networks": (None, TWO, "test", {"backbone": "vgg16,lite0,simple-cnn"}),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_all_that_a_cell_sets_is_as_it_was(tmp_path, monkeypatch, case):
+    name, _, situation = case.partition(", ")
+    weights, labels, reported, options = SITUATIONS[situation]
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "DATA", {f"{split}/{label}": 1 for split in ("train", reported) for label in labels})
+    for file in ("WEIGHTS", "WEIGHTS.params"):
+        (tmp_path / file).touch()
+    lesson = make_lesson(name, data="DATA", weights=weights, **options)
+    cells = [cell for part in lesson.parts for cell in lesson.cells(part)]
+    cells += [lesson.pretraining()] if lesson.source is not None else []
+    found = {cell.name: cell.config.model_dump(mode="json", exclude_unset=True) for cell in cells}
+    assert found == SETTINGS[case]
+
+
 def cells_of(lesson):
     return {cell.name: cell.config for part in lesson.parts if part.needs != "backbones" for cell in lesson.cells(part)}
 
@@ -132,19 +165,21 @@ def test_the_table_below_names_every_cell(lessons):
 def test_a_cell_has_the_numbers_of_its_lesson(lessons, recipe, cell):
     phases, differing = CELLS[recipe][cell]
     expected = {"best": "", "select_on": "auto", "head_init": "random", "norm": IMAGENET, **COMMON[recipe], **differing}
-    config = resolve_strategy(cells_of(lessons[recipe])[cell])
+    config = cells_of(lessons[recipe])[cell]
+    resolved = decide(config, ("a", "b"))
     # Random weights, because the published ones are not at hand; the source's rows are another test's.
-    model = build_model(config.model_copy(update={"weights": "none", "head_init": "random"}), ("a", "b"))
+    new = resolved.replace(head_init="random")
+    model = build_model(config.model_copy(update={"weights": "none"}), new, ("a", "b"))
     spec = model.spec
     assert (spec.size, spec.resize, spec.interpolation) == (expected["size"], expected["resize"], expected["filter"])
     assert (spec.mean, spec.std) == expected["norm"]
     assert config.augment == expected["augment"]
     assert (config.batch_size, config.loss_reduction) == (expected["batch"], expected["loss"])
-    assert config.head_init == expected["head_init"]
+    assert resolved.head_init == expected["head_init"]
     assert (config.select_by if config.best_epoch else "") == expected["best"]
     assert config.select_on == expected["select_on"]
     assert (config.accumulate, config.precision, config.label_smoothing, config.mixup, config.ema) == (1, "32", 0, 0, 0)
-    plan = build_plan(config, model)
+    plan = build_plan(config, resolved, model)
     assert [phase.epochs for phase in plan.phases] == [epochs for epochs, _ in phases]
     for phase, (epochs, rates) in zip(plan.phases, phases, strict=True):
         if epochs:
@@ -193,9 +228,10 @@ def test_every_epoch_has_its_own_crop(lessons):
 
 
 def test_sizes_and_classes_of_the_data(lessons, tmp_path):
-    assert [recipe.data for recipe in RECIPES.values()] == [
-        "hotdog", "hotdog", "cifar10-animals-vehicles", "hymenoptera", "hotdog",
-    ]  # fmt: skip
+    assert {name: find_recipe(name).data for name in RECIPES} == {
+        "hotdog": "hotdog", "hotdog-gluon": "hotdog", "animals-vehicles": "cifar10-animals-vehicles",
+        "ants-bees": "hymenoptera", "pretrain-transfer": "hotdog",
+    }  # fmt: skip
     ten = {
         "airplane": "vehicle", "automobile": "vehicle", "bird": "animal", "cat": "animal", "deer": "animal",
         "dog": "animal", "frog": "animal", "horse": "animal", "ship": "vehicle", "truck": "vehicle",
@@ -214,7 +250,7 @@ def test_sizes_and_classes_of_the_data(lessons, tmp_path):
 
 
 def test_networks():
-    assert {name: recipe.backbone for name, recipe in RECIPES.items()} == {
+    assert {name: find_recipe(name).backbones[0] for name in RECIPES} == {
         "hotdog": "resnet18", "hotdog-gluon": "resnet18_v2", "animals-vehicles": "resnet18", "ants-bees": "resnet18",
         "pretrain-transfer": "resnet18",
     }  # fmt: skip
@@ -241,11 +277,11 @@ def test_gluon_numbers_the_hot_dog_row_713_and_others_match_by_name(tmp_path):
 
 def test_published_figures_belong_to_rows():
     published = {
-        (recipe.name, figure.variant): figure.accuracy
-        for recipe in RECIPES.values()
-        for part in recipe.parts
+        (name, figure.cell): figure.accuracy
+        for name in RECIPES
+        for part in find_recipe(name).parts
         for figure in part.published
-        if figure.variant in {variant.name for variant in part.variants}
+        if figure.cell in part.cells
     }
     assert published == {
         ("hotdog", "fine-tuned"): "0.94", ("hotdog", "from scratch"): "0.83 to 0.85",

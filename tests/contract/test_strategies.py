@@ -1,27 +1,25 @@
 """Every strategy of the real table, on a network of every family: a new row is tested without writing a test."""
 
-import copy
-
 import pytest
 import torch
 from lightning_fabric import Fabric
 
 from headstart.config import make_config
 from headstart.errors import PlanError
-from headstart.experiment.preparation import build_plan, fit_settings, insert_parts, resolve_strategy
+from headstart.experiment.experiment import fit_settings
+from headstart.experiment.network import build_plan, insert_parts
+from headstart.experiment.resolve import decide
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import build_classifier
 from headstart.models.stages import derive_stages
-from headstart.training.checkpoint import Checkpoints
-from headstart.training.engine import fit
-from headstart.training.observers import SilentProgress
+from headstart.training.consumers import run_fit
+from headstart.training.loop import Fit
 from headstart.training.plan import describe, resolve
 from headstart.training.strategies import STRATEGIES
 from headstart.types import InputSpec
-from tests.contract.test_models import NETWORKS
-from tests.supplies import PixelSupply
-from tests.unit.training.conftest import TensorBatches
-from tests.unit.training.test_engine import Rows
+from tests.helpers.fits import PixelSupply
+from tests.helpers.networks import NETWORKS, plan_for, with_parts
+from tests.helpers.tiny import TensorBatches
 
 TRAINED = ("timm/mobilenetv3_small_050", "timm/resnet10t", "timm/test_vit", "simple-cnn", "resnet18_v2")
 
@@ -34,23 +32,6 @@ def model(request):
         network = NETWORKS[request.param]()
         backbone = Backbone(name, library, name, network, derive_stages(network, library), InputSpec(), "none", "none")
         return build_classifier(backbone, ("a", "b"))
-
-
-def config_for(strategy, **settings):
-    return resolve_strategy(make_config({"strategy": strategy, "phases": 4, "stages": 2, **settings}))
-
-
-def plan_for(strategy, model, **settings):
-    return build_plan(config_for(strategy, **settings), model)
-
-
-def with_parts(strategy, model, **settings):
-    """A copy of a classifier with what the strategy inserts; itself where that is nothing."""
-    if STRATEGIES[strategy].parts is None:
-        return model
-    model = copy.deepcopy(model)
-    insert_parts(config_for(strategy, **settings), model)
-    return model
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -93,37 +74,31 @@ def test_only_a_phase_of_the_head_alone_is_solved(strategy, model):
 
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name, tmp_path):
+def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     size = 160 if name == "timm/test_vit" else 64
     model = build_classifier(create_backbone(name, weights="none", image_size=size), ("a", "b", "c"))
     # Decay on everything: a residual branch that starts at zero gives what lies before it no gradient.
     settings = {"epochs": 2, "phases": 3, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "decay_all": True}
-    config = resolve_strategy(make_config({"strategy": strategy, **settings}))
-    insert_parts(config, model)
+    config = make_config({"strategy": strategy, **settings})
+    resolved = decide(config, model.labels)
+    insert_parts(config, STRATEGIES[strategy], model)
     with torch.no_grad():  # timm's residual branches start at zero, which gives what lies before no gradient
         for key, parameter in model.network.named_parameters():
             if parameter.ndim == 1 and key.endswith("weight"):
                 parameter.fill_(1)
     pixels = torch.randint(0, 255, (8, 3, size, size), dtype=torch.uint8)
     batches = TensorBatches(pixels, torch.arange(8) % 3, 4)
-    for phase in build_plan(config, model).phases:
-        resolved = resolve(phase, model.network, model.stages)
+    for phase in build_plan(config, resolved, model).phases:
+        applied = resolve(phase, model.network, model.stages)
         before = {key: tensor.clone() for key, tensor in model.network.state_dict().items()}
-        one = build_plan(config, model)
-        fit(
-            model,
-            type(one)(one.strategy, (phase,), one.is_pretrained),
-            PixelSupply(model.network, batches),
-            fit_settings(config),
-            fabric=Fabric(accelerator="cpu", devices=1),
-            checkpoints=Checkpoints(tmp_path / phase.name),
-            log=Rows(),
-            observer=SilentProgress(),
-        )
+        one = build_plan(config, resolved, model)
+        alone = type(one)(one.strategy, (phase,), one.is_pretrained)
+        supply, fabric = PixelSupply(model.network, batches), Fabric(accelerator="cpu", devices=1)
+        run_fit(Fit(model, alone, supply, fit_settings(config), fabric))
         same = {key for key, tensor in model.network.state_dict().items() if torch.equal(before[key], tensor)}
-        saved_frozen = {key for key in before if key in resolved.frozen}
+        saved_frozen = {key for key in before if key in applied.frozen}
         assert same >= saved_frozen
         # A bias before a norm may have a gradient of exactly zero, and zero does not decay.
         assert {key for key in same - saved_frozen if key.endswith(("weight", "lora_a", "lora_b"))} == set()

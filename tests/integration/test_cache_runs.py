@@ -4,24 +4,24 @@ They end in the same bytes.
 """
 
 import csv
-import json
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from headstart.training.observers import Row, SilentProgress
 
 from headstart import experiment
 from headstart.config import make_config
 from headstart.experiment import session
-from headstart.features import supply, trunk
+from headstart.features import cache, supply, trunk
 from headstart.runs import Run
-from headstart.training.observers import Row, SilentProgress
-from tests.conftest import COLOURS, write_folder
+from tests.helpers.pictures import COLOURS, write_folder
+from tests.helpers.processes import Forked
 
 SMALL = {"backbone": "simple-cnn", "weights": "none", "image_size": 32, "epochs": 3, "views": 2, "threads": 1}
 Train = Callable[..., Run]
@@ -55,16 +55,6 @@ class Trainer:
 
     def shards(self) -> list[Path]:
         return sorted(self.cache.glob("features/*/*/*.rows"))
-
-    def start(self, script: str, settings: Mapping[str, Any]) -> "subprocess.Popen[str]":
-        """Start a process that runs a script on a `config` of these settings, with this one's cache."""
-        given = (
-            "import json, sys\nfrom headstart.config import make_config\nconfig = make_config(json.loads(sys.argv[1]))"
-        )
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command = [sys.executable, "-c", f"{given}\n{script}", json.dumps(settings)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HEADSTART_CACHE": str(self.cache)}
-        return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
 def model_of(folder: Path) -> bytes:
@@ -281,8 +271,6 @@ def test_without_a_usable_folder_the_run_ends_all_the_same(
 def test_without_memory_either_features_are_computed_in_every_epoch(
     train: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.features import cache
-
     settings = {"strategy": "head"}
     expected = train.model(cache=False, **settings)
     monkeypatch.setenv("HEADSTART_CACHE_LIMIT", "1KB")
@@ -306,16 +294,15 @@ def test_a_small_limit_lets_older_tables_go(train: Trainer, monkeypatch: pytest.
     assert train.said == []
 
 
-KILLED = """
-import os, signal
-from headstart import experiment
-from headstart.features import cache
-cache._SHARD_BYTES = 2000  # so that some rows are on disk already
-def progress(title, done, total):
-    if title == "computing features" and done >= 64:
-        os.kill(os.getpid(), signal.SIGKILL)
-experiment.run(config, progress=progress)
-"""
+def run_until_killed(pipe: Connection, settings: Mapping[str, Any]) -> None:
+    """Train, and send SIGKILL to this very process when some features have been computed."""
+    cache._SHARD_BYTES = 2000  # so that some rows are on disk already
+
+    def progress(title: str, done: int, total: int) -> None:
+        if title == "computing features" and done >= 64:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    experiment.run(make_config(settings), progress=progress)
 
 
 def test_a_run_that_is_killed_while_it_computes_features_resumes_to_the_same_bytes(
@@ -324,14 +311,13 @@ def test_a_run_that_is_killed_while_it_computes_features_resumes_to_the_same_byt
     settings = {"strategy": "gradual", "phases": 2, "epochs": 2}
     whole = train(cache_folder=train.cache.with_name("another cache"), **settings)
     killed = train.settings(**settings)
-    process = train.start(KILLED, killed)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == -9, err
+    monkeypatch.setenv("HEADSTART_CACHE", str(train.cache))
+    process = Forked(run_until_killed, killed)
+    assert process.wait() == -signal.SIGKILL, process.output
     folder = Path(killed["out"])
     assert (folder / "config.yaml").exists()
     assert not (folder / "metrics.json").exists()
     assert train.shards()  # of the rows computed so far
-    monkeypatch.setenv("HEADSTART_CACHE", str(train.cache))
     resumed = session.resume(folder)
     assert model_of(folder) == model_of(whole.path)
     assert rows_of(resumed) == rows_of(whole)
@@ -365,28 +351,22 @@ def test_a_run_that_is_interrupted_around_the_solved_head_resumes_to_the_same_by
     assert resumed.metrics()["epochs_run"] == whole.metrics()["epochs_run"] == [0, 2]
 
 
-TOGETHER = """
-from headstart import experiment
-from headstart.experiment import session
-print("ready", flush=True)
-sys.stdin.readline()
-experiment.run(config)
-"""
+def run_when_told(pipe: Connection, settings: Mapping[str, Any]) -> None:
+    pipe.send("ready")
+    pipe.recv()
+    experiment.run(make_config(settings))
 
 
-def test_two_runs_at_once_on_one_cache_end_like_one_alone(train: Trainer) -> None:
+def test_two_runs_at_once_on_one_cache_end_like_one_alone(train: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"strategy": "gradual", "phases": 2, "epochs": 2}
     alone = train.model(cache_folder=train.cache.with_name("another cache"), **settings)
     other = train.settings(**settings)
-    process = train.start(TOGETHER, other)
-    assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stdout.readline() == "ready\n"
-    process.stdin.write("go\n")
-    process.stdin.flush()
+    monkeypatch.setenv("HEADSTART_CACHE", str(train.cache))
+    process = Forked(run_when_told, other)
+    assert process.pipe.recv() == "ready"
+    process.pipe.send("go")
     assert train.model(**settings) == alone
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    process.finish()
     assert model_of(Path(other["out"])) == alone
     assert not list(train.cache.rglob("*.tmp"))
     assert train.model(**settings) == alone

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from headstart.cli import shared
-from tests.integration.conftest import TINY
+from tests.helpers.command_line import TINY
 
 
 def broken(make_folder, kind):

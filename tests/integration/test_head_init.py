@@ -13,10 +13,9 @@ from safetensors.torch import load_file
 from headstart import experiment
 from headstart.config import load_config, make_config
 from headstart.errors import ConfigError
-from headstart.experiment import session
 from headstart.runs import Run
-from headstart.training.observers import SilentProgress
-from tests.conftest import COLOURS, write_folder
+from tests.helpers.displays import Killed, Killer, Remembering
+from tests.helpers.pictures import COLOURS, write_folder
 
 TINY = {"backbone": "simple-cnn", "image_size": 32, "augment": "flip", "threads": 1}
 RED = {"map": "leaf=not_apple,sky=not_apple", "head_init": "source"}
@@ -33,7 +32,9 @@ def source(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that knows apple, leaf and sky."""
     torch.set_num_threads(1)
     out = str(tmp_path_factory.mktemp("source") / "run")
-    return experiment.run(make_config({**TINY, "data": str(pictures), "strategy": "scratch", "epochs": 12, "out": out}))
+    return experiment.train(
+        make_config({**TINY, "data": str(pictures), "strategy": "scratch", "epochs": 12, "out": out})
+    )
 
 
 class Train:
@@ -47,8 +48,9 @@ class Train:
     def __call__(self, **settings: Any) -> Run:
         self._count += 1
         out = settings.pop("out", str(self._folder / f"run {self._count}"))
-        self.said.clear()
-        return experiment.run(make_config({**self._base, **settings, "out": out}), say=self.said.append)
+        display = Remembering()
+        self.said = display.said
+        return experiment.train(make_config({**self._base, **settings, "out": out}), display=display)
 
 
 @pytest.fixture
@@ -74,8 +76,8 @@ def test_without_epochs_a_run_on_its_own_classes_is_what_it_was(train: Train, so
     assert metrics["epochs_run"] == [0]
     assert run.history() == []
     assert metrics["head_starts_from"] == {"apple": "0 (apple)", "leaf": "1 (leaf)", "sky": "2 (sky)"}
-    assert run.config().head_init == "source"
-    assert run.config().choices == {"match": {"apple": 0, "leaf": 1, "sky": 2}}
+    assert run.resolved().head_init == "source"
+    assert run.resolved().match == {"apple": 0, "leaf": 1, "sky": 2}
     assert any("apple = 0 (apple), leaf = 1 (leaf), sky = 2 (sky)" in line for line in train.said)
     assert any("--head-init random would start anew" in line for line in train.said)
 
@@ -102,25 +104,22 @@ def test_what_was_not_asked_for_starts_anew_and_is_told_of(train: Train) -> None
     assert any("knows 3 of these 3 classes, and the head starts anew" in line for line in train.said)
     assert any("no epochs and a random head" in line for line in train.said)
     fewer = train(epochs=0, map="sky=cloud")  # not all of the run's classes are here
-    assert fewer.config().head_init == "random"
+    assert fewer.resolved().head_init == "random"
     assert any("knows 2 of these 3 classes" in line for line in train.said)
     solved = train(solver="lbfgs", head_init="source")
     assert any("head_init=source changes nothing here" in line for line in train.said)
     assert "head_starts_from" in solved.metrics()
 
 
-def test_a_head_that_knows_its_classes_has_the_rate_of_what_is_pretrained(train: Train, tmp_path: Path) -> None:
+def test_a_head_that_knows_its_classes_has_the_rate_of_what_is_pretrained(train: Train) -> None:
     run = train(epochs=0)
-    assert run.config().lr == pytest.approx(1e-3)  # a tenth of a new head's
+    assert run.resolved().lr == pytest.approx(1e-3)  # a tenth of a new head's
     assert not any("has no effect" in line for line in train.said)
-    assert train(epochs=0, head_init="random").config().lr == pytest.approx(1e-2)
-    assert train(epochs=0, lr=0.5).config().lr == 0.5
-    full = train(strategy="full", epochs=0)
-    assert (full.config().lr, full.config().head_lr_mult) == (pytest.approx(3e-4), 1.0)
-    assert train(strategy="full", epochs=0, head_lr_mult=10.0).config().head_lr_mult == 10.0
-    anew = load_config(full.path / "config.yaml", {"head_init": "random"})
-    assert (anew.lr, anew.head_lr_mult) == (None, 10.0)
-    assert load_config(full.path / "config.yaml", {"out": str(tmp_path)}).head_lr_mult == 1.0
+    assert train(epochs=0, head_init="random").resolved().lr == pytest.approx(1e-2)
+    assert train(epochs=0, lr=0.5).resolved().lr == 0.5
+    full = train(strategy="full", epochs=0).resolved()
+    assert (full.lr, full.head_lr) == (pytest.approx(3e-4), pytest.approx(3e-4))
+    assert train(strategy="full", epochs=0, head_lr_mult=10.0).resolved().head_lr == pytest.approx(3e-3)
 
 
 def test_one_class_against_the_rest_needs_no_training(train: Train, source: Run) -> None:
@@ -136,28 +135,14 @@ def test_one_class_against_the_rest_needs_no_training(train: Train, source: Run)
 def test_a_users_word_is_recorded_and_replayed(train: Train, tmp_path: Path) -> None:
     words = {"map": "apple=warm,leaf=cold,sky=cold"}
     run = train(**words, match="warm=apple,cold=rest", epochs=0)
-    assert run.config().choices == {"match": {"warm": 0, "cold": "rest"}}
+    assert run.resolved().match == {"warm": 0, "cold": "rest"}
     assert run.config().head_init == "source"
     assert run.metrics()["accuracy"]["value"] >= 17 / 18
-    repeated = experiment.run(load_config(run.path / "config.yaml", {"out": str(tmp_path / "again")}))
+    repeated = experiment.train(load_config(run.path / "config.yaml", {"out": str(tmp_path / "again")}))
     assert model_of(repeated) == model_of(run)
     assert model_of(train(**words, match={"warm": 0, "cold": "rest"}, epochs=0)) == model_of(run)
     other = load_config(run.path / "config.yaml", {"match": "warm=1", "out": str(tmp_path / "other")})
-    assert (other.choices, other.match, other.head_init) == ({}, {"warm": "1"}, "source")
-
-
-class Killed(Exception):
-    pass
-
-
-class Killer(SilentProgress):
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def on_epoch(self, row: Any) -> None:
-        self.left -= 1
-        if not self.left:
-            raise Killed
+    assert (other.match, other.head_init, other.repeat) == ({"warm": "1"}, "source", str(run.path))
 
 
 FROZEN_FIRST = {
@@ -178,12 +163,12 @@ def test_killed_and_resumed_it_ends_in_the_same_bytes(
     whole = train(**RED, **settings)
     values = {**TINY, **RED, **settings, "data": str(pictures), "weights": str(source.path), "out": str(tmp_path / "k")}
     with pytest.raises(Killed):
-        experiment.run(make_config(values), make_observer=lambda title: Killer(1))
+        experiment.train(make_config(values), display=Killer(epochs=1))
     copy = tmp_path / "without the row"
     shutil.copytree(tmp_path / "k", copy)
     (copy / "checkpoints" / "final" / "rest-row.safetensors").unlink()  # it comes out the same again
     for folder in (tmp_path / "k", copy):
-        assert model_of(session.resume(folder)) == model_of(whole)
+        assert model_of(experiment.resume(folder)) == model_of(whole)
 
 
 def test_selection_and_refit_start_from_rows_of_their_own(train: Train) -> None:

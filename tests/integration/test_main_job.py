@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import headstart
 from headstart.config import load_config
-from tests.integration.conftest import TINY
+from tests.helpers.command_line import TINY
 
 
 @pytest.fixture(scope="module")

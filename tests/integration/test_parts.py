@@ -8,8 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 import headstart as library
-from headstart.config import ineffective_settings, load_config, make_config
+from headstart.config import make_config
+from headstart.display import TerminalDisplay
+from headstart.experiment.settings import ineffective_settings
 from headstart.models.classifier import load_classifier
+from headstart.runs import Run
 
 SMALL = ("--backbone", "simple-cnn", "--image-size", 32, "--augment", "flip", "--epochs", 2, "--threads", 1)
 
@@ -121,19 +124,15 @@ def test_adapters_of_two_widths_in_one_run(headstart, image_folder, source, tmp_
 
 @pytest.mark.parametrize("strategy", ["lora", "l2-sp"])
 def test_an_interrupted_run_ends_in_the_same_bytes(headstart, image_folder, source, tmp_path, monkeypatch, strategy):
-    from headstart.training import engine
-
     words = ("train", image_folder, *SMALL, "--weights", source, "--strategy", strategy, "--tune", "off", "--out")
     assert headstart(*words, tmp_path / "whole").code == 0
-    ended, count = engine._Phase._end_epoch, iter(range(9))
 
-    def stop(self):
-        ended(self)
-        if next(count) == 0:
-            raise KeyboardInterrupt
+    def stop(self, row):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine._Phase, "_end_epoch", stop)
-    assert headstart(*words, tmp_path / "run").code == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(TerminalDisplay, "epoch", stop)
+        assert headstart(*words, tmp_path / "run").code == 130
     outcome = headstart("train", "--resume", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     whole, resumed = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "run"))
@@ -153,8 +152,8 @@ def test_a_table_of_ones_own_with_parts_and_a_penalty(headstart, image_folder, s
     assert "no effect" not in plan.err
     outcome = headstart("train", *words, "--time-limit", "60s", "--out", tmp_path / "run")  # timed on a copy
     assert outcome.code == 0, outcome.err
-    config = load_config(tmp_path / "run" / "config.yaml")
-    assert (config.lora_rank, config.choices["epochs"]) == (2, [1, 1])
+    run = Run(tmp_path / "run")
+    assert (run.config().lora_rank, run.resolved().epochs) == (2, (1, 1))
 
 
 def test_adapters_without_known_blocks_are_refused(headstart, image_folder):

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from headstart.cli.recipes import train_command
-from headstart.data.snacks import render_snacks
+from headstart.demo.snacks import render_snacks
 from headstart.errors import HeadstartError
 from headstart.studies.lessons import make_lesson
-from headstart.studies.recipes import RECIPES
-from tests.conftest import write_folder
+from headstart.studies.recipes import RECIPES, find_recipe
+from tests.helpers.pictures import write_folder
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # What each recipe is tried with: published weights, a source network that it trains itself, one network or two.
@@ -41,7 +41,7 @@ def test_a_smoke_run_exercises_every_step(headstart, snacks, ten, tmp_path, name
     words = ("--backbone", backbone) if backbone else ()
     outcome = headstart("recipe", "run", name, "--quick", "--data", data, "--out", out, *words)
     assert outcome.code == 0, outcome.err
-    recipe, lesson = RECIPES[name], make_lesson(name, quick=True, data=data, out=out, backbone=backbone)
+    recipe, lesson = find_recipe(name), make_lesson(name, quick=True, data=data, out=out, backbone=backbone)
     summary = json.loads((out / "recipe.json").read_text())
     assert list(summary["parts"]) == [part.name for part in recipe.parts]
     for part in lesson.parts:
@@ -51,7 +51,7 @@ def test_a_smoke_run_exercises_every_step(headstart, snacks, ten, tmp_path, name
         assert {row["name"] for row in rows} == {cell.name for cell in lesson.cells(part)}
         assert all((out / folder / "metrics.json").is_file() for row in rows for folder in row["runs"])
         assert set(found["trained"]) == {row["name"] for row in rows}
-        assert all(f"published: {figure.variant} {figure.accuracy}" in outcome.out for figure in part.published)
+        assert all(f"published: {figure.cell} {figure.accuracy}" in outcome.out for figure in part.published)
     changed = "data, network and length" if backbone else "data and length"
     figures = [line for line in outcome.out.splitlines() if line.startswith("published: ") and ", here " in line]
     assert [line for line in figures if not line.endswith(f" (not the lesson's {changed})")] == []
@@ -80,6 +80,24 @@ def test_a_smoke_run_exercises_every_step(headstart, snacks, ten, tmp_path, name
         assert len(times) == 4
 
 
+def test_a_printed_recipe_can_be_edited_and_run_and_writes_below_its_folder_only(
+    headstart, snacks, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    printed = headstart("recipe", "print", "pretrain-transfer").out
+    assert printed == RECIPES["pretrain-transfer"].read_text()
+    table = "{strategy: mine, table: {phases: [{rules: {'*': 1}}]}}"
+    edited = printed.replace("fine-tuned source", "my table").replace("{strategy: full}", table)
+    (tmp_path / "mine.yaml").write_text(edited)
+    words = ("mine.yaml", "--quick", "--backbone", "simple-cnn", "--data", snacks, "--out", "lesson")
+    shown = headstart("recipe", "show", *words)
+    assert "with the table of this cell" in shown.out
+    outcome = headstart("recipe", "run", *words)
+    assert outcome.code == 0, outcome.err
+    assert "trained by my table: phase 1" in outcome.out
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.yaml", "lesson"}
+
+
 def test_a_part_that_was_named_and_is_left_out_is_a_failure(headstart, snacks, tmp_path):
     words = ("--part", "backbones", "--backbone", "lite0", "--quick", "--data", snacks, "--out", tmp_path / "lesson")
     outcome = headstart("recipe", "run", "ants-bees", *words)
@@ -99,6 +117,7 @@ def test_weights_that_cannot_be_had_are_one_line(headstart, snacks, tmp_path, mo
     ("words", "message"),
     [
         (("hotdgo",), "Did you mean 'hotdog'"),
+        (("mine.yaml",), "cannot read mine.yaml: No such file"),
         (("hotdog", "--part", "froze"), "Did you mean 'frozen'"),
         (("hotdog", "--source", "snacks"), "trains no source network"),
         (("hotdog", "--backbone", "lite0,lite1"), "compares networks"),
@@ -118,7 +137,7 @@ def test_unusable_options(headstart, tmp_path, words, message):
 def test_there_is_a_page_with_the_command_and_what_was_published(name):
     page = (Path(__file__).parents[2] / "docs" / "lessons" / f"{name}.md").read_text(encoding="utf-8")
     assert f"$ headstart recipe run {name}" in page  # with what it printed
-    assert all(figure.accuracy in page for part in RECIPES[name].parts for figure in part.published)
+    assert all(figure.accuracy in page for part in find_recipe(name).parts for figure in part.published)
 
 
 def test_list_names_all(headstart):
@@ -152,4 +171,4 @@ def test_the_commands_that_are_shown_are_the_cells(headstart, monkeypatch, snack
     ]
     assert len(set(folders)) == len(folders)
     for figure in (figure for part in lesson.parts for figure in part.published):
-        assert f"published: {figure.variant} {figure.accuracy}" in shown.out
+        assert f"published: {figure.cell} {figure.accuracy}" in shown.out

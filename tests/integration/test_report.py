@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from headstart.training.observers import TensorBoardLog
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from headstart.history import MetricsLog
 from headstart.runs import open_run
-from headstart.training.observers import TensorBoardLog
-from tests.integration.conftest import TINY
+from tests.helpers.command_line import TINY
 
 
 def scalars(folder):

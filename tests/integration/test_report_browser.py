@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.integration.conftest import TINY
+from tests.helpers.command_line import TINY
 
 LABELS = {"apple": "apple <b>&", "leaf": "葉 leaf", "sky": "a-very-long-name-of-a-class-that-does-not-fit-anywhere"}
 
@@ -37,7 +37,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     import headstart
     from headstart.inference.explain import explain
     from headstart.report import write_report
-    from tests.conftest import write_folder
+    from tests.helpers.pictures import write_folder
 
     folder = tmp_path_factory.mktemp("browser")
     data = folder / "fruit"

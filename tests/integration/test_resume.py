@@ -1,7 +1,5 @@
 """A run that is killed at any moment and resumed ends in the same bytes."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -9,21 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import TINY
+from tests.helpers.command_line import TINY
+from tests.helpers.processes import Forked, headstart
 
 WORDS = [*TINY, "--epochs", "8", "--ema", "0.9", "--best-epoch", "--mixup", "0.2", "--threads", "1"]
-
-
-def start(*words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "headstart", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # read now: by then the caches are the tests' own
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def finish(*words: object) -> None:
-    process = start(*words)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
 
 
 def rows(folder: Path) -> int:
@@ -33,8 +20,11 @@ def rows(folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def whole(image_folder, tmp_path_factory):
+    """The one that ends undisturbed, from the command line itself; the others are forked."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    finish("train", image_folder, *WORDS, "--out", folder)
+    command = [sys.executable, "-m", "headstart", "train", str(image_folder), *WORDS, "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -49,15 +39,13 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_kill_and_resume(whole, image_folder, tmp_path, moment):
     folder = tmp_path / "run"
-    process = start("train", image_folder, *WORDS, "--out", folder)
-    limit = time.monotonic() + 90
-    while not MOMENTS[moment](folder) and process.poll() is None and time.monotonic() < limit:
+    process = Forked(headstart, "train", str(image_folder), *WORDS, "--out", str(folder))
+    while not MOMENTS[moment](folder) and process.is_running:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert folder.exists()
+    process.kill()
+    assert folder.exists(), process.output
     if not (folder / "metrics.json").exists():
-        finish("train", "--resume", folder)
+        Forked(headstart, "train", "--resume", str(folder)).finish()
     model = Path("model") / "model.safetensors"
     assert (folder / model).read_bytes() == (whole / model).read_bytes()
     without_time = [

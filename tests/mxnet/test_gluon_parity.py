@@ -13,17 +13,17 @@ from torch.nn import functional
 
 from headstart.config import make_config
 from headstart.data.loading import Batch
-from headstart.experiment.preparation import build_plan, fit_settings, resolve_strategy
+from headstart.experiment.experiment import fit_settings
+from headstart.experiment.network import build_plan
+from headstart.experiment.resolve import decide
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import build_classifier
 from headstart.models.gluon import NETWORKS, load_params, resnet18_v2, save_params
 from headstart.models.gluon_params import read_params, to_state_dict
-from headstart.training.checkpoint import Checkpoints
-from headstart.training.engine import fit
-from headstart.training.observers import SilentProgress
+from headstart.training.consumers import run_fit
+from headstart.training.loop import Fit
 from headstart.training.optim import build_optimizer
-from tests.supplies import PixelSupply
-from tests.unit.training.test_engine import Rows
+from tests.helpers.fits import PixelSupply, Rows
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(os.environ.get("MXNET_PYTHON", ROOT / ".venv-mxnet" / "bin" / "python"))
@@ -176,19 +176,13 @@ def test_ten_steps_of_the_engine(title, made, images, data, tmp_path):
         "schedule": "constant",
         "device": "cpu",
     }
-    config = resolve_strategy(make_config(settings))
+    config = make_config({"strategy": "mine", **settings})
     model, log = classifier(), Rows()
     in_precision(load_params(model.network, made / "resnet18_v2-legacy.params"), scenario["dtype"])
-    fit(
-        model,
-        build_plan(config, model),
-        PixelSupply(model.network, OneBatchPerEpoch(*data)),
-        fit_settings(config),
-        fabric=Fabric(accelerator="cpu", devices=1),
-        checkpoints=Checkpoints(tmp_path),
-        log=log,
-        observer=SilentProgress(),
-    )
+    plan = build_plan(config, decide(config, model.labels), model)
+    supply = PixelSupply(model.network, OneBatchPerEpoch(*data))
+    fit = Fit(model, plan, supply, fit_settings(config), Fabric(accelerator="cpu", devices=1))
+    run_fit(fit, log=log)
     losses = [row["train_loss"] for row in log.rows]
     expected = np.load(made / f"{title}.npz")["losses"]
     np.testing.assert_allclose(losses, expected, rtol=LOSS_TOLERANCE[scenario["dtype"]])

@@ -20,7 +20,9 @@ from headstart.runs import (
     check_output,
     create_run_folder,
     default_run_path,
+    locate,
     open_run,
+    run_of_model,
     write_parquet,
 )
 
@@ -164,7 +166,7 @@ def test_a_failed_exchange_puts_the_old_run_back(tmp_path, monkeypatch):
     rename = Path.rename
 
     def fail_for_the_new_one(self, target):
-        if ".new-" in self.name:
+        if self.name == "new":
             raise OSError(errno.EACCES, "Permission denied")
         return rename(self, target)
 
@@ -195,6 +197,35 @@ def test_other_things_are_no_run(tmp_path):
         open_run(tmp_path)
     with pytest.raises(RunError, match="is a file"):
         open_run(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("files", "is_run", "model", "weights"),
+    [
+        ([], False, None, None),
+        (["config.yaml"], True, None, None),
+        (["config.yaml", "model/config.json", "model/model.safetensors"], True, "model", "model/model.safetensors"),
+        (["config.json", "model.safetensors"], False, ".", "model.safetensors"),
+        (["model.safetensors"], False, None, "model.safetensors"),
+        (["config.json", "model/config.json"], False, "model", None),
+    ],
+)
+def test_what_lies_at_a_path(tmp_path, files, is_run, model, weights):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    place = locate(str(tmp_path))
+    assert place.is_run == is_run
+    assert place.model == (None if model is None else tmp_path / model)
+    assert place.weights == (None if weights is None else tmp_path / weights)
+    assert locate(tmp_path / "nothing").model is None
+
+
+def test_a_model_belongs_to_the_run_around_it_where_its_images_are_known(tmp_path):
+    run = create_run_folder(tmp_path / "run", {**FILES, "manifest.parquet": b"", "model/config.json": "{}"})
+    assert run_of_model(run.path) == run_of_model(run.model_folder) == run
+    (run.path / "manifest.parquet").unlink()
+    assert run_of_model(run.path) is None
 
 
 def test_a_study_is_no_run_and_says_where_its_runs_are(tmp_path):

@@ -9,7 +9,7 @@ import typer
 
 from headstart._version import __version__
 from headstart.cli.settings import attach_settings
-from headstart.cli.shared import app, clear_line, echo
+from headstart.cli.shared import app, echo
 from headstart.errors import HeadstartError
 
 # The order of these imports is that of the commands in --help.
@@ -48,6 +48,8 @@ def main() -> None:
 
 def _report(error: BaseException) -> int | str | None:
     """Say in one line what went wrong; return the exit code."""
+    from headstart.display import clear_line
+
     clear_line()
     match error:
         case KeyboardInterrupt() | SystemExit(code=130):  # typer turns the one into the other

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.settings import with_settings
-from headstart.cli.shared import DataArgument, data_app, data_progress, echo
+from headstart.cli.shared import DataArgument, data_app, echo, terminal
 
 if TYPE_CHECKING:
     from headstart.config import Config
@@ -26,7 +26,7 @@ def data_get(name: Annotated[str, typer.Argument(help="a name from: headstart da
     """Fetch a data set of the catalogue and say where it is."""
     from headstart.data.catalog import resolve
 
-    echo(str(resolve(name, data_progress)))
+    echo(str(resolve(name, terminal().progress)))
 
 
 @data_app.command("show")
@@ -44,6 +44,6 @@ def data_show(
     from headstart.experiment.tools import show_data
     from headstart.tables import print_counts
 
-    manifest = show_data(config, sheet, split=split, per_class=per_class, augmented=augmented, progress=data_progress)
+    manifest = show_data(config, sheet, split=split, per_class=per_class, augmented=augmented, display=terminal())
     print_counts(manifest)
     echo(f"contact sheet: {sheet}")

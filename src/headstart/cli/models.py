@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headstart.cli.shared import EngineOption, PrecisionOption, RunArgument, app, check_format, data_progress, echo, say
+from headstart.cli.shared import EngineOption, PrecisionOption, RunArgument, app, check_format, echo, say, terminal
 
 
 @app.command()
@@ -38,8 +38,7 @@ def evaluate(
         device=device,
         engine=engine,
         precision=precision,
-        say=say,
-        progress=data_progress,
+        display=terminal(),
     )
     if output_format == "json":
         import json

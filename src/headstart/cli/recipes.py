@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.shared import app, data_progress, echo, say
+from headstart.cli.shared import app, echo, say, terminal
 from headstart.errors import either
 
 if TYPE_CHECKING:
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from headstart.studies.teaching import Outcome
 
 recipe_app = typer.Typer(
-    name="recipe", help="List, show and run the field's standard lessons, from data to verdict.", no_args_is_help=True
+    name="recipe",
+    help="List, show, print and run the field's standard lessons, from data to verdict.",
+    no_args_is_help=True,
 )
 app.add_typer(recipe_app)
+NameArgument = Annotated[str, typer.Argument(help="a name from: headstart recipe list, or a YAML file of your own")]
 
 
 def _with_lesson(*, fetch: bool) -> Callable[[Callable[["Lesson"], None]], Callable[..., None]]:
@@ -26,7 +29,7 @@ def _with_lesson(*, fetch: bool) -> Callable[[Callable[["Lesson"], None]], Calla
 
     def decorate(command: Callable[["Lesson"], None]) -> Callable[..., None]:
         def wrapper(
-            name: Annotated[str, typer.Argument(help="a name from: headstart recipe list")],
+            name: NameArgument,
             backbone: Annotated[
                 str | None, typer.Option(help="another network; several for a part that compares them: a,b")
             ] = None,
@@ -48,7 +51,7 @@ def _with_lesson(*, fetch: bool) -> Callable[[Callable[["Lesson"], None]], Calla
 
             lesson = make_lesson(
                 name, backbone=backbone, data=data, source=source, weights=weights, seeds=seeds, parts=part or (),
-                out=out, quick=quick, fetch=fetch, progress=data_progress,
+                out=out, quick=quick, fetch=fetch, progress=terminal().progress,
             )  # fmt: skip
             command(lesson)
 
@@ -61,10 +64,19 @@ def _with_lesson(*, fetch: bool) -> Callable[[Callable[["Lesson"], None]], Calla
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the recipes."""
-    from headstart.studies.recipes import RECIPES
+    from headstart.studies.recipes import RECIPES, find_recipe
 
-    for name, recipe in RECIPES.items():
-        echo(f"{name:20}{recipe.title}")
+    for name in RECIPES:
+        echo(f"{name:20}{find_recipe(name).title}")
+
+
+@recipe_app.command("print")
+def recipe_print(name: NameArgument) -> None:
+    """Print a recipe's file, to be copied, edited and run: headstart recipe print hotdog > mine.yaml."""
+    from headstart.studies.recipes import find_recipe, recipe_file
+
+    find_recipe(name)  # what is printed can be run
+    echo(recipe_file(name).read_text(encoding="utf-8").rstrip())
 
 
 @recipe_app.command("show")
@@ -76,7 +88,7 @@ def recipe_show(lesson: "Lesson") -> None:
     echo(
         f"data: {lesson.data}; network: {', '.join(lesson.backbones)}; seeds: {len(lesson.seeds)}; folder: {lesson.out}"
     )
-    echo(f"takes: {recipe.duration}")
+    echo(f"takes: {recipe.takes}")
     for note in recipe.notes:
         echo(f"note: {note}")
     echo("\nfirst, the class counts and a contact sheet of the data, and the source's head:")
@@ -90,9 +102,11 @@ def recipe_show(lesson: "Lesson") -> None:
             echo(f"  {cell.name}{': as above' if cell in shown else ''}")
             if cell not in shown:
                 echo(f"    {train_command(cell, lesson.out)}")
+                if cell.config.table is not None:
+                    echo("    with the table of this cell: write it into a file, and name that as --strategy")
                 shown.append(cell)
         for figure in each.published:
-            echo(f"  published: {figure.variant} {figure.accuracy} ({figure.source})")
+            echo(f"  published: {figure.cell} {figure.accuracy} ({figure.source})")
 
 
 @recipe_app.command("run")
@@ -146,8 +160,8 @@ def _print_outcome(outcome: "Outcome", lesson: "Lesson") -> None:
     found = {row.name: row.accuracy.value for row in outcome.comparison.rows}
     others = f" (not the lesson's {either(lesson.changes, 'and')})" if lesson.changes else ""
     for figure in outcome.part.published:
-        here = f"{found[figure.variant]:.3f}" if figure.variant in found else "failed"
-        echo(f"published: {figure.variant} {figure.accuracy}, here {here} ({figure.source}){others}")
+        here = f"{found[figure.cell]:.3f}" if figure.cell in found else "failed"
+        echo(f"published: {figure.cell} {figure.accuracy}, here {here} ({figure.source}){others}")
     best = outcome.comparison.rows[0]
     echo(f"best model: {best.runs[0]} ({best.name})")
 
@@ -172,5 +186,5 @@ def train_command(cell: "Cell", out: Path) -> str:
     """Write a cell of a study in the folder `out` as a `headstart train` command that one could type."""
     from headstart.config import command_words
 
-    words = command_words(cell.config.model_dump(exclude_unset=True), "seed")
+    words = command_words(cell.config, "seed")
     return shlex.join([*words, "--out", str(cell.folder(out, 0))])

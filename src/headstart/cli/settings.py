@@ -36,7 +36,7 @@ def _setting_parameters() -> list[inspect.Parameter]:
     parameters, panel = [], "Data"
     for name, field in Config.model_fields.items():
         panel = _PANELS.get(name, panel)
-        if name in ("data", "table", "choices"):
+        if name in ("data", "table"):
             continue
         flag = "--" + name.replace("_", "-")
         kind = _flag_type(field.annotation, any(isinstance(part, BeforeValidator) for part in field.metadata))

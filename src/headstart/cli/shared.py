@@ -1,13 +1,14 @@
 """What all commands share: the program, its output, and options that several of them take."""
 
-import sys
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headstart.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from headstart.display import Display
 
 app = typer.Typer(
     name="headstart",
@@ -27,29 +28,15 @@ def echo(line: str = "") -> None:
 
 
 def say(line: str) -> None:
-    """Print a note, beside the results."""
+    """Print a line beside the results."""
     typer.echo(line, err=True)
 
 
-def clear_line() -> None:
-    """Take away what `data_progress` left on the terminal."""
-    if sys.stderr.isatty():
-        print("\x1b[K", end="", file=sys.stderr, flush=True)
+def terminal() -> "Display":
+    """Return what commands show progress and notes on."""
+    from headstart.display import TerminalDisplay
 
-
-_said: dict[str, float] = {}
-
-
-def data_progress(title: str, done: int, total: int) -> None:
-    """Say how far a long pass over the data is: on one line of the terminal, or a line every 15 seconds in a log."""
-    is_terminal, now = sys.stderr.isatty(), time.monotonic()
-    if is_terminal and total and done >= total:
-        clear_line()
-    elif now - _said.setdefault(title, now) >= (0.1 if is_terminal else 15.0):
-        _said[title] = now
-        line = f"{title}: {done:,}" + (f" of {total:,}" if total else "")
-        # On a terminal it goes over the line before, which may be longer.
-        print(f"\x1b[K{line}" if is_terminal else line, end="\r" if is_terminal else "\n", file=sys.stderr, flush=True)
+    return TerminalDisplay()
 
 
 def check_format(value: str, known: tuple[str, ...]) -> None:

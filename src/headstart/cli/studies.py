@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.settings import with_settings
-from headstart.cli.shared import DataArgument, app, check_format, data_progress, echo, say
+from headstart.cli.shared import DataArgument, app, check_format, echo, say, terminal
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def compare(
     """
     from rich.console import Console
 
-    from headstart.runs import refuse_study
+    from headstart.runs import locate, refuse_study
     from headstart.studies import compare as study
     from headstart.studies.grid import parse_vary
     from headstart.studies.progress import StudyProgress
@@ -45,7 +45,7 @@ def compare(
 
     check_format(output_format, ("table", "json", "csv"))
     words = [word for word in (data, *(more or [])) if word is not None]
-    others = [word for word in words if not (Path(word) / "config.yaml").is_file()]
+    others = [word for word in words if not locate(word).is_run]
     for word in others:
         refuse_study(Path(word))
     if words and not others:
@@ -109,7 +109,7 @@ def rank(
     from headstart.tables import print_ranking
 
     check_format(output_format, ("table", "json", "csv"))
-    rows = rank_backbones(config, _words(backbones), say=say, progress=data_progress)
+    rows = rank_backbones(config, _words(backbones), display=terminal())
     if output_format == "table":
         print_ranking(rows)
     else:

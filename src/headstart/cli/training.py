@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.settings import with_settings
-from headstart.cli.shared import DataArgument, app, check_format, data_progress, echo, say
+from headstart.cli.shared import DataArgument, app, check_format, echo, terminal
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,18 +24,13 @@ def train(
 ) -> None:
     """Fine-tune a classifier, write the run folder, and report its accuracy."""
     from headstart import experiment
-    from headstart.training.observers import terminal_progress
 
     if resume is not None:
         if data is not None or config.model_fields_set or overwrite:
             raise ConfigError("--resume takes its settings from the run folder; leave out DATA and other settings")
-        from headstart.experiment import session
-
-        run = session.resume(resume, say=say, make_observer=terminal_progress, progress=data_progress)
+        run = experiment.resume(resume, display=terminal())
     else:
-        run = experiment.run(
-            config, overwrite=overwrite, say=say, make_observer=terminal_progress, progress=data_progress
-        )
+        run = experiment.train(config, overwrite=overwrite, display=terminal())
     from headstart.tables import print_metrics
 
     print_metrics(run.metrics(), brief=True)
@@ -52,19 +47,20 @@ def plan(
     output_format: Annotated[str, typer.Option("--format", help="table or json")] = "table",
 ) -> None:
     """Show what a strategy would train, per phase and stage, before anything runs."""
-    from headstart.experiment.preparation import prepare
+    from headstart.experiment.experiment import Experiment
     from headstart.tables import plan_json, print_plan
     from headstart.training.plan import describe
 
     check_format(output_format, ("table", "json"))
-    prepared = prepare(config, progress=data_progress)
-    for line in prepared.warnings:
-        say(f"note: {line}")
-    tables = describe(prepared.plan, prepared.model.network, prepared.model.stages)
+    display = terminal()
+    experiment = Experiment.prepare(config, display=display)
+    for line in experiment.notes:
+        display.note(line)
+    tables = describe(experiment.plan, experiment.model.network, experiment.model.stages)
     if output_format == "json":
-        echo(plan_json(prepared.plan.strategy, tables))
+        echo(plan_json(experiment.plan.strategy, tables))
     else:
-        print_plan(prepared.plan.strategy, tables, prepared.manifest)
+        print_plan(experiment.plan.strategy, tables, experiment.manifest)
 
 
 @app.command("lr-find")
@@ -84,9 +80,7 @@ def lr_find(
 
     if not 0 < low < high:
         raise ConfigError(f"--low {low} must be above 0 and below --high {high}")
-    result, setting = find_learning_rate(
-        config, plot, low=low, high=high, num_steps=steps, say=say, progress=data_progress
-    )
+    result, setting = find_learning_rate(config, plot, low=low, high=high, num_steps=steps, display=terminal())
     plot_range_test(result, plot)
     echo(f"suggested: {setting} {result.suggestion:.1e}   (lowest loss {min(result.losses):.4f}; plot: {plot})")
 
@@ -96,6 +90,6 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for the runs")] = Path("runs"),
 ) -> None:
     """Train two strategies on pictures that need no download, and compare them (under two minutes)."""
-    from headstart.demo import run_demo
+    from headstart.demo.run import run_demo
 
-    run_demo(out, echo, data_progress)
+    run_demo(out, echo, terminal())

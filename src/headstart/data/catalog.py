@@ -3,15 +3,15 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headstart.data.download import Progress, download, extract_zip
-from headstart.data.snacks import render_snacks
+from headstart.demo.snacks import render_snacks
 from headstart.errors import DownloadError, HeadstartError, unknown
+from headstart.files import whole_folder
 
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 
@@ -57,7 +57,8 @@ def resolve(name: str, progress: Progress | None = None) -> Path:
     """
     if name not in CATALOG:
         raise DownloadError(unknown("catalogue data set", name, CATALOG))
-    folder, entry = data_root() / name, CATALOG[name]
+    folder = data_root() / name
+    entry = CATALOG[name]
     if not folder.exists():
         print(f"preparing {name} in {folder} ...", file=sys.stderr, flush=True)
         try:
@@ -90,7 +91,10 @@ def _cifar10(folder: Path, progress: Progress) -> None:
 
     downloads = folder.parent / "downloads"
     try:
-        parts = {split: CIFAR10(downloads, train=split == "train", download=True) for split in ("train", "test")}
+        parts = {
+            "train": CIFAR10(downloads, train=True, download=True),
+            "test": CIFAR10(downloads, train=False, download=True),
+        }
     except (OSError, RuntimeError) as error:
         raise DownloadError(
             f"cannot download CIFAR-10 ({error}); bring the file {CIFAR10.filename} yourself and put it in {downloads}"
@@ -107,18 +111,15 @@ def write_animals_and_vehicles(parts: dict[str, Any], classes: list[str], folder
         folder: What to make.
         progress: Told how many pictures are written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        whole = Path(temporary) / folder.name
+    with whole_folder(folder) as whole:
         for split, pictures in parts.items():
             for number, (picture, label) in enumerate(pictures):
                 name = classes[label]
-                path = whole / split / ("animal" if name in ANIMALS else "vehicle") / f"{name}-{number:05d}.png"
+                kind = "animal" if name in ANIMALS else "vehicle"
+                path = whole / split / kind / f"{name}-{number:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(path)
                 progress(f"writing {split}", number + 1, len(pictures))
-        if not folder.exists():
-            whole.rename(folder)
 
 
 CATALOG: dict[str, Entry] = {

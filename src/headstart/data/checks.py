@@ -1,22 +1,20 @@
 """What is wrong with the images: unreadable files, empty classes, copies, leaks. What is found goes into a report."""
 
 import hashlib
-import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
 from headstart.data.manifest import ImageRecord, Manifest
+from headstart.data.sources import Source, read_bytes, sha256, shown
 from headstart.data.threads import map_ahead
-from headstart.data.transforms import open_image, read_rgb, shown, why_unreadable
 from headstart.errors import DataError, UnreadableImageError, did_you_mean
+from headstart.preprocessing import open_image, read_rgb, why_unreadable
 
 Progress = Callable[[str, int, int], None]
 _RANK = {"train": 0, "validation": 1, "test": 2}
@@ -85,36 +83,41 @@ class DataReport:
         return asdict(self)
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def unreadable_headers(
-    records: Sequence[ImageRecord], *, threads: int, progress: Progress | None = None
+    source: Source, records: Sequence[ImageRecord], *, threads: int, progress: Progress | None = None
 ) -> list[BadImage]:
     """Read the header of every image and return those without a usable one, in order."""
-    reasons = _map("reading headers", _header_problem, records, threads, progress)
-    return [BadImage(shown(r.path), reason) for r, reason in zip(records, reasons, strict=True) if reason]
+    reasons = _map("reading headers", partial(_header_problem, source), records, threads, progress)
+    return [BadImage(shown(r.key), reason) for r, reason in zip(records, reasons, strict=True) if reason]
 
 
 def fingerprint(
+    source: Source,
     records: Sequence[ImageRecord],
     *,
     threads: int,
     progress: Progress | None = None,
-    keep: Callable[[Path, Image.Image], None] | None = None,
+    keep: Callable[[str, Image.Image], None] | None = None,
 ) -> list[Fingerprint | BadImage]:
     """Read and decode every image once, and return its hashes, or why it cannot be decoded; in order.
 
     Args:
+        source: Gives their bytes.
         records: The images.
         threads: Decoding threads.
         progress: Told how far it is.
-        keep: Given every decoded picture, from any thread.
+        keep: Given the key of every picture and the picture, decoded, from any thread.
     """
-    return _map("checking pixels", partial(_fingerprint, keep=keep), records, threads, progress)
+    return _map("checking pixels", partial(_fingerprint, source, keep), records, threads, progress)
+
+
+def change_of(source: Source, record: ImageRecord) -> str:
+    """Say how an image differs from what was checked: `is gone`, `has changed`, or ''."""
+    try:
+        found = sha256(source, record.key)
+    except (FileNotFoundError, NotADirectoryError):
+        return "is gone"
+    return "has changed" if record.sha256 and found != record.sha256 else ""
 
 
 def raise_unreadable(bad: Sequence[BadImage]) -> None:
@@ -175,14 +178,14 @@ def find_leaks(records: Sequence[ImageRecord], pixels: Sequence[str]) -> dict[in
         for position in positions:
             record, original = records[position], records[judge]
             if _RANK[record.split] < _RANK[original.split]:
-                leaks[position] = Leak(str(record.path), record.split, str(original.path), original.split)
+                leaks[position] = Leak(record.key, record.split, original.key, original.split)
     return leaks
 
 
 def find_duplicates(records: Sequence[ImageRecord], pixels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Return the groups of images with the same pixels and label within one split."""
     keys = [f"{hashed} {record.split} {record.label}" for record, hashed in zip(records, pixels, strict=True)]
-    return tuple(tuple(str(records[position].path) for position in group) for group in _copies(keys))
+    return tuple(tuple(records[position].key for position in group) for group in _copies(keys))
 
 
 def find_conflicts(
@@ -190,7 +193,7 @@ def find_conflicts(
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Return the groups of images with the same pixels and more than one label, as (path, class name)."""
     return tuple(
-        tuple((str(records[position].path), labels[records[position].label]) for position in group)
+        tuple((records[position].key, labels[records[position].label]) for position in group)
         for group in _copies(pixels)
         if len({records[position].label for position in group}) > 1
     )
@@ -203,13 +206,11 @@ def _copies(keys: Iterable[str]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _header_problem(path: Path) -> str:
+def _header_problem(source: Source, key: str) -> str:
     """Return why the header is not usable, or ''."""
     try:
-        str(path).encode()
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            return "not a regular file"
-        with open_image(path):
+        key.encode()
+        with source.open(key) as stream, open_image(stream):
             return ""
     except UnicodeEncodeError:
         return "its name is not valid Unicode, rename it"
@@ -217,26 +218,26 @@ def _header_problem(path: Path) -> str:
         return why_unreadable(error)
 
 
-def _fingerprint(path: Path, keep: Callable[[Path, Image.Image], None] | None) -> Fingerprint | BadImage:
+def _fingerprint(source: Source, keep: Callable[[str, Image.Image], None] | None, key: str) -> Fingerprint | BadImage:
     try:
-        data = path.read_bytes()
+        data = read_bytes(source, key)
         image = read_rgb(data)
         if keep is not None:
-            keep(path, image)
+            keep(key, image)
         size = f"{image.width}x{image.height} ".encode()
         pixels = hashlib.blake2b(size, digest_size=16)
         pixels.update(image.tobytes())
         return Fingerprint(hashlib.sha256(data).hexdigest(), pixels.hexdigest())
     except Exception as error:  # decoders raise all kinds
-        return BadImage(shown(path), why_unreadable(error))
+        return BadImage(shown(key), why_unreadable(error))
 
 
 def _map(
-    stage: str, function: Callable[[Path], _T], records: Sequence[ImageRecord], threads: int, progress: Progress | None
+    stage: str, function: Callable[[str], _T], records: Sequence[ImageRecord], threads: int, progress: Progress | None
 ) -> list[_T]:
-    """Apply `function` to the path of each record in threads, and leave at once when interrupted."""
+    """Apply `function` to the key of each record in threads, and leave at once when interrupted."""
     results: list[_T] = []
-    with closing(map_ahead(function, (r.path for r in records), threads=threads, ahead=_AHEAD)) as coming:
+    with closing(map_ahead(function, (record.key for record in records), threads=threads, ahead=_AHEAD)) as coming:
         for result in coming:
             results.append(result)
             if progress is not None:

@@ -26,14 +26,15 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], tile: int =
     width = 2 * _MARGIN + columns * tile + (columns - 1) * _GAP
     height = 2 * _MARGIN + len(rows) * (tile + _CAPTION + _GAP) - _GAP
     sheet = Image.new("RGB", (width, height), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=16)
     for row, (caption, pictures) in enumerate(rows):
         top = _MARGIN + row * (tile + _CAPTION + _GAP)
-        pen.text((_MARGIN, top), _shortened(caption, pen, font, width - 2 * _MARGIN), fill="black", font=font)
+        text = _shortened(caption, pen, font, width - 2 * _MARGIN)
+        pen.text((_MARGIN, top), text, fill="black", font=font)
         for column, picture in enumerate(pictures):
-            small = ImageOps.contain(picture.convert("RGB"), (tile, tile))
-            left = _MARGIN + column * (tile + _GAP) + (tile - small.width) // 2
-            sheet.paste(small, (left, top + _CAPTION + (tile - small.height) // 2))
+            small = ImageOps.pad(picture.convert("RGB"), (tile, tile), color="white")
+            sheet.paste(small, (_MARGIN + column * (tile + _GAP), top + _CAPTION))
     return sheet
 
 

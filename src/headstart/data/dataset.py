@@ -27,13 +27,13 @@ from headstart.data.checks import (
 )
 from headstart.data.folders import Listing, counted
 from headstart.data.manifest import Manifest, scan
+from headstart.data.sources import shown
 from headstart.data.splits import make_splits, subset
 from headstart.data.threads import default_threads
-from headstart.data.transforms import shown
 from headstart.errors import DataError, did_you_mean
 
 LeaksPolicy = Literal["drop", "error", "keep"]
-Keep = Callable[[Path, Image.Image], None]
+Keep = Callable[[str, Image.Image], None]
 
 
 def load_dataset(
@@ -65,7 +65,7 @@ def load_dataset(
         progress: Called with (what is done, images done, images in all).
         single_split_ok: For evaluation: make no split (all is `test` where there is none), accept one or missing
             classes.
-        keep: Given every decoded picture, so that it need not be decoded again.
+        keep: Given the key of every picture and the picture, decoded, so that it need not be decoded again.
 
     Returns:
         The manifest, with a SHA-256 for each image, and what the checks found.
@@ -150,11 +150,11 @@ def _ignored_hint(listing: Listing) -> str:
 def _drop_bad_headers(
     manifest: Manifest, skip_bad: bool, threads: int, progress: Progress | None
 ) -> tuple[Manifest, list[BadImage]]:
-    bad = unreadable_headers(manifest.records, threads=threads, progress=progress)
+    bad = unreadable_headers(manifest.source, manifest.records, threads=threads, progress=progress)
     if not skip_bad:
         raise_unreadable(bad)
     paths = {image.path for image in bad}
-    return manifest.with_records(r for r in manifest.records if shown(r.path) not in paths), bad
+    return manifest.with_records(r for r in manifest.records if shown(r.key) not in paths), bad
 
 
 def _without_empty_classes(manifest: Manifest, warnings: list[str]) -> tuple[Manifest, list[str]]:
@@ -188,7 +188,7 @@ def _with_hashes(
     manifest: Manifest, skip_bad: bool, threads: int, progress: Progress | None, keep: Keep | None
 ) -> tuple[Manifest, list[str], list[BadImage]]:
     """Return the manifest with SHA-256s, the pixel hash of each record, and what could not be decoded."""
-    found = fingerprint(manifest.records, threads=threads, progress=progress, keep=keep)
+    found = fingerprint(manifest.source, manifest.records, threads=threads, progress=progress, keep=keep)
     bad = [result for result in found if isinstance(result, BadImage)]
     if not skip_bad:
         raise_unreadable(bad)

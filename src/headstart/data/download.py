@@ -2,9 +2,7 @@
 
 import hashlib
 import http.client
-import os
 import ssl
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -12,8 +10,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from email.message import Message
 from pathlib import Path, PurePosixPath
-from typing import TextIO
 
 from headstart.errors import DownloadError
 
@@ -21,6 +19,7 @@ Progress = Callable[[str, int, int], None]
 
 _BLOCK = 1 << 18
 _TIMEOUT_S = 30.0
+_WAIT_S = 1.0  # between two words to people while another process downloads the same file
 _ATTEMPTS = 3
 # Far above any archive of the catalogue (hotdog.zip: 200 MB, 2,800 files), far below what fills a disk.
 MAX_BYTES = 20 * 10**9
@@ -30,6 +29,8 @@ MAX_RATIO = 200
 
 def download(url: str, target: Path, *, sha1: str | None = None, progress: Progress | None = None) -> str:
     """Fetch `url` into `target`, going on where an earlier attempt stopped; the file appears whole or not at all.
+
+    Where another process is fetching the same file, this one waits for it and takes what it brings.
 
     Args:
         url: Where from.
@@ -46,54 +47,58 @@ def download(url: str, target: Path, *, sha1: str | None = None, progress: Progr
     if not target.exists():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            # One part file per process: two downloads at once must not write into each other.
-            with _claimed_part(target) as part:
-                _fetch(url, part, target, progress)
-                found = _check(part, sha1, url, target)
-                part.replace(target)
-                return found
+            with _sole_download(target, progress):
+                if not target.exists():  # else it came while this process waited
+                    _fetch_whole(url, target, sha1, progress)
         except OSError as error:
             raise DownloadError(f"cannot write {target}: {error.strerror or error}; make room and try again") from error
-    return _check(target, sha1, url, target)
+    if sha1 is not None:
+        found = _digest(target, "sha1")
+        if found != sha1:  # perhaps brought by hand: not ours to delete
+            raise DownloadError(f"{target} has SHA-1 {found}; expected {sha1}; delete it and try again")
+    return _digest(target, "sha256")
 
 
 @contextmanager
-def _claimed_part(target: Path) -> Iterator[Path]:
-    """Give a part file that nobody else is writing, an abandoned one first; it is ours until the block ends."""
-    for number in range(100):
-        part = target.with_name(f".{target.name}.{number}.part")
-        lock = part.with_suffix(".lock")
-        with lock.open("a") as handle:
-            # Whoever had the lock deletes its file at the end: a lock on a deleted file protects nothing.
-            if not _can_lock(handle) or not _is_at(handle, lock):
-                continue
-            try:
-                yield part
-            finally:
-                with suppress(OSError):
-                    lock.unlink()
-            return
-    raise DownloadError(f"too many downloads of {target.name} at once; delete {target.parent}/.{target.name}.*")
+def _sole_download(target: Path, progress: Progress | None) -> Iterator[None]:
+    """Hold the lock on a file that is to be fetched; the system frees it when a process ends or is killed."""
+    from filelock import FileLock, Timeout  # most commands fetch nothing, and start sooner without it
 
-
-def _is_at(handle: TextIO, path: Path) -> bool:
-    return path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat())
-
-
-def _can_lock(handle: TextIO) -> bool:
-    """Try to lock a file; the system unlocks it when it is closed, also by a process that is killed."""
+    path = target.with_name(f".{target.name}.lock")
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=_WAIT_S)
+        except Timeout:
+            if progress is not None:
+                progress(f"waiting for another download of {target.name}", 0, 0)
     try:
-        if sys.platform == "win32":
-            import msvcrt
+        yield
+    finally:
+        # FileLock takes no lock on a file without a name, so whoever waits begins with a new file.
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
 
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _fetch_whole(url: str, target: Path, sha1: str | None, progress: Progress | None) -> None:
+    """Fetch a file under another name, which it loses once it is whole and checked."""
+    part = target.with_name(f".{target.name}.part")
+    _fetch(url, part, target, progress)
+    if sha1 is not None:
+        found = _digest(part, "sha1")
+        if found != sha1:
+            part.unlink()
+            raise DownloadError(
+                f"{url} gave a file with SHA-1 {found}; expected {sha1}. It was deleted; try again, or bring the "
+                f"right file and put it at {target}"
+            )
+    part.replace(target)
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _fetch(url: str, part: Path, target: Path, progress: Progress | None) -> None:
@@ -128,47 +133,36 @@ def _fetch_rest(url: str, part: Path, name: str, progress: Progress | None) -> b
         # A server whose file has changed since sends all of the new one instead of a rest that does not fit.
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", tag.read_text())
+
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
         if response.status != 206:
             have = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink()
             raise ConnectionError("the server sent another part of the file than the one asked for")
-        total = have + int(response.headers.get("Content-Length") or 0)
-        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        if validator and not validator.startswith("W/"):
-            tag.write_text(validator)
-        else:
-            tag.unlink(missing_ok=True)
+        length = int(response.headers.get("Content-Length") or 0)
+        total = have + length
+        _keep_tag(tag, response.headers)
         with part.open("ab" if have else "wb") as file:
             while block := response.read(_BLOCK):
                 file.write(block)
                 have += len(block)
                 if progress is not None:
                     progress(f"bytes of {name}", have, total)
-    whole = not response.headers.get("Content-Length") or have == total
-    if whole:
+
+    is_whole = not length or have == total
+    if is_whole:
         tag.unlink(missing_ok=True)
-    return whole
+    return is_whole
 
 
-def _check(path: Path, sha1: str | None, url: str, target: Path) -> str:
-    """Compare the published hash; return the SHA-256."""
-    digests = hashlib.sha1(usedforsecurity=False), hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            for digest in digests:
-                digest.update(block)
-    if sha1 is not None and digests[0].hexdigest() != sha1:
-        found = digests[0].hexdigest()
-        if path == target:  # perhaps brought by hand: not ours to delete
-            raise DownloadError(f"{target} has SHA-1 {found}; expected {sha1}; delete it and try again")
-        path.unlink()
-        raise DownloadError(
-            f"{url} gave a file with SHA-1 {found}; expected {sha1}. It was deleted; try again, or bring the right "
-            f"file and put it at {target}"
-        )
-    return digests[1].hexdigest()
+def _keep_tag(tag: Path, headers: Message) -> None:
+    """Keep what tells one version of the file from another, where the server says so for certain."""
+    version = headers.get("ETag") or headers.get("Last-Modified")
+    if version and not version.startswith("W/"):
+        tag.write_text(version)
+    else:
+        tag.unlink(missing_ok=True)
 
 
 def extract_zip(archive: Path, folder: Path) -> Path:

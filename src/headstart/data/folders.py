@@ -51,13 +51,13 @@ class Listing:
     """What a source holds, before labels become numbers.
 
     Attributes:
-        images: (path, class name, split or '', group or None) of every image.
+        images: (key, class name, split or '', group or None) of every image; the key of a file is its path.
         classes: All class names, also of classes without an image.
         ignored: Files passed over because they have no image extension.
         warnings: One sentence for each thing that the user should know.
     """
 
-    images: list[tuple[Path, str, str, str | None]] = field(default_factory=list)
+    images: list[tuple[str, str, str, str | None]] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
     ignored: list[Path] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -166,7 +166,7 @@ def _add_classes(listing: Listing, folder: _Folder, split: str, root: Path) -> N
     for name, class_folder in folder.folders.items():
         label = class_name(name)
         listing.classes.add(label)
-        listing.images += [(Path(image), label, split, None) for image in class_folder.all_images()]
+        listing.images += [(image, label, split, None) for image in class_folder.all_images()]
         if inner := [below for below in class_folder.folders if split_of(below)]:
             listing.warnings.append(
                 f"{_quoted(inner)} inside class {name!r} is read as a part of the class; "

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from headstart.data.checks import file_sha256
 from headstart.data.manifest import ImageRecord, group_numbers
 from headstart.data.pictures import Pictures
+from headstart.data.sources import Source, sha256
 from headstart.data.threads import map_ahead
-from headstart.data.transforms import Augment, Pixels, eval_view, mirrored, train_view
+from headstart.preprocessing import Augment, Pixels, eval_view, mirrored, train_view
 from headstart.types import InputSpec
 
 _ORDER, _FRESH, _NUMBERED = 0, 1, 2
@@ -67,8 +67,8 @@ class ImageBatches:
     threads and wherever it starts. Memory is bounded by the batches decoded ahead.
 
     Attributes:
-        paths: The files.
-        digests: SHA-256 of each file, 32 bytes.
+        keys: Of the images, in their source.
+        digests: SHA-256 of each image's bytes, 32 bytes.
         num_views: How many different views there are of each image, or None: a fresh one in every epoch.
     """
 
@@ -77,6 +77,7 @@ class ImageBatches:
         records: Sequence[ImageRecord],
         spec: InputSpec,
         *,
+        source: Source,
         batch_size: int,
         augment: Augment | None,
         shuffle: bool,
@@ -90,6 +91,7 @@ class ImageBatches:
         Args:
             records: The images.
             spec: Geometry of the views.
+            source: Gives their bytes.
             batch_size: Images in a batch; the last one may be smaller.
             augment: Preset of `train_view`, or None for the evaluation view.
             shuffle: Whether every epoch has its own order; otherwise that of `records`.
@@ -99,7 +101,7 @@ class ImageBatches:
                 view 0 is the evaluation view. None: a fresh view in every epoch.
             pictures: Where decoded pictures are kept.
         """
-        self.paths = [record.path for record in records]
+        self.keys = [record.key for record in records]
         self.num_images = len(records)
         self.spec = spec
         self.batch_size = batch_size
@@ -108,9 +110,10 @@ class ImageBatches:
         self._shuffle = shuffle
         self._seed = seed
         self._threads = threads
+        self._source = source
         self._pictures = pictures or Pictures(0)
         self.targets = np.array([record.label for record in records], dtype=np.int64)
-        self.digests = [bytes.fromhex(record.sha256 or file_sha256(record.path)) for record in records]
+        self.digests = [bytes.fromhex(record.sha256 or sha256(source, record.key)) for record in records]
         # As text, because folds follow the groups in this order, and results were published with these folds.
         self.groups = [str(number) for number in group_numbers(record.group for record in records)]
 
@@ -132,7 +135,7 @@ class ImageBatches:
             start: First batch to yield; those before it are not decoded.
 
         Raises:
-            UnreadableImageError: An image cannot be decoded (any more); names the file.
+            UnreadableImageError: An image cannot be decoded (any more); names it.
         """
         order = self.order(epoch)[start * self.batch_size :]
         for position, pixels in enumerate(self.pixels(order, epoch, self.batch_size)):
@@ -178,7 +181,7 @@ class ImageBatches:
     def _make_views(self, task: Task) -> list[Pixels]:
         index, numbers = task
         digest = self.digests[index]
-        image = self._pictures.decode(self.paths[index], self.spec.smallest_side, digest)
+        image = self._pictures.decode(self._source, self.keys[index], self.spec.smallest_side, digest)
         return [self._make_view(image, digest, number) for number in numbers]
 
     def _make_view(self, image: Image.Image, digest: bytes, number: int) -> Pixels:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from headstart.data.folders import SPLIT_WORDS, SPLITS, Listing, class_name, list_folder, split_of
+from headstart.data.sources import FILES, Source, restore_source, source_settings
 from headstart.errors import DataError, did_you_mean, listed
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
@@ -23,14 +24,14 @@ class ImageRecord:
     """One image of a data set.
 
     Attributes:
-        path: Absolute path of the file.
+        key: Names the image to its source: the absolute path of a file.
         label: Position of its class in `Manifest.labels`.
         split: `train`, `validation`, `test`, or '' until splits are made.
         group: Images of one group never part between splits that Headstart makes; None: a group of its own.
-        sha256: Of the file's bytes, hexadecimal; '' until it is computed.
+        sha256: Of its bytes, hexadecimal; '' until it is computed.
     """
 
-    path: Path
+    key: str
     label: int
     split: str
     group: str | None = None
@@ -44,12 +45,14 @@ class Manifest:
     Attributes:
         name: Short name for run folders, such as `hymenoptera`.
         labels: Class names, sorted by name.
-        records: Sorted by (split, path).
+        records: Sorted by (split, key).
+        source: Gives the bytes of the images by their keys.
     """
 
     name: str
     labels: tuple[str, ...]
     records: tuple[ImageRecord, ...]
+    source: Source = FILES
 
     def of_split(self, split: str) -> tuple[ImageRecord, ...]:
         """Return the records of one split, in order."""
@@ -79,7 +82,7 @@ class Manifest:
 
     def with_records(self, records: Iterable[ImageRecord]) -> Self:
         """Return the same data set with other records, sorted."""
-        ordered = sorted(records, key=lambda record: (record.split, str(record.path), record.label))
+        ordered = sorted(records, key=lambda record: (record.split, record.key, record.label))
         return replace(self, records=tuple(ordered))
 
 
@@ -112,7 +115,7 @@ def scan(
     names = _mapped_names(listing.classes, label_map or {})
     labels = tuple(sorted(set(names.values())))
     index = {label: position for position, label in enumerate(labels)}
-    records = [ImageRecord(path, index[names[label]], split, group) for path, label, split, group in listing.images]
+    records = [ImageRecord(key, index[names[label]], split, group) for key, label, split, group in listing.images]
     return Manifest(name or data_name(source), labels, ()).with_records(records), listing
 
 
@@ -135,15 +138,17 @@ def write_manifest(manifest: Manifest, target: Path | BinaryIO) -> None:
 
     records = manifest.records
     columns = {
-        "path": [str(record.path) for record in records],
+        "path": [record.key for record in records],
         "label": [manifest.labels[record.label] for record in records],
         "split": [record.split for record in records],
         "group": [record.group for record in records],
         "sha256": [record.sha256 for record in records],
     }
     table = pa.table({key: pa.array(values, pa.string()) for key, values in columns.items()})
-    about = json.dumps({"name": manifest.name, "labels": manifest.labels})
-    pq.write_table(table.replace_schema_metadata({_METADATA_KEY: about.encode()}), target)
+    about: dict[str, Any] = {"name": manifest.name, "labels": manifest.labels}
+    if manifest.source != FILES:
+        about["source"] = source_settings(manifest.source)
+    pq.write_table(table.replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()}), target)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -160,10 +165,28 @@ def read_manifest(path: Path) -> Manifest:
     labels = tuple(saved["labels"])
     index = {label: position for position, label in enumerate(labels)}
     records = tuple(
-        ImageRecord(Path(row["path"]), index[row["label"]], row["split"], row["group"], row["sha256"])
+        ImageRecord(row["path"], index[row["label"]], row["split"], row["group"], row["sha256"])
         for row in table.to_pylist()
     )
-    return Manifest(saved["name"], labels, records)
+    return Manifest(saved["name"], labels, records, _saved_source(saved))
+
+
+def read_source(path: Path) -> Source:
+    """Return where the images of a run are, from its manifest; files, where that is gone or not usable.
+
+    Raises:
+        DataError: Another version of Headstart wrote it.
+    """
+    try:
+        about = (_open_parquet(path).schema.metadata or {}).get(_METADATA_KEY)
+    except DataError:
+        return FILES
+    return FILES if about is None else _saved_source(json.loads(about))
+
+
+def _saved_source(about: Mapping[str, Any]) -> Source:
+    # A data set of files says nothing, as before there were other sources.
+    return restore_source(about["source"]) if "source" in about else FILES
 
 
 def _mapped_names(classes: Iterable[str], label_map: Mapping[str, str]) -> dict[str, str]:
@@ -190,7 +213,7 @@ def _list_table(path: Path) -> Listing:
             raise DataError(f"{place}: unknown split {split!r}.{hint} Expected train, validation or test")
         name = class_name(label)
         listing.classes.add(name)
-        listing.images.append((path.parent / file, name, its_split, group or None))
+        listing.images.append((str(path.parent / file), name, its_split, group or None))
     if not listing.images:
         raise DataError(f"{path} lists no image; expected one row per image with path and label")
     without = sum(not split for _, _, split, _ in listing.images)

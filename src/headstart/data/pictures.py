@@ -1,14 +1,14 @@
 """Decoded pictures, kept so that none is decoded twice. Importing this module loads no torch."""
 
+import hashlib
 import threading
-from pathlib import Path
 from typing import final
 
 from PIL import Image
 
-from headstart.data.checks import file_sha256
-from headstart.data.transforms import decode, shown
+from headstart.data.sources import Source, read_bytes, shown
 from headstart.errors import UnreadableImageError
+from headstart.preprocessing import read_rgb, reading
 
 _LIMIT_BYTES = 320 << 20
 
@@ -23,30 +23,33 @@ class Pictures:
         Args:
             limit_bytes: Most memory to use.
         """
-        self._kept: dict[Path, Image.Image] = {}
+        self._kept: dict[str, Image.Image] = {}
         self._left = limit_bytes
         self._lock = threading.Lock()
 
-    def keep(self, path: Path, image: Image.Image) -> None:
+    def keep(self, key: str, image: Image.Image) -> None:
         """Keep a picture decoded at its full size, if there is room."""
         num_bytes = 4 * image.width * image.height  # Pillow pads RGB to four bytes
         with self._lock:
-            if path not in self._kept and num_bytes <= self._left:
+            if key not in self._kept and num_bytes <= self._left:
                 self._left -= num_bytes
-                self._kept[path] = image
+                self._kept[key] = image
 
-    def decode(self, path: Path, smallest: int | None, digest: bytes) -> Image.Image:
-        """Return what `transforms.decode` gives of the file whose SHA-256 is `digest`.
+    def decode(self, source: Source, key: str, smallest: int | None, digest: bytes) -> Image.Image:
+        """Return what `sources.read_picture` gives of the image whose bytes have the SHA-256 `digest`.
 
         Raises:
             UnreadableImageError: It cannot be decoded, or has another content by now: what is computed from it would be
                 kept under the name of what was checked.
         """
-        image = self._kept.get(path) if smallest is None else None
-        if image is None:
-            image = decode(path, smallest=smallest)
-            if bytes.fromhex(file_sha256(path)) != digest:
-                raise UnreadableImageError(f"{shown(path)} has changed since the data was checked; start again")
-            if smallest is None:
-                self.keep(path, image)
+        image = self._kept.get(key) if smallest is None else None
+        if image is not None:
+            return image
+        with reading(shown(key)):
+            data = read_bytes(source, key)
+            image = read_rgb(data, smallest)
+        if hashlib.sha256(data).digest() != digest:
+            raise UnreadableImageError(f"{shown(key)} has changed since the data was checked; start again")
+        if smallest is None:
+            self.keep(key, image)
         return image

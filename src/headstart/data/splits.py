@@ -41,9 +41,15 @@ def inner_split(
     Raises:
         DataError: A class has too few images, or too few groups, to appear in both parts.
     """
+    trains: list[ImageRecord] = []
+    selects: list[ImageRecord] = []
     held_out = _held_out(records, labels, fraction, seed)
-    pairs = list(zip(records, held_out, strict=True))
-    return tuple(record for record, held in pairs if not held), tuple(record for record, held in pairs if held)
+    for record, is_held in zip(records, held_out, strict=True):
+        if is_held:
+            selects.append(record)
+        else:
+            trains.append(record)
+    return tuple(trains), tuple(selects)
 
 
 def subset(manifest: Manifest, max_per_class: int | Mapping[str, int], seed: int) -> Manifest:
@@ -77,7 +83,10 @@ def _by_split_and_label(manifest: Manifest) -> dict[tuple[str, int], list[ImageR
 
 
 def _limits(manifest: Manifest, max_per_class: int | Mapping[str, int]) -> dict[str, int]:
-    given = dict.fromkeys(manifest.splits, max_per_class) if isinstance(max_per_class, int) else max_per_class
+    if isinstance(max_per_class, int):
+        given: Mapping[str, int] = dict.fromkeys(manifest.splits, max_per_class)
+    else:
+        given = max_per_class
     limits = {}
     for word, limit in given.items():
         split = split_of(word)
@@ -99,9 +108,11 @@ def _held_out(
     draw = _draw_groups if grouped else _draw_images
     held_out = draw(records, labels, fraction, seed)
     for label in _one_sided(labels, held_out):
-        count = int((labels == label).sum())
         name = repr(names[label]) if names else str(label)
-        what = f"{count} image{'' if count == 1 else 's'}{' in too few groups' if grouped else ''}"
+        count = int((labels == label).sum())
+        what = "1 image" if count == 1 else f"{count} images"
+        if grouped:
+            what += " in too few groups"
         raise DataError(
             f"class {name} has {what}: too few to appear in both parts of a split; add images, or bring a split of "
             "your own (train and test folders, or a manifest with a split column)"
@@ -111,8 +122,10 @@ def _held_out(
 
 def _one_sided(labels: npt.NDArray[np.int64], held_out: npt.NDArray[np.bool_]) -> list[int]:
     """Return the labels that are not on both sides."""
-    totals, held = np.bincount(labels), np.bincount(labels[held_out], minlength=labels.max(initial=-1) + 1)
-    return [int(label) for label in np.flatnonzero(((held == 0) | (held == totals)) & (totals > 0))]
+    totals = np.bincount(labels)
+    held = np.bincount(labels[held_out], minlength=len(totals))
+    is_one_sided = (held == 0) | (held == totals)
+    return np.flatnonzero(is_one_sided & (totals > 0)).tolist()
 
 
 def _draw_images(
@@ -131,10 +144,12 @@ def _draw_groups(
     records: Sequence[ImageRecord], labels: npt.NDArray[np.int64], fraction: float, seed: int
 ) -> npt.NDArray[np.bool_]:
     groups = np.array(group_numbers(record.group for record in records))
-    share = min(max(Fraction(fraction).limit_denominator(_MAX_FOLDS), Fraction(1, _MAX_FOLDS)), Fraction(9, 10))
+    share = Fraction(fraction).limit_denominator(_MAX_FOLDS)
+    share = min(max(share, Fraction(1, _MAX_FOLDS)), Fraction(9, 10))
+    most_folds = min(max(share.denominator, 2), len(np.unique(groups)))
     held_out = np.zeros(len(records), dtype=np.bool_)
     # The share wanted first; with few groups a class may be missing from some folds, so then fewer and larger ones.
-    for num_folds in range(min(max(share.denominator, 2), len(np.unique(groups))), 1, -1):
+    for num_folds in range(most_folds, 1, -1):
         folds = _folds(labels, groups, num_folds, seed)
         num_held = min(max(round(share * num_folds), 1), num_folds - 1)
         for first in range(num_folds):

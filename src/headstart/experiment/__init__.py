@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.config import Config, make_config
-from headstart.experiment.reading import DataProgress, Reading
+from headstart.display import Display
+from headstart.experiment.reading import Reading
 from headstart.runs import Run
 
 if TYPE_CHECKING:
-    from headstart.experiment.session import MakeObserver, Say
+    from headstart.resolved import Resolved
 
 
 def fit(data: str | Path, *, overwrite: bool = False, **settings: Any) -> Run:
@@ -28,37 +29,46 @@ def fit(data: str | Path, *, overwrite: bool = False, **settings: Any) -> Run:
     Raises:
         HeadstartError: An input or a setting is not usable; the message says what to do.
     """
-    return run(make_config({**settings, "data": str(data)}), overwrite=overwrite)
+    return train(make_config({**settings, "data": str(data)}), overwrite=overwrite)
 
 
-def run(
+def train(
     config: Config,
     *,
     overwrite: bool = False,
-    say: "Say | None" = None,
-    make_observer: "MakeObserver | None" = None,
-    progress: DataProgress | None = None,
+    display: Display | None = None,
+    reading: Reading | None = None,
+    timed: "Resolved | None" = None,
 ) -> Run:
     """Do one run from settings to a finished run folder.
 
     Args:
         config: Settings.
         overwrite: Whether an existing run folder may be replaced.
-        say: Receives lines for people.
-        make_observer: Makes what watches a fit, from its title.
-        progress: Told how far the checks of the data are.
+        display: Told what goes on; default: nothing is shown.
+        reading: The data, if it is being read already.
+        timed: What was decided for another seed, whose timing is taken over.
 
     Raises:
         HeadstartError: An input is not usable (no folder is left behind), or training cannot go on.
     """
-    with Reading(config, progress) as reading:
+    display = display or Display()
+    own = reading or Reading(config, display)
+    try:
         from headstart.experiment import session
 
-        return session.run(
-            config,
-            reading,
-            overwrite=overwrite,
-            say=say or session.say_nothing,
-            make_observer=make_observer or session.watch_nothing,
-            progress=progress,
-        )
+        return session.train_new(config, own, display, overwrite=overwrite, timed=timed)
+    finally:
+        if reading is None:
+            own.stop()
+
+
+def resume(path: Path, *, display: Display | None = None) -> Run:
+    """Finish a run that was interrupted; its weights come out as if it had not been.
+
+    Raises:
+        RunError: The folder is no run, or its images have changed.
+    """
+    from headstart.experiment import session
+
+    return session.resume(path, display or Display())

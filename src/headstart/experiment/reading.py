@@ -4,7 +4,6 @@ Importing this module loads no torch: that takes seconds on one core, in which t
 """
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Self
 
@@ -14,9 +13,8 @@ from headstart.data.dataset import Keep, load_dataset
 from headstart.data.manifest import Manifest
 from headstart.data.pictures import Pictures
 from headstart.data.threads import default_threads
+from headstart.display import Display
 from headstart.errors import ConfigError
-
-DataProgress = Callable[[str, int, int], None]
 
 
 def num_threads(config: Config) -> int:
@@ -24,9 +22,7 @@ def num_threads(config: Config) -> int:
     return config.threads or default_threads()
 
 
-def read_data(
-    config: Config, *, progress: DataProgress | None = None, keep: Keep | None = None
-) -> tuple[Manifest, DataReport]:
+def read_data(config: Config, display: Display, *, keep: Keep | None = None) -> tuple[Manifest, DataReport]:
     """Read and check the data that a config names; `keep` is given every decoded picture.
 
     Raises:
@@ -46,30 +42,34 @@ def read_data(
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
         threads=num_threads(config),
-        progress=progress,
+        progress=display.progress,
         keep=keep if config.decoder == "pillow" else None,
     )
 
 
 class Reading:
-    """Reads data in a thread of its own from the moment it is made; leaving its block stops it.
+    """Reads data in a thread of its own from the moment it is made, until it is stopped or left as a context.
 
     Attributes:
         pictures: What was decoded, as far as it fits.
     """
 
-    def __init__(self, config: Config, progress: DataProgress | None = None) -> None:
+    def __init__(self, config: Config, display: Display) -> None:
         self.pictures = Pictures()
-        self._config, self._progress = config, progress
+        self._config = config
+        self._display = _UntilStopped(display)
         self._result: Future[tuple[Manifest, DataReport]] = Future()
-        self._is_over = False
         threading.Thread(target=self._read, name="headstart-read", daemon=True).start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_over = True
+        self.stop()
+
+    def stop(self) -> None:
+        """End the reading, if it is still going on."""
+        self._display.is_over = True
 
     def result(self) -> tuple[Manifest, DataReport]:
         """Wait for the data.
@@ -81,12 +81,19 @@ class Reading:
 
     def _read(self) -> None:
         try:
-            self._result.set_result(read_data(self._config, progress=self._tell, keep=self.pictures.keep))
+            self._result.set_result(read_data(self._config, self._display, keep=self.pictures.keep))
         except BaseException as error:
             self._result.set_exception(error)
 
-    def _tell(self, title: str, done: int, total: int) -> None:
-        if self._is_over:
+
+class _UntilStopped(Display):
+    """Passes progress on, and ends the reading once nobody wants its result any more."""
+
+    def __init__(self, display: Display) -> None:
+        self.is_over = False
+        self._display = display
+
+    def progress(self, title: str, done: int, total: int) -> None:
+        if self.is_over:
             raise CancelledError
-        if self._progress is not None:
-            self._progress(title, done, total)
+        self._display.progress(title, done, total)

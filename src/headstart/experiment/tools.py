@@ -1,7 +1,6 @@
 """What people do around a run: measure a model on a folder, test the range of learning rates, look at the data."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,21 @@ from headstart.config import Config
 from headstart.data.contact_sheet import contact_sheet
 from headstart.data.dataset import load_dataset
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest
-from headstart.data.transforms import decode, eval_view, train_view
+from headstart.data.sources import read_picture
+from headstart.display import Display
 from headstart.errors import ConfigError, DataError, RunError
-from headstart.experiment.preparation import (
-    build_backbone,
-    fit_settings,
-    make_fabric,
-    make_supply,
-    prepare,
-    selects,
-)
-from headstart.experiment.reading import DataProgress, read_data
-from headstart.experiment.session import Say
+from headstart.experiment.experiment import Experiment
+from headstart.experiment.network import build_backbone
+from headstart.experiment.reading import read_data
+from headstart.experiment.settings import selects, strategy_of
 from headstart.files import make_parent
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import load_classifier, save_classifier
 from headstart.models.delta import load_delta, read_factors, read_info, save_delta
-from headstart.training.lr_find import RangeTest, find_lr
-from headstart.training.plan import Phase
+from headstart.preprocessing import eval_view, train_view
+from headstart.training.lr_find import LEFT_OUT, RangeTest, find_lr
 from headstart.training.rest_row import start_rest_row
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -42,7 +36,7 @@ def evaluate_folder(
     model: Path,
     data: str,
     *,
-    say: Say,
+    display: Display,
     label_map: dict[str, str] | None = None,
     split: str | None = None,
     predictions: Path | None = None,
@@ -50,14 +44,13 @@ def evaluate_folder(
     device: str = "auto",
     engine: str = "auto",
     precision: str = "auto",
-    progress: DataProgress | None = None,
 ) -> dict[str, Any]:
     """Measure a saved model on labelled images, matching labels by name.
 
     Args:
         model: Run folder or model folder.
         data: Folder, manifest or catalogue name; a folder without splits is taken whole.
-        say: Receives notes.
+        display: Told what goes on.
         label_map: Merges classes of the data.
         split: Which split; by default the one that a run on this data would report.
         predictions: Where to write a row per image.
@@ -65,7 +58,6 @@ def evaluate_folder(
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         engine: `auto`, `openvino` or `torch`.
         precision: `auto`, `32` or `bf16`.
-        progress: Told how far fetching, checking and measuring are.
 
     Returns:
         The figures of metrics.json.
@@ -77,20 +69,20 @@ def evaluate_folder(
         runs.check_output(predictions, data, "--predictions")
     classifier = load(model, device=device, engine=engine, precision=precision)
     manifest, report = load_dataset(
-        data, label_map=label_map, leaks="keep", skip_bad=skip_bad, single_split_ok=True, progress=progress
+        data, label_map=label_map, leaks="keep", skip_bad=skip_bad, single_split_ok=True, progress=display.progress
     )
     for line in report.warnings:
-        say(f"note: {line}")
+        display.note(line)
     chosen = split or (manifest.reported if manifest.reported in manifest.splits else manifest.splits[0])
     records = manifest.of_split(chosen)
     if not records:
         raise DataError(f"{data} has no split {chosen!r}; it has {', '.join(manifest.splits)}")
     seen = _seen_by(model, records)
     for line in seen:
-        say(f"note: {line}")
-    metrics, table = evaluate(classifier, records, manifest.labels, progress=progress)
+        display.note(line)
+    metrics, table = evaluate(classifier, records, manifest.labels, source=manifest.source, progress=display.progress)
     for line in classifier.notes:
-        say(f"note: {line}")
+        display.note(line)
     if predictions is not None:
         make_parent(predictions)
         runs.write_parquet(predictions, table)
@@ -99,13 +91,11 @@ def evaluate_folder(
 
 def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
     """Say how many of the images a run has learnt from or selected on; a model folder alone does not know."""
-    folders = (model, model.parent)
-    # Beside a model folder that was copied may lie somebody else's manifest.
-    path = next((each for each in folders if (each / runs.MANIFEST).is_file() and (each / runs.CONFIG).is_file()), None)
-    if path is None:
+    run = runs.run_of_model(model)
+    if run is None:
         return []
-    known, config = read_manifest(path / runs.MANIFEST), runs.open_run(path).config()
-    finds_epoch = selects(config) and "stop_after" not in config.choices
+    known, config = read_manifest(run.path / runs.MANIFEST), run.config()
+    finds_epoch = selects(config) and run.resolved().stop_after is None
     selecting = known.reported if config.select_on == "reported" else known.selection
     uses = {"was trained on": "train", "selected its epoch on": selecting if finds_epoch else None}
     lines = []
@@ -117,14 +107,7 @@ def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
 
 
 def find_learning_rate(
-    config: Config,
-    plot: Path,
-    *,
-    low: float,
-    high: float,
-    num_steps: int,
-    say: Say,
-    progress: DataProgress | None = None,
+    config: Config, plot: Path, *, low: float, high: float, num_steps: int, display: Display
 ) -> tuple[RangeTest, str]:
     """Run a range test for the first phase of a config's plan that is trained; nothing is kept of the model.
 
@@ -134,45 +117,43 @@ def find_learning_rate(
         low: First learning rate.
         high: Last learning rate.
         num_steps: Steps between them.
-        say: Receives notes.
-        progress: Told how far the checks of the data are.
+        display: Told what goes on.
 
     Returns:
         What the test saw, and the setting that the suggestion is a value for.
     """
     runs.check_output(plot, config.data, "--plot", *_PICTURES, ".pdf", ".svg")
-    left_out = [name for name in ("mixup", "cutmix", "ema", "clip_norm") if getattr(config, name)]
-    if config.accumulate > 1:
-        left_out.append("accumulate")
+    left_out = [name for name, off in LEFT_OUT.items() if getattr(config, name) != off]
     if left_out:
-        say(f"note: the range test leaves out {', '.join(left_out)}")
-    prepared = prepare(config, progress=progress)
-    config = prepared.config
-    settings, fabric = fit_settings(config), make_fabric(config)
-    supply = partial(
-        make_supply,
-        config,
-        train=prepared.manifest.of_split("train"),
-        held_out=None,
-        device=fabric.device,
-        pictures=prepared.pictures,
-        say=say,
-    )
-    phases = prepared.plan.phases
+        display.note(f"the range test leaves out {', '.join(left_out)}")
+    experiment = Experiment.prepare(config, display=display)
+    model, fabric = experiment.model, experiment.fabric
+    phases = experiment.plan.phases
     index = next((index for index, phase in enumerate(phases) if phase.solver == "loop"), 0)
-    fabric.to_device(prepared.model.network)
-    start_rest_row(prepared.model, supply(prepared.model), None, lambda line: say(f"note: {line}"))
-    result = find_lr(prepared.model, phases[index], supply, settings, fabric, low=low, high=high, num_steps=num_steps)
-    return result, _rate_setting(config, phases, index)
+    fabric.to_device(model.network)
+    start_rest_row(model, experiment.supply(experiment.train), None, display.note)
+    result = find_lr(
+        model,
+        phases[index],
+        lambda trial: experiment.supply(experiment.train, model=trial),
+        experiment.fit_settings,
+        fabric,
+        low=low,
+        high=high,
+        num_steps=num_steps,
+    )
+    return result, _rate_setting(experiment, index)
 
 
-def _rate_setting(config: Config, phases: Sequence[Phase], index: int) -> str:
-    """Name the setting that decides the rate of a phase; the strategies of several phases begin with the head."""
-    if config.table is not None:
+def _rate_setting(experiment: Experiment, index: int) -> str:
+    """Name the setting that decides the rate of a phase."""
+    config, phases = experiment.config, experiment.plan.phases
+    strategy = strategy_of(config)
+    if strategy.table is not None:
         return f"lr of phase {phases[index].name!r} in the table"
     if config.phase_lrs or 0 < index < len(phases) - 1:
         return f"--phase-lrs, number {index + 1}:"
-    return "--head-lr" if index == 0 and config.strategy in ("gradual", "lp-ft") else "--lr"
+    return "--head-lr" if index == 0 and strategy.row.starts_with_head else "--lr"
 
 
 def show_data(
@@ -182,7 +163,7 @@ def show_data(
     split: str | None = None,
     per_class: int = 8,
     augmented: bool = False,
-    progress: DataProgress | None = None,
+    display: Display | None = None,
 ) -> Manifest:
     """Write a contact sheet: the first pictures of each class, of every second class the last ones.
 
@@ -194,19 +175,21 @@ def show_data(
     """
     runs.check_output(sheet, config.data, "--sheet", *_PICTURES)
     # The plain sheet needs no network; the augmented one shows what this backbone's input looks like.
-    prepared = prepare(config, progress=progress) if augmented else None
-    manifest = prepared.manifest if prepared else read_data(config, progress=progress)[0]
+    display = display or Display()
+    prepared = Experiment.prepare(config, display=display) if augmented else None
+    manifest = prepared.manifest if prepared else read_data(config, display)[0]
     chosen = split or "train"
     rows = []
     for label, name in enumerate(manifest.labels):
         records = [record for record in manifest.of_split(chosen) if record.label == label]
         if prepared is not None and records:
-            spec, picture = prepared.model.spec, decode(records[0].path)
+            spec, picture = prepared.model.spec, read_picture(manifest.source, records[0].key)
             rng = np.random.default_rng(config.seed)
             views = [train_view(picture, spec, config.augment, rng) for _ in range(per_class)]
             rows.append((f"{name}: {config.augment}", [Image.fromarray(v) for v in (eval_view(picture, spec), *views)]))
         else:
-            rows.append((f"{name} ({len(records)})", _pictures(records, per_class, from_end=label % 2 == 1)))
+            pictures = _pictures(manifest, records, per_class, from_end=label % 2 == 1)
+            rows.append((f"{name} ({len(records)})", pictures))
     if not any(pictures for _, pictures in rows):
         raise ConfigError(f"there is no split {chosen!r}; there are {', '.join(manifest.splits)}")
     make_parent(sheet)
@@ -217,8 +200,9 @@ def show_data(
     return manifest
 
 
-def _pictures(records: list[ImageRecord], count: int, *, from_end: bool) -> list[Image.Image]:
-    return [decode(record.path) for record in (records[-count:] if from_end else records[:count])]
+def _pictures(manifest: Manifest, records: list[ImageRecord], count: int, *, from_end: bool) -> list[Image.Image]:
+    chosen = records[-count:] if from_end else records[:count]
+    return [read_picture(manifest.source, record.key) for record in chosen]
 
 
 def write_delta(path: Path, out: Path) -> None:
@@ -235,8 +219,8 @@ def write_delta(path: Path, out: Path) -> None:
     """
     runs.check_output(out, "", "--out")
     run = runs.open_run(path)
-    config, _ = run.config(), run.metrics()
-    base = build_backbone(config)
+    run.metrics()  # refuses a run that is not finished
+    base = build_backbone(run.config(), run.resolved())
     if base.weights == "none":
         raise RunError(f"{path} started from random weights, so all of it is new; copy {run.model_folder} instead")
     make_parent(out)

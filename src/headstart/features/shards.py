@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from headstart.files import sync_folder
+from headstart.files import whole_file
 
 _STALE_S = 3600.0
 _HOST = re.sub(r"\W", "_", platform.node())[:64] or "host"
@@ -27,19 +27,12 @@ def write_shard(path: Path, parts: Sequence[bytes | memoryview], attempts: int =
     temporary = path.with_name(f".{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with whole_file(path, temporary), temporary.open("xb") as file:
             file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
     except FileNotFoundError:  # another process deleted the table in between
         if attempts == 1:
             raise
         write_shard(path, parts, attempts - 1)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def children(folder: Path, pattern: str) -> list[Path]:

@@ -1,7 +1,7 @@
 """What a phase trains on: pixels, or what the frozen part of the network makes of them, computed once."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import final
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from headstart.data import loading
 from headstart.data.loading import Batch, BatchSource, ImageBatches
+from headstart.display import Display
+from headstart.engines.choose import choices
+from headstart.engines.engine import Engine
 from headstart.errors import CacheFullError
 from headstart.features.cache import FeatureCache, FeatureTable
 from headstart.features.cut import Cut, cut
-from headstart.features.engines import Engine, choices
 from headstart.features.trunk import Trunk, as_stored
 from headstart.models.classifier import ClassifierNetwork
-
-Progress = Callable[[str, int, int], None]
 
 _CHUNK = 32
 _Wanted = list[tuple[ImageBatches, list[loading.Task]]]
@@ -58,7 +58,8 @@ class FeatureSupply:
         train: Training images.
         held_out: Images to evaluate, or None.
         numbered: The training images with the views that a frozen part sees.
-        say: Receives lines for people.
+        display: Told what goes on.
+        engines: Number of frozen stages -> what computes the features above them; filled in as they are found.
         seconds: Spent computing features so far.
     """
 
@@ -73,8 +74,8 @@ class FeatureSupply:
         cache: FeatureCache | None,
         engine: str = "auto",
         precision: str = "auto",
-        say: Callable[[str], None] = lambda line: None,
-        progress: Progress = lambda title, done, total: None,
+        pinned: Mapping[int, str] | None = None,
+        display: Display | None = None,
     ) -> None:
         """Remember what to feed; nothing is computed yet.
 
@@ -87,14 +88,15 @@ class FeatureSupply:
             cache: Where rows are kept, or None: they are always computed as they are needed.
             engine: `auto`, `openvino` or `torch`.
             precision: `auto`, `32` or `bf16`, of the engine.
-            say: Receives lines for people.
-            progress: Told how far the computation of features is.
+            pinned: Number of frozen stages -> the engine that was found before, such as `openvino 32`.
+            display: Told what goes on; default: nothing is shown.
         """
         self.train, self.held_out = train, held_out
         self.numbered = train.numbered(views)
         self._model, self._device, self._cache = model, device, cache
         self._candidates = choices(device, engine=engine, precision=precision)
-        self.say, self._progress = say, progress
+        self.display = display or Display()
+        self.engines = dict(pinned or {})
         self.seconds = 0.0
 
     def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
@@ -107,7 +109,7 @@ class FeatureSupply:
         """
         parts = cut(self._model.network, self._model.stages, boundary)
         if parts.note:
-            self.say(parts.note)
+            self.display.note(parts.note)
         if parts.trunk is None:
             return PhaseInputs(self._model.network, self.train, self.held_out)
         started = time.monotonic()
@@ -117,22 +119,40 @@ class FeatureSupply:
             self.seconds += time.monotonic() - started
 
     def _above(self, parts: Cut, epochs: Sequence[int], all_views: bool) -> PhaseInputs:
-        trunk = Trunk(parts, self._model, self.numbered, self._candidates, self._device, self._cache, self.say)
+        trunk = Trunk(
+            parts,
+            self._model,
+            self.numbered,
+            self._candidates,
+            self._device,
+            self._cache,
+            self.display.note,
+            pinned=self.engines.get(parts.boundary),
+        )
         wanted = self._wanted(epochs, all_views)
-        cache = self._cache
+
         # A solver goes through all features many times: they are held in memory where nothing is kept on disk.
         solves = all_views and not epochs
+        cache = self._cache
         if cache is None and solves:
             cache = FeatureCache(limit_bytes=0)
-        num_uses = None if solves else len(epochs)
-        table = self._fill(cache, trunk, wanted, num_uses) if cache is not None else None
-        sources = [self.numbered, *([self.held_out] if self.held_out is not None else [])]
+        table = None
+        if cache is not None:
+            table = self._fill(cache, trunk, wanted, None if solves else len(epochs))
+        self.engines[parts.boundary] = trunk.recipe.engine_name
+
+        def batches(images: ImageBatches) -> BatchSource:
+            if table is None:
+                return _StreamedBatches(images, trunk.open(), trunk.recipe.dtype)
+            return _KeptBatches(images, table)
+
+        train = batches(self.numbered)
+        held_out = None if self.held_out is None else batches(self.held_out)
         if table is None:
-            streams = [_StreamedBatches(source, trunk.open(), trunk.recipe.dtype) for source in sources]
-            return PhaseInputs(parts.tail, streams[0], streams[1] if self.held_out is not None else None)
-        kept = [_KeptBatches(source, table) for source in sources]
-        features = Features(self.numbered, table) if all_views and len(table.shape) == 1 else None
-        return PhaseInputs(parts.tail, kept[0], kept[1] if self.held_out is not None else None, features, trunk)
+            return PhaseInputs(parts.tail, train, held_out)
+        is_solvable = all_views and len(table.shape) == 1
+        features = Features(self.numbered, table) if is_solvable else None
+        return PhaseInputs(parts.tail, train, held_out, features, trunk)
 
     def _wanted(self, epochs: Sequence[int], all_views: bool) -> _Wanted:
         """List which views of which images a phase needs, once each."""
@@ -161,26 +181,31 @@ class FeatureSupply:
             if any(tasks for _, tasks in missing):
                 trunk.open()  # here, because another engine may be found than before, with a table of its own
                 table, missing = _look_up(cache, trunk, wanted)
-            num_missing = sum(len(numbers) for _, tasks in missing for _, numbers in tasks)
+            num_missing = _num_views(missing)
             num_images = sum(images.num_images for images, _ in wanted)
             row_bytes = int(np.prod(table.shape)) * table.dtype.itemsize
+            # Keep them only where there is room, and where that takes less time than computing them again.
             reason = _why_not_kept(cache, num_missing * row_bytes, table.num_bytes)
             if not reason and num_epochs is not None:
-                reason = _why_not_worth_it(num_missing, num_images * max(num_epochs, 1), row_bytes, trunk.recipe.view_s)
+                num_uses = num_images * max(num_epochs, 1)
+                reason = _why_not_worth_it(num_missing, num_uses, row_bytes, trunk.recipe.view_s)
             if num_missing and reason:
-                self.say(f"features are computed in every epoch instead of kept: {reason}")
+                self.display.note(f"features are computed in every epoch instead of kept: {reason}")
                 return None
+
             done = 0
             for images, tasks in missing:
-                for count in _compute(trunk, images, tasks, table) if tasks else ():
+                if not tasks:
+                    continue
+                for count in _compute(trunk, images, tasks, table):
                     done += count
-                    self._progress("computing features", done, num_missing)
+                    self.display.progress("computing features", done, num_missing)
             table.flush()
         except CacheFullError as error:
-            self.say(f"features are computed in every epoch instead of kept: {error}")
+            self.display.note(f"features are computed in every epoch instead of kept: {error}")
             return None
         if table.note and self._cache is not None:
-            self.say(f"features are kept in memory only: {table.note}")
+            self.display.note(f"features are kept in memory only: {table.note}")
         return table
 
 
@@ -234,13 +259,13 @@ class Features:
         width: F.
         targets: `int64` (N,).
         groups: Images of one group belong together, (N,).
-        paths: Their files, (N,).
+        keys: Their keys in their source, (N,).
     """
 
     def __init__(self, images: ImageBatches, table: FeatureTable) -> None:
         self._digests, self._table = images.digests, table
         self.num_images, self.num_views, self.width = images.num_images, images.num_views or 1, table.shape[0]
-        self.targets, self.groups, self.paths = images.targets, images.groups, images.paths
+        self.targets, self.groups, self.keys = images.targets, images.groups, images.keys
 
     def view(self, view: int, images: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return one view of some images, `float32` (n, F)."""
@@ -256,7 +281,15 @@ def network_input(model: ClassifierNetwork, inputs: Tensor) -> Tensor:
 def _look_up(cache: FeatureCache, trunk: Trunk, wanted: _Wanted) -> tuple[FeatureTable, _Wanted]:
     """Return a trunk's table, and what of `wanted` is not in it."""
     table = cache.open(trunk.table_key, trunk.recipe.shape, np.dtype(trunk.recipe.dtype))
-    return table, [(images, _missing(images, tasks, table)) for images, tasks in wanted]
+    return table, [(images, missing_views(images, tasks, table)) for images, tasks in wanted]
+
+
+def _num_views(wanted: _Wanted) -> int:
+    """Return how many rows are wanted."""
+    count = 0
+    for _, tasks in wanted:
+        count += sum(len(views) for _, views in tasks)
+    return count
 
 
 def _why_not_kept(cache: FeatureCache, num_bytes: int, kept_bytes: int) -> str:
@@ -273,11 +306,15 @@ def _why_not_worth_it(num_missing: int, num_uses: int, row_bytes: int, view_s: f
     return ""
 
 
-def _missing(images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> list[loading.Task]:
-    flat = [(images.digests[i], number) for i, numbers in tasks for number in numbers]
-    there = iter(table.has(flat).tolist())
-    found = [(i, tuple(number for number in numbers if not next(there))) for i, numbers in tasks]
-    return [(i, numbers) for i, numbers in found if numbers]
+def missing_views(images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> list[loading.Task]:
+    """Return what of some tasks is not in a table."""
+    missing = []
+    for image, views in tasks:
+        is_kept = table.has([(images.digests[image], view) for view in views])
+        absent = tuple(view for view, kept in zip(views, is_kept, strict=True) if not kept)
+        if absent:
+            missing.append((image, absent))
+    return missing
 
 
 def _compute(trunk: Trunk, images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> Iterator[int]:

@@ -14,17 +14,18 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from headstart import types
-from headstart.data import loading, pictures, transforms
+from headstart import engines, preprocessing, types
+from headstart.data import loading, pictures
 from headstart.data.loading import ImageBatches
+from headstart.engines.choose import Choice, open_engine
+from headstart.engines.engine import NUM_SAMPLES, Engine
+from headstart.engines.parity import disagreement
 from headstart.errors import RunError
 from headstart.features import cut as cutting
-from headstart.features import engines
 from headstart.features.cache import FeatureCache
 from headstart.features.cut import Cut
-from headstart.features.engines import Choice, Engine, open_engine, openvino_engine, torch_engine
 from headstart.files import dump_json, write_atomic
-from headstart.machine import package_version
+from headstart.machine import package_version, processor_features
 from headstart.models import adapters
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.delta import digest
@@ -32,8 +33,12 @@ from headstart.models.libraries import library_named
 
 _PACKAGES = ("torch", "openvino", "numpy", "pillow")
 # Code that decides what a row holds: when it changes, rows are computed anew.
-_PREPARING = (types, transforms, pictures, loading, cutting, engines, openvino_engine, torch_engine)
-_CODE = [__file__, *(str(module.__file__) for module in (*_PREPARING, adapters))]
+_PREPARING = (types, preprocessing, pictures, loading, cutting, adapters)
+_CODE = [
+    Path(__file__),
+    *(Path(str(module.__file__)) for module in _PREPARING),
+    *sorted(Path(str(engines.__file__)).parent.glob("*.py")),
+]
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -46,6 +51,11 @@ class Recipe:
     shape: tuple[int, ...]
     dtype: str
     view_s: float
+
+    @property
+    def engine_name(self) -> str:
+        """The engine and its precision, such as `openvino 32`."""
+        return f"{self.engine} {self.precision}"
 
 
 class Trunk:
@@ -60,10 +70,15 @@ class Trunk:
         device: torch.device,
         cache: FeatureCache | None,
         say: Callable[[str], None],
+        *,
+        pinned: str | None = None,
     ) -> None:
         assert parts.trunk is not None
         self._module, self._spec, self._images = parts.trunk, model.spec, images
-        self._candidates, self._device, self._say = candidates, device, say
+        self._device, self._say = device, say
+        names = [str(candidate) for candidate in candidates]
+        self._pinned = pinned if pinned in names else None  # another machine may not have it
+        self._candidates = candidates[names.index(self._pinned) :] if self._pinned else candidates
         self._engine: Engine | None = None
         self.key = _key(parts.trunk, model, images, candidates, device)
         self._file = cache.folder.parent / "engines" / f"{self.key}.json" if cache is not None else None
@@ -88,14 +103,16 @@ class Trunk:
             if self._file is not None:
                 values = json.loads(self._file.read_text())
                 recipe = Recipe(**{**values, "shape": tuple(map(int, values["shape"]))})
+                if self._pinned not in (None, recipe.engine_name):
+                    return None
                 if recipe.dtype in ("float16", "float32") and recipe.shape and min(recipe.shape) > 0:
                     return replace(recipe, view_s=float(recipe.view_s))
         return None
 
     def _choose(self) -> Recipe:
-        tasks = [(i, (0,)) for i in range(min(engines.NUM_SAMPLES, self._images.num_images))]
+        tasks = [(i, (0,)) for i in range(min(NUM_SAMPLES, self._images.num_images))]
         started = time.monotonic()
-        samples = next(iter(self._images.views(tasks, engines.NUM_SAMPLES)))
+        samples = next(iter(self._images.views(tasks, NUM_SAMPLES)))
         decode_s = time.monotonic() - started
         self._engine, expected, found = open_engine(
             self._module, self._spec, samples, self._candidates, device=self._device, has_head=False, say=self._say
@@ -106,7 +123,7 @@ class Trunk:
         view_s = (decode_s + time.monotonic() - started) / len(samples)
         half = as_stored(found, np.dtype(np.float16))
         # Sixteen bits where they are as near to the truth as the engine has to be.
-        reason = engines.disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
+        reason = disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
         # Other images may give larger activations; far beyond, they would be cut off.
         dtype = "float32" if reason or np.abs(found).max() > _LARGEST_HALF / 16 else "float16"
         recipe = Recipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s)
@@ -130,7 +147,7 @@ def _key(
     device: torch.device,
 ) -> str:
     """Name everything that a row depends on, but for the image and the number of its view."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else engines.processor_features()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_features()
     facts: dict[str, Any] = {
         "code": getattr(trunk, "code", ""),
         "modules": [(name, repr(module)) for name, module in trunk.named_children()],
@@ -140,7 +157,7 @@ def _key(
         "engines": [str(candidate) for candidate in candidates],
         "device": [device.type, name],
         "packages": {package: package_version(package) for package in _PACKAGES},
-        "sources": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in _CODE],
+        "sources": [hashlib.sha256(file.read_bytes()).hexdigest() for file in _CODE],
     }
     tensors = digest((*trunk.named_parameters(), *trunk.named_buffers()))
     return hashlib.sha256(f"{json.dumps(facts, sort_keys=True)} {tensors}".encode()).hexdigest()

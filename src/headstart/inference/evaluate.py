@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data.manifest import ImageRecord
-from headstart.data.transforms import shown
+from headstart.data.sources import Source, shown
 from headstart.errors import DataError, ModelError, did_you_mean, listed
 from headstart.inference.predict import Classifier, Probabilities, all_probabilities
 from headstart.stats.metrics import classification_metrics
@@ -23,6 +23,7 @@ def evaluate(
     records: Sequence[ImageRecord],
     labels: Sequence[str],
     *,
+    source: Source,
     batch_size: int = 32,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -35,6 +36,7 @@ def evaluate(
         classifier: The model.
         records: The images.
         labels: What the records' label numbers stand for.
+        source: Gives the images' bytes.
         batch_size: Images per pass through the network.
         threads: Decoding threads; default: one per core, 8 at most.
         progress: Told `("evaluate", done, total)` after every batch.
@@ -54,7 +56,8 @@ def evaluate(
     targets = _targets(records, labels, classifier.labels)
     probabilities = all_probabilities(
         classifier,
-        [record.path for record in records],
+        [record.key for record in records],
+        source=source,
         batch_size=batch_size,
         threads=threads,
         progress=partial(progress, "evaluate") if progress else None,
@@ -103,7 +106,7 @@ def _table(
 
     names = np.array(labels, dtype=object)
     columns: dict[str, Any] = {
-        "path": [shown(record.path) for record in records],
+        "path": [shown(record.key) for record in records],
         "label": names[targets],
         "predicted": names[probabilities.argmax(axis=1)],
     }

@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from headstart.data.transforms import Pixels, decode, eval_view
+from headstart.data.manifest import read_source
+from headstart.data.predictions import read_predictions
+from headstart.data.sources import Source, read_picture
 from headstart.errors import ModelError, UnreadableImageError
 from headstart.files import file_error, write_atomic, write_json
 from headstart.models.classifier import ClassifierNetwork, load_classifier
-from headstart.runs import EXPLANATIONS, Run
+from headstart.preprocessing import Pixels, eval_view
+from headstart.runs import EXPLANATIONS, MANIFEST, Run
 
 _OPACITY = 0.65  # of the strongest evidence; weaker evidence lets more of the picture through
 
@@ -43,6 +46,7 @@ def explain(run: Run, *, num_mistakes: int = 6, num_right: int = 4) -> dict[str,
         ModelError: Its model cannot be loaded.
     """
     model, folder = load_classifier(run.model_folder), run.path / EXPLANATIONS
+    source = read_source(run.path / MANIFEST)
     found: dict[str, Any] = {"method": "Grad-CAM", "layer": None, "reason": None, "images": []}
     try:
         folder.mkdir(exist_ok=True)
@@ -50,7 +54,7 @@ def explain(run: Run, *, num_mistakes: int = 6, num_right: int = 4) -> dict[str,
         raise file_error("create", folder, error) from error
     try:
         for row in _chosen(run, num_mistakes, num_right):
-            if (view := _view(row["path"], model)) is not None:
+            if (view := _view(source, row["path"], model)) is not None:
                 classes = dict.fromkeys((row["predicted"], row["label"]))
                 maps, found["layer"] = grad_cam(model, view, [model.labels.index(name) for name in classes])
                 files = _write(folder, len(found["images"]), view, maps)
@@ -154,22 +158,24 @@ def _positions(output: Tensor, size: tuple[int, int]) -> Tensor | None:
 
 def _chosen(run: Run, num_mistakes: int, num_right: int) -> Iterator[dict[str, Any]]:
     """Give path, label, predicted class and its probability of the images to explain."""
-    table = run.predictions()
-    paths, labels, predicted = (table.column(name).to_pylist() for name in ("path", "label", "predicted"))
-    columns = {name: table.column(f"p_{name}").to_numpy() for name in set(predicted)}
-    rows = [
-        {"path": path, "label": label, "predicted": guess, "probability": float(columns[guess][i])}
-        for i, (path, label, guess) in enumerate(zip(paths, labels, predicted, strict=True))
-    ]
-    rows.sort(key=lambda row: -row["probability"])
-    yield from [row for row in rows if row["label"] != row["predicted"]][:num_mistakes]
-    right = [row for row in rows if row["label"] == row["predicted"]]
-    yield from (right[i] for i in np.unique(np.linspace(0, len(right) - 1, num_right).astype(int)) if right)
+    found = read_predictions(run)
+    confidence, right = found.confidence, found.right()
+    rows = found.mistakes()[:num_mistakes]
+    if right:
+        spread = np.unique(np.linspace(0, len(right) - 1, num_right).astype(int))
+        rows += [right[position] for position in spread]
+    for row in rows:
+        yield {
+            "path": found.paths[row],
+            "label": found.labels[row],
+            "predicted": found.predicted[row],
+            "probability": float(confidence[row]),
+        }
 
 
-def _view(path: str, model: ClassifierNetwork) -> Pixels | None:
+def _view(source: Source, key: str, model: ClassifierNetwork) -> Pixels | None:
     try:
-        return eval_view(decode(Path(path), smallest=model.spec.smallest_side), model.spec)
+        return eval_view(read_picture(source, key, smallest=model.spec.smallest_side), model.spec)
     except UnreadableImageError:
         return None
 

@@ -11,15 +11,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from headstart.data.folders import has_image_suffix, is_hidden
+from headstart.data.sources import FileSource, Source, read_picture
 from headstart.data.threads import map_ahead
-from headstart.data.transforms import Pixels, decode, eval_view
 from headstart.errors import DataError, UnreadableImageError
+from headstart.preprocessing import Pixels, decode, eval_view
 from headstart.types import InputSpec
 
-Source = Path | Image.Image
+Picture = str | Image.Image  # the key of one in its source, or the picture itself
 Item = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 Inputs = Item | Iterable[Item]
 View = Pixels | UnreadableImageError
+
+NAMED_FILES = FileSource(takes_pipes=True)  # where keys are paths that somebody named one by one
 
 _EXPECTED = "expected a path, a PIL image, a sequence of these, or a uint8 array (H, W, 3) or (N, H, W, 3)"
 
@@ -46,8 +49,8 @@ def expand_inputs(words: Iterable[str], stdin: Iterable[str] | None = None) -> I
     return _expand(words, stdin if stdin is not None else ())
 
 
-def as_sources(inputs: Inputs) -> list[Source]:
-    """Turn what a caller of `Classifier` gave into paths and pictures.
+def as_pictures(inputs: Inputs) -> list[Picture]:
+    """Turn what a caller of `Classifier` gave into keys of files and pictures.
 
     Args:
         inputs: A path, a PIL image, a sequence of these, or a `uint8` array (H, W, 3) or (N, H, W, 3), RGB.
@@ -56,32 +59,52 @@ def as_sources(inputs: Inputs) -> list[Source]:
         DataError: It is something else.
     """
     if isinstance(inputs, np.ndarray) and inputs.ndim == 4:
-        return [_as_source(array) for array in inputs] if inputs.size else _no_images(inputs)
+        return [as_picture(array) for array in inputs] if inputs.size else _no_images(inputs)
     if isinstance(inputs, (str, os.PathLike, Image.Image, np.ndarray)):
-        return [_as_source(inputs)]
+        return [as_picture(inputs)]
     # A tensor can be iterated too, but its values and layout are not those of pictures.
     if not isinstance(inputs, Iterable) or isinstance(inputs, (bytes, Mapping)) or hasattr(inputs, "dtype"):
         raise DataError(f"cannot classify {_describe(inputs)}; {_EXPECTED}")
-    return [_as_source(item) for item in inputs]
+    return [as_picture(item) for item in inputs]
+
+
+def as_picture(item: Any) -> Picture:
+    """Turn one of what a caller gave into the key of a file, or a picture.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, (str, os.PathLike)):
+        return str(Path(item))
+    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == 3 and item.shape[2] == 3 and item.size:
+        return Image.fromarray(item)
+    raise DataError(f"cannot classify {_describe(item)}; {_EXPECTED}")
 
 
 def decoded_views(
-    sources: Iterable[Source], spec: InputSpec, *, threads: int, ahead: int
-) -> Generator[tuple[Source, View]]:
-    """Decode ahead by threads; give each source, in order, with its view or with why it has none.
+    pictures: Iterable[Picture], source: Source, spec: InputSpec, *, threads: int, ahead: int
+) -> Generator[tuple[Picture, View]]:
+    """Decode ahead by threads; give each picture, in order, with its view or with why it has none.
 
     Args:
-        sources: Paths and pictures; read lazily.
+        pictures: Keys and pictures; taken lazily.
+        source: Where the keys are.
         spec: Geometry of the views, each `uint8` (H, W, 3).
         threads: Decoding threads.
         ahead: How many views may wait to be taken: the bound on memory.
     """
-    return map_ahead(lambda source: (source, _view(source, spec)), sources, threads=threads, ahead=ahead)
+    return map_ahead(lambda picture: (picture, _view(picture, source, spec)), pictures, threads=threads, ahead=ahead)
 
 
-def _view(source: Source, spec: InputSpec) -> View:
+def _view(picture: Picture, source: Source, spec: InputSpec) -> View:
     try:
-        return eval_view(decode(source, smallest=spec.smallest_side), spec)
+        if isinstance(picture, Image.Image):
+            image = decode(picture)
+        else:
+            image = read_picture(source, picture, smallest=spec.smallest_side)
+        return eval_view(image, spec)
     except UnreadableImageError as error:
         # The tracebacks' frames hold the picture, half decoded, for as long as the error waits for its turn.
         if (cause := error.__cause__) is not None:
@@ -128,17 +151,7 @@ def _images_below(folder: str) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(files) if has_image_suffix(name) and not is_hidden(name))
 
 
-def _as_source(item: Any) -> Source:
-    if isinstance(item, Image.Image):
-        return item
-    if isinstance(item, (str, os.PathLike)):
-        return Path(item)
-    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == 3 and item.shape[2] == 3 and item.size:
-        return Image.fromarray(item)
-    raise DataError(f"cannot classify {_describe(item)}; {_EXPECTED}")
-
-
-def _no_images(array: npt.NDArray[Any]) -> list[Source]:
+def _no_images(array: npt.NDArray[Any]) -> list[Picture]:
     if len(array) == 0 and array.dtype == np.uint8 and array.shape[3] == 3:
         return []
     raise DataError(f"cannot classify {_describe(array)}; {_EXPECTED}")

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from headstart.data.transforms import shown
+from headstart.data.sources import shown
 from headstart.errors import ConfigError
 from headstart.files import atomic_path, make_parent
 from headstart.inference.predict import Prediction
@@ -121,4 +121,4 @@ def _columns(row: Prediction) -> dict[str, Any]:
 
 def _path(row: Prediction) -> str | None:
     # A file name may hold bytes that are no text; they are escaped, so that every format can say them.
-    return None if row.path is None else shown(Path(row.path))
+    return None if row.path is None else shown(row.path)

@@ -11,16 +11,20 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
+from headstart.data.sources import Source
 from headstart.data.threads import default_threads
-from headstart.data.transforms import Pixels, why_unreadable
+from headstart.devices import pick_device
+from headstart.engines.choose import choices, open_engine
+from headstart.engines.engine import NUM_SAMPLES, Engine
+from headstart.engines.torch_engine import TorchEngine
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
-from headstart.features.engines import NUM_SAMPLES, Engine, choices, open_engine, pick_device
-from headstart.features.engines.torch_engine import TorchEngine
-from headstart.inference.inputs import Inputs, Source, View, as_sources, decoded_views
+from headstart.inference.inputs import NAMED_FILES, Inputs, Item, Picture, View, as_picture, as_pictures, decoded_views
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier
-from headstart.runs import open_run
+from headstart.preprocessing import Pixels, why_unreadable
+from headstart.runs import locate, open_run
 from headstart.types import InputSpec
 
 Probabilities = npt.NDArray[np.float32]
@@ -125,10 +129,10 @@ class Classifier:
             DataError: `inputs` is something else.
         """
         _check_positive(top_k=top_k)
-        sources = as_sources(inputs)
-        probabilities = all_probabilities(self, sources, batch_size=batch_size)
+        pictures = as_pictures(inputs)
+        probabilities = all_probabilities(self, pictures, batch_size=batch_size)
         return [
-            _prediction(source, row, self.labels, top_k) for source, row in zip(sources, probabilities, strict=True)
+            _prediction(picture, row, self.labels, top_k) for picture, row in zip(pictures, probabilities, strict=True)
         ]
 
     def predict_proba(self, inputs: Inputs, *, batch_size: int = 32) -> Probabilities:
@@ -145,7 +149,7 @@ class Classifier:
             UnreadableImageError: A file is missing or no picture.
             DataError: `inputs` is something else.
         """
-        return all_probabilities(self, as_sources(inputs), batch_size=batch_size)
+        return all_probabilities(self, as_pictures(inputs), batch_size=batch_size)
 
     def classify_batches(self, batches: Iterable[Pixels]) -> Iterator[Probabilities]:
         """Classify any number of batches of preprocessed pictures, ahead of their use.
@@ -194,7 +198,7 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
     """
     folder = Path(path)
     pick_device(device)  # before reading many megabytes
-    if not folder.is_dir() or (folder / "config.yaml").is_file():
+    if not folder.is_dir() or locate(folder).is_run:
         run = open_run(folder)
         if not run.labels:  # reading them is what finds a run that is missing or has no model yet
             raise ModelError(f"{run.model_folder} names no label; train again with --overwrite")
@@ -207,86 +211,108 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
 
 def predict_stream(
     classifier: Classifier,
-    paths: Iterable[Source],
+    inputs: Iterable[Item],
     *,
     top_k: int = 1,
     batch_size: int = 32,
     threads: int | None = None,
 ) -> Iterator[Prediction]:
-    """Classify any number of files in constant memory.
+    """Classify any number of pictures in constant memory.
 
     Args:
         classifier: The model.
-        paths: Files; taken as they are needed.
+        inputs: Paths, PIL images or `uint8` RGB arrays (H, W, 3); taken as they are needed.
         top_k: How many classes to name.
-        batch_size: Files per pass through the network.
+        batch_size: Pictures per pass through the network.
         threads: Decoding threads; default: one per core, 8 at most.
 
     Yields:
-        One prediction per file, in order; a file that cannot be read gives one with `error` set.
+        One prediction per picture, in order; a file that cannot be read gives one with `error` set.
 
     Raises:
         ConfigError: A number is below 1.
     """
     _check_positive(top_k=top_k)
-    stream = probabilities_stream(classifier, paths, batch_size=batch_size, threads=threads)
-    return (_prediction(source, outcome, classifier.labels, top_k) for source, outcome in stream)
+    pictures = map(as_picture, inputs)
+    stream = probabilities_stream(classifier, pictures, batch_size=batch_size, threads=threads)
+    return (_prediction(picture, outcome, classifier.labels, top_k) for picture, outcome in stream)
 
 
 def probabilities_stream(
-    classifier: Classifier, sources: Iterable[Source], *, batch_size: int = 32, threads: int | None = None
-) -> Iterator[tuple[Source, Probabilities | UnreadableImageError]]:
-    """Give every source, in order, with its probabilities `(C,)` or with why it could not be read.
+    classifier: Classifier,
+    pictures: Iterable[Picture],
+    *,
+    source: Source = NAMED_FILES,
+    batch_size: int = 32,
+    threads: int | None = None,
+) -> Iterator[tuple[Picture, Probabilities | UnreadableImageError]]:
+    """Give every picture, in order, with its probabilities `(C,)` or with why it could not be read.
+
+    Args:
+        classifier: The model.
+        pictures: Keys, and pictures; taken as they are needed.
+        source: Where the keys are.
+        batch_size: Pictures per pass through the network.
+        threads: Decoding threads; default: one per core, 8 at most.
 
     Raises:
         ConfigError: A number is below 1.
     """
     threads = default_threads() if threads is None else threads
     _check_positive(batch_size=batch_size, threads=threads)
-    views = decoded_views(sources, classifier.spec, threads=threads, ahead=batch_size + 2 * threads)
+    views = decoded_views(pictures, source, classifier.spec, threads=threads, ahead=batch_size + 2 * threads)
     return _classified(classifier, views, batch_size)
 
 
 def all_probabilities(
     classifier: Classifier,
-    sources: Sequence[Source],
+    pictures: Sequence[Picture],
     *,
+    source: Source = NAMED_FILES,
     batch_size: int = 32,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Probabilities:
-    """Return the probabilities of every source, `float32` (N, C); `progress` is told (done, N) after every batch.
+    """Return the probabilities of every picture, `float32` (N, C).
+
+    Args:
+        classifier: The model.
+        pictures: Keys, and pictures.
+        source: Where the keys are.
+        batch_size: Pictures per pass through the network.
+        threads: Decoding threads; default: one per core, 8 at most.
+        progress: Told (done, N) after every batch.
 
     Raises:
-        UnreadableImageError: A source cannot be decoded.
+        UnreadableImageError: A picture cannot be decoded.
         ConfigError: A number is below 1.
     """
-    rows = np.empty((len(sources), len(classifier.labels)), np.float32)
-    stream = probabilities_stream(classifier, sources, batch_size=batch_size, threads=threads)
+    rows = np.empty((len(pictures), len(classifier.labels)), np.float32)
+    stream = probabilities_stream(classifier, pictures, source=source, batch_size=batch_size, threads=threads)
     for done, (_, outcome) in enumerate(stream, 1):
         if isinstance(outcome, UnreadableImageError):
             raise outcome
         rows[done - 1] = outcome
-        if progress is not None and (done % batch_size == 0 or done == len(sources)):
-            progress(done, len(sources))
+        if progress is not None and (done % batch_size == 0 or done == len(pictures)):
+            progress(done, len(pictures))
     return rows
 
 
 def _classified(
-    classifier: Classifier, views: Generator[tuple[Source, View]], batch_size: int
-) -> Iterator[tuple[Source, Probabilities | UnreadableImageError]]:
-    pending: deque[tuple[Source, UnreadableImageError | None]] = deque()
+    classifier: Classifier, views: Generator[tuple[Picture, View]], batch_size: int
+) -> Iterator[tuple[Picture, Probabilities | UnreadableImageError]]:
+    pending: deque[tuple[Picture, UnreadableImageError | None]] = deque()
     batches = iter(lambda: list(islice(views, batch_size)), [])
 
-    def readable(batches: Iterable[list[tuple[Source, View]]]) -> Iterator[Pixels]:
+    def readable(batches: Iterable[list[tuple[Picture, View]]]) -> Iterator[Pixels]:
         for batch in batches:
-            pending.extend((source, view if isinstance(view, UnreadableImageError) else None) for source, view in batch)
+            pending.extend((given, view if isinstance(view, UnreadableImageError) else None) for given, view in batch)
             pixels = [view for _, view in batch if not isinstance(view, UnreadableImageError)]
             if not pixels:
                 return  # the engine gives out what it holds, then come the errors: a long run of them is not collected
             yield np.stack(pixels)
 
-    def errors() -> Iterator[tuple[Source, UnreadableImageError]]:
+    def errors() -> Iterator[tuple[Picture, UnreadableImageError]]:
         while pending and (error := pending[0][1]) is not None:
             yield pending.popleft()[0], error
 
@@ -306,9 +332,9 @@ def _softmax(logits: npt.NDArray[np.float32]) -> Probabilities:
 
 
 def _prediction(
-    source: Source, outcome: Probabilities | UnreadableImageError, labels: Sequence[str], top_k: int
+    picture: Picture, outcome: Probabilities | UnreadableImageError, labels: Sequence[str], top_k: int
 ) -> Prediction:
-    path = str(source) if isinstance(source, Path) else None
+    path = None if isinstance(picture, Image.Image) else picture
     if isinstance(outcome, UnreadableImageError):
         cause = outcome.__cause__
         # The row has a path already, so the bare reason is enough.

@@ -8,7 +8,7 @@ again once it is saved.
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from headstart.errors import ModelError
-from headstart.types import Stage
+from headstart.types import Parts, Stage
 
-Parts = Literal["lora", "adapter"]
 PARTS: tuple[Parts, ...] = get_args(Parts)
 _PART_NAMES = (".lora_a", ".lora_b", ".adapter.")
 

@@ -21,6 +21,7 @@ from headstart.models.libraries import library_named
 from headstart.models.source_head import SourceHead, start_from_source
 from headstart.models.stages import derive_stages
 from headstart.models.weights import WEIGHTS_FILE, load_into, read_model_json, read_state_dict, saved_model_folder
+from headstart.preprocessing import normalize
 from headstart.types import InputSpec, Stage
 
 LORA_FILE = "lora.safetensors"
@@ -64,11 +65,7 @@ class ClassifierNetwork:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Turn uint8 pixels (N, 3, H, W) into the network's float32 input, keeping device and memory format."""
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
-            for values in (self.spec.mean, self.spec.std)
-        )
-        return pixels.to(torch.float32).div_(255.0).sub_(mean).div_(std)
+        return normalize(pixels, self.spec)
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Map uint8 pixels (N, 3, H, W), already cut to size, to logits (N, num_classes)."""

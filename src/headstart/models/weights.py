@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from headstart.errors import HeadstartError, ModelError, did_you_mean
 from headstart.models.gluon_params import read_params, to_state_dict
+from headstart.runs import WEIGHTS, locate
 
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE = WEIGHTS
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _WRAPPING_PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -151,7 +152,7 @@ def hugging_face_file(repository: str, names: tuple[str, ...], backbone: str) ->
 
 def saved_model_folder(path: Path) -> Path | None:
     """Return the model folder that `path`, a model folder or a run folder, means; None where it is neither."""
-    return next((folder for folder in (path / "model", path) if (folder / "config.json").is_file()), None)
+    return locate(path).model
 
 
 def read_model_json(file: Path) -> dict[str, Any]:
@@ -203,11 +204,12 @@ def weight_file(path: Path) -> Path:
         return path
     if not path.exists():
         raise ModelError(f"no weight file at {path}; give a .safetensors or .pth file, a run folder, or 'none'")
-    candidates = (path / "model" / WEIGHTS_FILE, path / WEIGHTS_FILE)
-    for file in candidates:
-        if file.is_file():
-            return file
-    raise ModelError(f"{path} is no run or model folder: it holds no {WEIGHTS_FILE}; give a finished run, or a file")
+    weights = locate(path).weights
+    if weights is None:
+        raise ModelError(
+            f"{path} is no run or model folder: it holds no {WEIGHTS_FILE}; give a finished run, or a file"
+        )
+    return weights
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -18,7 +18,10 @@ _COLOURS = {
     "c0": "#1f66ad", "c1": "#c2500e", "c2": "#2a7d4f", "c3": "#8e4a9e", "c4": "#8a6a00", "c5": "#b03060",
     "c6": "#2b7f93", "c7": "#6a6f2a",
 }  # fmt: skip
-INK, MUTED, LINE, PAPER = (_COLOURS[name] for name in ("ink", "muted", "line", "paper"))
+INK = _COLOURS["ink"]
+MUTED = _COLOURS["muted"]
+LINE = _COLOURS["line"]
+PAPER = _COLOURS["paper"]
 SERIES = tuple(_COLOURS[f"c{number}"] for number in range(8))
 _STYLE = {
     "font.size": 9.5, "legend.fontsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
@@ -77,8 +80,9 @@ def draw(
         canvas = Canvas(figsize=size, layout="constrained")
         FigureCanvasAgg(canvas)
         paint(canvas.add_subplot())
-        png, svg = io.BytesIO(), io.BytesIO()
+        png = io.BytesIO()
         canvas.savefig(png, format="png", dpi=180, bbox_inches=box)
+        svg = io.BytesIO()
         canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None}, bbox_inches=box)
     return Figure(name, caption, _for_page(svg.getvalue().decode("utf-8"), name, alt), png.getvalue())
 
@@ -95,7 +99,11 @@ def legend(axes: "Axes") -> None:
 def shortened(text: str, most: int) -> str:
     """Cut a long text in its middle, where names differ least."""
     text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"
+    if len(text) <= most:
+        return text
+    num_first = most // 2
+    num_last = most - num_first - 1
+    return f"{text[:num_first]}…{text[-num_last:]}"
 
 
 def _for_page(svg: str, name: str, alt: str) -> Markup:
@@ -103,11 +111,12 @@ def _for_page(svg: str, name: str, alt: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r'style="[^"]*"', _with_variables, svg)
+    svg = re.sub(r'style="[^"]*"', _themed, svg)
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
 
 
-def _with_variables(style: re.Match[str]) -> str:
+def _themed(style: re.Match[str]) -> str:
+    """Put the page's variables for the colours of a style."""
     text = style[0]
     for variable, colour in _COLOURS.items():
         text = text.replace(colour, f"var(--{variable})")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 _MAX_MARKERS = 30  # epochs; beyond that the line is enough
 _MAX_NAMES = 45  # letters of the phases' names that fit above the axes
+_TITLES = {"selection": "First fit, to select or score", "final": "Final fit"}
+_STYLES = ("-", "--", ":")
 
 
 class _Line(NamedTuple):
@@ -30,18 +32,19 @@ class _Line(NamedTuple):
 def training_figures(facts: Facts, ident: str) -> list[tuple[str, list[Figure]]]:
     """Draw loss, accuracy and learning rate of each fit, named `ident` and on; return them with the fit's title."""
     fits = facts.fits()
-    titles = {"selection": "First fit, to select or score", "final": "Final fit"}
     groups = []
     for fit, rows in fits.items():
-        names = [f"{ident}-{what}{'' if fit == 'final' else f'-{fit}'}" for what in ("loss", "accuracy", "lr")]
-        split = next((row["val_split"] for row in rows if row.get("val_split")), "held-out")
+        ending = "" if fit == "final" else f"-{fit}"
+        split = _held_out_name(rows)
         drawn = []
-        for name, what in zip(names, ("loss", "accuracy"), strict=False):
+        for what in ("loss", "accuracy"):
             lines = [_line(rows, "train", f"train_{what}", SERIES[0]), _line(rows, split, f"val_{what}", SERIES[1])]
+            name = f"{ident}-{what}{ending}"
             caption = f"{what.capitalize()} after each epoch."
             drawn.append(_curves(name, caption, what, lines, _starts(rows), _chosen(facts, fit, rows)))
-        drawn.append(_learning_rates(facts, rows, names[-1]))
-        groups.append((titles.get(fit, fit) if len(fits) > 1 else "", [each for each in drawn if each is not None]))
+        drawn.append(_learning_rates(facts, rows, f"{ident}-lr{ending}"))
+        title = _TITLES.get(fit, fit) if len(fits) > 1 else ""
+        groups.append((title, _present(drawn)))
     return groups
 
 
@@ -52,12 +55,25 @@ def overlaid_curves(facts: Sequence[Facts], names: Sequence[str]) -> list[Figure
         for quantity in ("loss", "accuracy"):
             lines = []
             for number, (each, name) in enumerate(zip(facts, names, strict=True)):
-                colour, style = SERIES[number % len(SERIES)], ("-", "--", ":")[number // len(SERIES) % 3]
+                colour = SERIES[number % len(SERIES)]
+                style = _STYLES[number // len(SERIES) % len(_STYLES)]
                 rows = each.fits().get("final", [])
                 lines.append(_line(rows, shortened(name, 28), f"{key}_{quantity}", colour, style))
             caption = f"{what.capitalize()} {quantity} of each run."
             drawn.append(_curves(f"{what}-{quantity}", caption, f"{what} {quantity}", lines))
-    return [each for each in drawn if each is not None]
+    return _present(drawn)
+
+
+def _present(figures: Sequence[Figure | None]) -> list[Figure]:
+    return [figure for figure in figures if figure is not None]
+
+
+def _held_out_name(rows: Rows) -> str:
+    """Name the split that was watched during a fit."""
+    for row in rows:
+        if row.get("val_split"):
+            return str(row["val_split"])
+    return "held-out"
 
 
 def _curves(
@@ -87,19 +103,24 @@ def _curves(
         legend(axes)
 
     ends = "; ".join(f"{line.label} from {line.ys[0]:.3g} to {line.ys[-1]:.3g}" for line in lines)
-    return draw(name, caption, f"{ylabel} over {max(line.xs[-1] for line in lines):g} epochs: {ends}.", paint)
+    longest = max(line.xs[-1] for line in lines)
+    return draw(name, caption, f"{ylabel} over {longest:g} epochs: {ends}.", paint)
 
 
 def _learning_rates(facts: Facts, rows: Rows, name: str) -> Figure | None:
     """Draw the rate of every step of a fit, computed from the plan, and what was recorded after each epoch."""
-    recorded = [_line(rows, "", "head_lr", SERIES[1]), _line(rows, "", "lr", SERIES[0])]
-    if not recorded[1].xs:
+    of_head = _line(rows, "", "head_lr", SERIES[1])
+    of_all = _line(rows, "", "lr", SERIES[0])
+    if not of_all.xs:
         return None
-    planned = [line for phase, offset in _offsets(rows).items() for line in _schedules(facts, rows, phase, offset)]
-    tops = [max(line.ys) for line in planned or recorded if line.ys]
+    recorded = [of_all] if of_head.ys == of_all.ys else [of_head, of_all]
+    planned: list[_Line] = []
+    for phase, offset in _offsets(rows).items():
+        planned.extend(_schedules(facts, rows, phase, offset))
+    tops = [max(line.ys) for line in planned or [of_head, of_all] if line.ys]
 
     def paint(axes: "Axes") -> None:
-        _over_epochs(axes, recorded, _starts(rows))
+        _over_epochs(axes, [of_head, of_all], _starts(rows))
         axes.set_ylabel("learning rate")
         if max(tops) > 5 * min(tops):  # on a linear scale the lower rates would all be 0
             axes.set_yscale("log")
@@ -107,11 +128,12 @@ def _learning_rates(facts: Facts, rows: Rows, name: str) -> Figure | None:
             axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.0e}".replace("e-0", "e-"))
             axes.minorticks_off()
         style = "-" if any(len(line.xs) > 1 for line in planned) else "o"  # of one step there is no line to be seen
+        # Each name once, though there is a line for each phase.
         for line in {line.label: line for line in reversed(planned)}.values():
             axes.plot([], [], style, color=line.colour, label=line.label)
         for line in planned:
             axes.plot(line.xs, line.ys, color=line.colour)
-        for line in recorded[recorded[0].ys == recorded[1].ys :]:
+        for line in recorded:
             axes.plot(line.xs, line.ys, "o", color=line.colour, markeredgecolor=PAPER)
         legend(axes)
 
@@ -125,21 +147,41 @@ def _learning_rates(facts: Facts, rows: Rows, name: str) -> Figure | None:
 def _schedules(facts: Facts, rows: Rows, phase: int, offset: float) -> list[_Line]:
     """Compute the rates of one phase; nothing where they are not those that were recorded."""
     trained = [row for row in rows if row["phase"] == phase and row["epoch"] and row.get("lr")]
-    length, settings = facts.schedule_epochs(phase), facts.settings
+    length = facts.schedule_epochs(phase)
     if not trained or not length or phase > len(facts.phases):
         return []
-    stages, last, lines = facts.phases[phase - 1]["stages"], trained[-1], []
-    rates = {rate for stage in stages for rate in stage["learning_rates"]}
-    head = stages[-1]["learning_rates"][-1:]
-    for base in sorted({min(rates), *head}) if rates else []:
-        is_head, num_steps = len(rates) > 1 and base in head, last["step"] * length
-        decay, done = settings["step_epochs"] * last["step"], range(last["step"] * last["epoch"])
-        ys = [base * lr_factor(settings["schedule"], i, num_steps, settings["warmup"], decay) for i in done]
-        if not np.isclose(ys[-1], last["head_lr" if is_head else "lr"] or 0.0, rtol=1e-3):
+    stages = facts.phases[phase - 1]["stages"]
+    rates: set[float] = set()
+    for stage in stages:
+        rates.update(stage["learning_rates"])
+    if not rates:
+        return []
+
+    # The schedule, step by step.
+    steps_per_epoch = trained[-1]["step"]
+    xs, factors = [], []
+    for step in range(steps_per_epoch * trained[-1]["epoch"]):
+        xs.append(offset + (step + 1) / steps_per_epoch)
+        factors.append(_factor(facts.settings, step, steps_per_epoch, length))
+
+    # The rate that it scales: the lowest one, and the head's where that is another.
+    of_head = stages[-1]["learning_rates"][-1:]
+    lines = []
+    for base in sorted({min(rates), *of_head}):
+        is_head = len(rates) > 1 and base in of_head
+        recorded = trained[-1]["head_lr"] if is_head else trained[-1]["lr"]
+        if not np.isclose(base * factors[-1], recorded or 0.0, rtol=1e-3):
             return []
-        label = "head" if is_head else "lowest part that trains" if len(rates) > 1 else "all that trains"
-        lines.append(_Line(label, [offset + (i + 1) / last["step"] for i in done], ys, SERIES[int(is_head)]))
+        label = "lowest part that trains" if len(rates) > 1 else "all that trains"
+        ys = [base * factor for factor in factors]
+        lines.append(_Line("head", xs, ys, SERIES[1]) if is_head else _Line(label, xs, ys, SERIES[0]))
     return lines
+
+
+def _factor(settings: Mapping[str, Any], step: int, steps_per_epoch: int, length: int) -> float:
+    """Return what a schedule of `length` epochs scales a learning rate by."""
+    decay_steps = settings["step_epochs"] * steps_per_epoch
+    return lr_factor(settings["schedule"], step, steps_per_epoch * length, settings["warmup"], decay_steps)
 
 
 def _offsets(rows: Rows) -> dict[int, float]:
@@ -147,7 +189,12 @@ def _offsets(rows: Rows) -> dict[int, float]:
     longest: dict[int, int] = {}
     for row in rows:
         longest[row["phase"]] = max(longest.get(row["phase"], 0), row["epoch"])
-    return dict(zip(longest, np.cumsum([0.0, *longest.values()]).tolist(), strict=False))
+    offsets = {}
+    done = 0.0
+    for phase, length in longest.items():
+        offsets[phase] = done
+        done += length
+    return offsets
 
 
 def _starts(rows: Rows) -> list[tuple[float, str]]:
@@ -167,7 +214,7 @@ def _chosen(facts: Facts, fit: str, rows: Rows) -> list[float]:
     """Return the epochs whose weights were kept, where an epoch was selected."""
     if not (facts.settings["best_epoch"] or facts.settings["patience"]):
         return []
-    best = facts.settings["choices"].get("stop_after")
+    best = facts.resolved.stop_after
     if fit == "final":  # after a fit that selected, it only repeats the length
         best = facts.metrics.get("best_epochs") if best is None else None
     known = {phase: best[phase - 1] for phase in _offsets(rows) if best and phase <= len(best)}
@@ -176,14 +223,17 @@ def _chosen(facts: Facts, fit: str, rows: Rows) -> list[float]:
 
 def _over_epochs(axes: "Axes", lines: Sequence[_Line], phases: Sequence[tuple[float, str]]) -> None:
     """Set up the horizontal axis, and mark where each phase begins."""
-    first, last = min(min(line.xs, default=1) for line in lines), max(max(line.xs, default=1) for line in lines)
+    first = min(min(line.xs, default=1) for line in lines)
+    last = max(max(line.xs, default=1) for line in lines)
     axes.set_xlabel("epoch")
     axes.set_xlim(-0.02 * last if first < 1 else 0, last + max(0.04 * last, 0.05))
     axes.locator_params(axis="x", integer=True)
     names = [name for _, name in phases]
     if sum(map(len, names)) > _MAX_NAMES:
         names = [str(number) for number in range(1, len(names) + 1)]
-    for (start, _), name in zip(phases if len(phases) > 1 else (), names, strict=False):
+    if len(phases) < 2:
+        return
+    for (start, _), name in zip(phases, names, strict=True):
         axes.axvline(start, color=MUTED, linewidth=0.8, alpha=0.7)
         axes.annotate(name, (start, 1), xycoords=("data", "axes fraction"), xytext=(2, 3), textcoords="offset points",
                       fontsize=8.5, color=MUTED)  # fmt: skip

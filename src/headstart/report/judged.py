@@ -1,13 +1,13 @@
 """How good a model is, in figures: confusion matrix, reliability diagram, and accuracies beside one another."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart.report.canvas import LINE, MUTED, PAPER, SERIES, Figure, draw, legend, shortened
 from headstart.report.reading import Facts
-from headstart.stats.metrics import ECE_BINS, wilson_interval
+from headstart.stats.metrics import ECE_BINS, confidence_bins, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,24 +18,27 @@ _SHADE = 0.5  # opacity of a cell that holds its whole row: the number on it sta
 
 def confusion_matrix(facts: Facts, name: str) -> Figure | None:
     """Draw the confusion matrix, each row shaded by its shares, unless there are too many classes."""
-    counts, num = np.array(facts.metrics["confusion"]), len(facts.labels)
+    counts = np.array(facts.metrics["confusion"])
+    num = len(facts.labels)
     if num > _MAX_CLASSES:
         return None
     from matplotlib.patches import Rectangle
 
-    shown, ticks = [shortened(label, 18) for label in facts.labels], np.arange(num) + 0.5
+    shown = [shortened(label, 18) for label in facts.labels]
+    ticks = np.arange(num) + 0.5
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     is_short = num <= 4 and max(map(len, shown)) <= 10
+    turned: dict[str, Any] = {"rotation": 0, "ha": "center"} if is_short else {"rotation": 60, "ha": "left"}
 
     def paint(axes: "Axes") -> None:
         for (row, column), count in np.ndenumerate(counts):
-            colour, alpha = SERIES[int(row != column)], _SHADE * shares[row, column]
+            colour = SERIES[0] if row == column else SERIES[1]
+            alpha = _SHADE * shares[row, column]
             axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, alpha=alpha, edgecolor="none"))
             if count:
                 axes.text(column + 0.5, row + 0.5, f"{count}", ha="center", va="center")
         axes.set(xlim=(0, num), ylim=(num, 0), xlabel="predicted class", ylabel="true class", aspect="equal")
-        axes.set_xticks(ticks, shown, rotation=0 if is_short else 60, ha="center" if is_short else "left",
-                        rotation_mode="anchor")  # fmt: skip
+        axes.set_xticks(ticks, shown, rotation_mode="anchor", **turned)
         axes.set_yticks(ticks, shown)
         axes.xaxis.set_label_position("top")
         axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
@@ -46,7 +49,8 @@ def confusion_matrix(facts: Facts, name: str) -> Figure | None:
             axes.plot([edge, edge], [0, num], color=LINE, linewidth=0.6, clip_on=False)
 
     alt = f"Confusion matrix of {num} classes: {np.trace(counts)} of {counts.sum()} images are on the diagonal."
-    caption, side = "Rows: true class, shaded by its shares. Columns: predicted class.", max(3.0, 1.9 + 0.36 * num)
+    caption = "Rows: true class, shaded by its shares. Columns: predicted class."
+    side = max(3.0, 1.9 + 0.36 * num)
     return draw(name, caption, alt, paint, size=(side, side), is_cut=True)
 
 
@@ -58,11 +62,13 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
     found = facts.predictions
     if found is None or not found.paths:
         return None
-    confidence, is_correct = found.confidence, found.is_correct
-    which = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    members = [which == number for number in np.unique(which)]
-    means = [float(confidence[each].mean()) for each in members]
-    bins = [wilson_interval(int(is_correct[each].sum()), int(each.sum())) for each in members]
+    confidence = found.confidence
+    which = confidence_bins(confidence)
+    means, bins = [], []
+    for number in np.unique(which):
+        is_member = which == number
+        means.append(float(confidence[is_member].mean()))
+        bins.append(wilson_interval(int(found.is_correct[is_member].sum()), int(is_member.sum())))
 
     def paint(axes: "Axes") -> None:
         axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1, label="confidence = accuracy")
@@ -84,21 +90,23 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
 
 def accuracies(facts: Sequence[Facts], names: Sequence[str]) -> Figure:
     """Draw the accuracies of several runs with their intervals; hollow where the reported images selected the model."""
-    labels = [name + " †" * each.is_selected for each, name in zip(facts, names, strict=True)]
-    found = [each.metrics["accuracy"] for each in facts]
+    labels, found, said = [], [], []
+    for each, name in zip(facts, names, strict=True):
+        label = f"{name} †" if each.is_selected else name
+        a = each.metrics["accuracy"]
+        labels.append(label)
+        found.append(a)
+        said.append(f"{label} {a['value']:.3f} ({a['low']:.3f} to {a['high']:.3f})")
 
     def paint(axes: "Axes") -> None:
         for y, (each, a) in enumerate(zip(facts, found, strict=True)):
             error = [[a["value"] - a["low"]], [a["high"] - a["value"]]]
             colour = SERIES[y % len(SERIES)]
-            axes.errorbar(a["value"], y, xerr=error, fmt="o", color=colour, linewidth=1.4,
-                          markerfacecolor=PAPER if each.is_selected else colour)  # fmt: skip
+            inside = PAPER if each.is_selected else colour
+            axes.errorbar(a["value"], y, xerr=error, fmt="o", color=colour, linewidth=1.4, markerfacecolor=inside)
         axes.set_yticks(range(len(labels)), [shortened(label, 32) for label in labels])
         axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="accuracy")
         axes.grid(False, axis="y")
 
-    values = "; ".join(
-        f"{label} {a['value']:.3f} ({a['low']:.3f} to {a['high']:.3f})" for label, a in zip(labels, found, strict=True)
-    )
-    alt, height = f"Accuracy of each run with its interval: {values}.", 0.9 + 0.3 * len(labels)
-    return draw("accuracies", "Accuracy with its interval.", alt, paint, size=(6.2, height))
+    alt = f"Accuracy of each run with its interval: {'; '.join(said)}."
+    return draw("accuracies", "Accuracy with its interval.", alt, paint, size=(6.2, 0.9 + 0.3 * len(labels)))

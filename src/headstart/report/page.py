@@ -15,6 +15,7 @@ from headstart.config import read_yaml
 from headstart.data.manifest import data_name
 from headstart.errors import RunError
 from headstart.files import make_parent, write_atomic
+from headstart.report.canvas import Figure
 from headstart.report.curves import overlaid_curves, training_figures
 from headstart.report.judged import accuracies, confusion_matrix, reliability_diagram
 from headstart.report.pictures import Thumbnail, augmented, sheet, thumbnail
@@ -48,16 +49,25 @@ def write_report(
         ConfigError: The page is no HTML file or lies among the images.
     """
     folders = [Path(path) for path in paths]
-    page, study = page_path(folders, out), read_comparison(comparison, folders)
-    facts, names = [read_run(path) for path in folders], run_names(folders, study)
-    sections = [_section(each, f"run{i}", name) for i, (each, name) in enumerate(zip(facts, names, strict=True), 1)]
+    page = page_path(folders, out)
+    study = read_comparison(comparison, folders)
+    facts = [read_run(path) for path in folders]
+    names = run_names(folders, study)
+
+    # What is on the page.
+    sections = []
+    for number, (each, name) in enumerate(zip(facts, names, strict=True), 1):
+        sections.append(_section(each, f"run{number}", name))
     compared = _compared(facts, names, study)
     html = _template().render(title=title or _title(facts), version=__version__, sections=sections, compared=compared)
+
+    # What is beside it: the figures of one run right there, those of several in a folder for each.
     pngs = {f"{each.name}.png": each.png for each in compared["figures"]}
     for section in sections:
         tame = re.sub(r"[^\w.=]+", "-", f"{section['id']}-{section['name']}")[:80].strip("-.")
         folder = "" if len(facts) == 1 else f"{tame}/"
-        pngs |= {f"{folder}{name}.png": data for name, data in section["pngs"].items()}
+        for name, data in section["pngs"].items():
+            pngs[f"{folder}{name}.png"] = data
     _write(page, html, pngs)
     return page
 
@@ -71,7 +81,12 @@ def page_path(paths: Sequence[Path], out: str | Path | None) -> Path:
     """
     if not paths:
         raise RunError("there is no run to report on; give one or more run folders")
-    page = Path(out) if out is not None else (paths[0] if len(paths) == 1 else Path()) / "report.html"
+    if out is not None:
+        page = Path(out)
+    elif len(paths) == 1:
+        page = paths[0] / "report.html"
+    else:
+        page = Path("report.html")
     for path in paths:
         runs.open_run(path).metrics()  # says so where it is not finished
         images = Path(str(read_yaml(path / runs.CONFIG).get("data"))).expanduser()
@@ -82,10 +97,12 @@ def page_path(paths: Sequence[Path], out: str | Path | None) -> Path:
 
 
 def _write(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
-    files: dict[Path, bytes | str] = {page.with_suffix("") / name: data for name, data in pngs.items()}
-    for target, data in {**files, page: html}.items():
+    for name, data in pngs.items():
+        target = page.with_suffix("") / name
         make_parent(target)
         write_atomic(target, data)
+    make_parent(page)
+    write_atomic(page, html)
 
 
 def _template() -> jinja2.Template:
@@ -109,12 +126,17 @@ def _title(facts: Sequence[Facts]) -> str:
 
 def _section(facts: Facts, ident: str, name: str) -> dict[str, Any]:
     """Gather what the template says of one run; `pngs` are the files beside the page."""
-    training, matrix = training_figures(facts, ident), confusion_matrix(facts, f"{ident}-confusion")
+    training = training_figures(facts, ident)
+    matrix = confusion_matrix(facts, f"{ident}-confusion")
     calibration = reliability_diagram(facts, f"{ident}-reliability")
     wrong = facts.predictions.mistakes() if facts.predictions else []
-    mistakes, views = [_case(facts, row) for row in wrong[:_MAX_MISTAKES]], _views(facts)
-    drawn = [*(each for _, group in training for each in group), *filter(None, (calibration, matrix))]
-    pngs = {each.name.removeprefix(f"{ident}-"): each.png for each in drawn}
+    mistakes = [_case(facts, row) for row in wrong[:_MAX_MISTAKES]]
+    views = _views(facts)
+
+    pngs = {}
+    for figure in [*_all_figures(training), calibration, matrix]:
+        if figure is not None:
+            pngs[figure.name.removeprefix(f"{ident}-")] = figure.png
     if mistakes:
         pngs["mistakes"] = sheet([("most confident mistakes", [each["picture"] for each in mistakes])])
     if views:
@@ -124,6 +146,13 @@ def _section(facts: Facts, ident: str, name: str) -> dict[str, Any]:
         "mistakes": mistakes, "num_mistakes": len(wrong), "pairs": _pairs(facts), "classes": _classes(facts),
         "explained": _explained(facts), "views": views, "commands": commands(facts), "pngs": pngs,
     }  # fmt: skip
+
+
+def _all_figures(groups: Sequence[tuple[str, Sequence[Figure]]]) -> list[Figure]:
+    found: list[Figure] = []
+    for _, figures in groups:
+        found.extend(figures)
+    return found
 
 
 def _views(facts: Facts) -> list[tuple[str, list[Thumbnail]]]:
@@ -136,23 +165,28 @@ def _case(facts: Facts, row: int) -> dict[str, Any]:
     """Describe one reported image."""
     found = facts.predictions
     assert found is not None
-    name, label, predicted = _short(found.paths[row]), found.labels[row], found.predicted[row]
+    name = _short(found.paths[row])
+    label, predicted = found.labels[row], found.predicted[row]
     probability = f"{found.confidence[row]:.3f}"
     alt = f"{name}: labelled {label}, predicted {predicted} with probability {probability}"
-    picture = thumbnail(Path(found.paths[row]), alt)
+    picture = thumbnail(found.paths[row], alt, facts.source)
     return {"name": name, "label": label, "predicted": predicted, "probability": probability, "picture": picture}
 
 
 def _pairs(facts: Facts) -> list[dict[str, Any]]:
     """List the pairs of true and predicted class with the most images, and pictures of each."""
-    labels, counts, found = facts.labels, np.array(facts.metrics["confusion"]), []
-    off = counts * ~np.eye(len(labels), dtype=bool)
-    for flat in np.argsort(-off, axis=None, kind="stable")[: min(_MAX_PAIRS, np.count_nonzero(off))]:
-        true, guess = divmod(int(flat), len(labels))
+    labels = facts.labels
+    counts = np.array(facts.metrics["confusion"])
+    mistaken = counts * ~np.eye(len(labels), dtype=bool)
+    num_pairs = min(_MAX_PAIRS, np.count_nonzero(mistaken))
+    found = []
+    for flat in np.argsort(-mistaken, axis=None, kind="stable")[:num_pairs].tolist():
+        true, guess = divmod(flat, len(labels))
         pair = {"label": labels[true], "predicted": labels[guess]}
         rows = facts.predictions.mistakes(**pair)[:_PER_PAIR] if facts.predictions else []
+        pictures = [_case(facts, row)["picture"] for row in rows]
         share = f"{counts[true, guess]:,} of {counts[true].sum():,}"
-        found.append({**pair, "share": share, "pictures": [_case(facts, row)["picture"] for row in rows]})
+        found.append({**pair, "share": share, "pictures": pictures})
     return found
 
 
@@ -160,26 +194,30 @@ def _classes(facts: Facts) -> list[dict[str, Any]]:
     """List the scores of each class, the worst first, recall with its interval."""
     rows = []
     for label, row in facts.metrics["per_class"].items():
-        n, recall = row["num_images"], row["recall"]
-        interval = wilson_interval(round(recall * n), n) if n and recall is not None else None
+        n = row["num_images"]
+        interval = None
+        if n and row["recall"] is not None:
+            interval = wilson_interval(round(row["recall"] * n), n)
         rows.append({**row, "label": label, "interval": interval})
     return sorted(rows, key=lambda row: (row["f1"] is not None, row["f1"] or 0.0))
 
 
 def _explained(facts: Facts) -> list[dict[str, Any]]:
     """List the pictures that `inference.explain` wrote, as far as they are there."""
-    folder, cases = facts.run.path / runs.EXPLANATIONS, []
+    folder = facts.run.path / runs.EXPLANATIONS
+    cases = []
     for image in facts.explanations.get("images", []):
         try:
-            label, predicted = str(image["label"]), str(image["predicted"])
+            label = str(image["label"])
+            predicted = str(image["predicted"])
             shown = [("input", "input", f"{_short(image['path'])}, as the network saw it")]
-            for key, name, is_there in zip(
-                ("file", "label_file"), (predicted, label), image["has_evidence"], strict=False
-            ):
+            # Evidence for the predicted class, and where that is another one, for the true class.
+            of_classes = [("file", predicted), ("label_file", label)]
+            for (key, name), is_there in zip(of_classes, image["has_evidence"], strict=False):
                 what = f"for {name}" if is_there else f"nothing for {name}"
                 shown.append((key, what, f"Grad-CAM: evidence {what}"))
             # Only names within the folder: the file may come from anywhere.
-            panels = [(text, thumbnail(folder / Path(image[key]).name, alt)) for key, text, alt in shown]
+            panels = [(text, thumbnail(str(folder / Path(image[key]).name), alt)) for key, text, alt in shown]
             probability = f"{image['probability']:.3f}"
         except (KeyError, TypeError, ValueError):
             continue
@@ -189,11 +227,16 @@ def _explained(facts: Facts) -> list[dict[str, Any]]:
 
 def _compared(facts: Sequence[Facts], names: Sequence[str], study: Mapping[str, Any]) -> dict[str, Any]:
     """Gather what is said of all runs together: the words of a study, and figures of several runs."""
-    verdict, rows = study.get("verdict") or [], study.get("rows") or []
-    is_averaged = any(len(row.get("seeds", [])) > 1 for row in rows)  # else the table of runs says the same
-    drawn = [accuracies(facts, names), *overlaid_curves(facts, names)] if len(facts) > 1 else []
-    verdict = [verdict] if isinstance(verdict, str) else list(verdict)
-    return {"verdict": verdict, "rows": rows if is_averaged else [], "figures": drawn}
+    verdict = study.get("verdict") or []
+    if isinstance(verdict, str):
+        verdict = [verdict]
+    rows = study.get("rows") or []
+    if not any(len(row.get("seeds", [])) > 1 for row in rows):
+        rows = []  # the table of runs says the same
+    figures = []
+    if len(facts) > 1:
+        figures = [accuracies(facts, names), *overlaid_curves(facts, names)]
+    return {"verdict": list(verdict), "rows": rows, "figures": figures}
 
 
 def _short(path: str) -> str:

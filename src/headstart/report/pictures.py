@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from headstart.data.contact_sheet import contact_sheet
-from headstart.data.manifest import read_manifest
-from headstart.data.transforms import Augment, decode, eval_view, train_view
+from headstart.data.manifest import Manifest, read_manifest
+from headstart.data.sources import FILES, Source, read_picture
 from headstart.errors import HeadstartError, UnreadableImageError
+from headstart.preprocessing import Augment, decode, eval_view, train_view
 from headstart.types import InputSpec
 
 _SIDE = 224  # pixels of the square that a picture is fitted into: twice what the page shows, for sharp screens
@@ -33,15 +34,26 @@ class Thumbnail:
     image: Image.Image
 
 
-def thumbnail(source: Path | Image.Image, alt: str) -> Thumbnail:
-    """Make a small JPEG of a picture that shows `alt`; one that is gone or unreadable gives a placeholder."""
+def thumbnail(picture: str | Image.Image, alt: str, source: Source = FILES) -> Thumbnail:
+    """Make a small JPEG of a picture; one that is gone or unreadable gives a placeholder.
+
+    Args:
+        picture: Its key in `source`, or the picture itself.
+        alt: What it shows.
+        source: Where the key is.
+    """
     try:
-        image = ImageOps.contain(decode(source, smallest=_SIDE), (_SIDE, _SIDE))
+        if isinstance(picture, Image.Image):
+            image = decode(picture)
+        else:
+            image = read_picture(source, picture, smallest=_SIDE)
+        image = ImageOps.contain(image, (_SIDE, _SIDE))
     except (UnreadableImageError, ValueError):  # ValueError: so long a strip that it would be less than a pixel wide
         return Thumbnail("", alt, Image.new("RGB", (_SIDE, _SIDE), "#c8ccd1"))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)
-    return Thumbnail("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, image)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Thumbnail(f"data:image/jpeg;base64,{text}", alt, image)
 
 
 def augmented(manifest: Path, spec: InputSpec, augment: Augment, seed: int) -> list[tuple[str, list[Thumbnail]]]:
@@ -53,23 +65,37 @@ def augmented(manifest: Path, spec: InputSpec, augment: Augment, seed: int) -> l
         listed = read_manifest(manifest)
     except HeadstartError:
         return []
-    rows, rng = [], np.random.default_rng(seed)
-    for number in np.unique(np.linspace(0, len(listed.labels) - 1, _MAX_ROWS).astype(int)):
-        record = next((each for each in listed.of_split("train") if each.label == number), None)
-        try:
-            picture = decode(record.path, smallest=spec.smallest_side) if record is not None else None
-        except UnreadableImageError:
-            picture = None
-        if picture is not None:
-            name = listed.labels[number]
-            views = [eval_view(picture, spec), *(train_view(picture, spec, augment, rng) for _ in range(_NUM_VIEWS))]
-            texts = (f"{name}: {'evaluation view' if not i else f'augmented view {i}'}" for i in range(len(views)))
-            rows.append((name, [thumbnail(Image.fromarray(v), t) for v, t in zip(views, texts, strict=True)]))
+    rows = []
+    rng = np.random.default_rng(seed)
+    for number in np.unique(np.linspace(0, len(listed.labels) - 1, _MAX_ROWS).astype(int)).tolist():
+        picture = _first_picture(listed, number, spec)
+        if picture is None:
+            continue
+        name = listed.labels[number]
+        views = [thumbnail(Image.fromarray(eval_view(picture, spec)), f"{name}: evaluation view")]
+        for count in range(1, _NUM_VIEWS + 1):
+            view = train_view(picture, spec, augment, rng)
+            views.append(thumbnail(Image.fromarray(view), f"{name}: augmented view {count}"))
+        rows.append((name, views))
     return rows
+
+
+def _first_picture(manifest: Manifest, label: int, spec: InputSpec) -> Image.Image | None:
+    """Return the first training image of a class, or None where there is none, or it is gone."""
+    for record in manifest.of_split("train"):
+        if record.label == label:
+            try:
+                return read_picture(manifest.source, record.key, smallest=spec.smallest_side)
+            except UnreadableImageError:
+                return None
+    return None
 
 
 def sheet(rows: list[tuple[str, list[Thumbnail]]]) -> bytes:
     """Put pictures on one sheet, as a PNG; see `contact_sheet`."""
+    shown = []
+    for caption, pictures in rows:
+        shown.append((caption, [picture.image for picture in pictures]))
     buffer = io.BytesIO()
-    contact_sheet([(caption, [each.image for each in pictures]) for caption, pictures in rows]).save(buffer, "PNG")
+    contact_sheet(shown).save(buffer, "PNG")
     return buffer.getvalue()

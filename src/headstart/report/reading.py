@@ -7,54 +7,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from headstart import runs
-from headstart.config import Config, command_words, read_yaml
+from headstart.config import command_words
+from headstart.data.manifest import read_source
+from headstart.data.predictions import Predictions, read_predictions
+from headstart.data.sources import FILES, Source
 from headstart.errors import HeadstartError, RunError, listed
+from headstart.resolved import Resolved
 from headstart.types import InputSpec
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions:
-    """A row per reported image.
+class Facts:
+    """A finished run, as far as its files are there.
 
     Attributes:
-        paths: As in the manifest.
-        labels: True classes.
-        predicted: Most probable classes.
-        confidence: (N,), the probability of the predicted class.
+        source: Gives the bytes of its images.
+        missing: What could not be read, in sentences.
     """
 
-    paths: Sequence[str]
-    labels: Sequence[str]
-    predicted: Sequence[str]
-    confidence: npt.NDArray[np.float64]
-
-    @property
-    def is_correct(self) -> npt.NDArray[np.bool_]:
-        """(N,), whether the predicted class is the true one."""
-        return np.array([label == guess for label, guess in zip(self.labels, self.predicted, strict=True)])
-
-    def mistakes(self, label: str | None = None, predicted: str | None = None) -> list[int]:
-        """Return the rows that are wrong, the most confident first, of all classes or of one pair."""
-        wrong = (
-            row
-            for row, (true, guess) in enumerate(zip(self.labels, self.predicted, strict=True))
-            if true != guess and label in (None, true) and predicted in (None, guess)
-        )
-        return sorted(wrong, key=lambda row: -self.confidence[row])
-
-
-@dataclass(frozen=True, eq=False)
-class Facts:
-    """A finished run, as far as its files are there; `missing` says in sentences what could not be read."""
-
     run: runs.Run
+    source: Source
     settings: Mapping[str, Any]
+    resolved: Resolved
     metrics: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
     phases: Sequence[Mapping[str, Any]]
@@ -84,13 +61,8 @@ class Facts:
 
     def schedule_epochs(self, phase: int) -> int:
         """Return how many epochs the schedule of a phase spans: more than ran where it was stopped; 0: not known."""
-        values = self.settings
-        lengths = values["choices"].get("epochs") or values["phase_epochs"]
-        if lengths is None and values["table"]:
-            lengths = [each.get("epochs", values["epochs"]) for each in values["table"].get("phases", [])]
-        if lengths is None:
-            return int(values["epochs"])
-        return int(lengths[phase - 1]) if phase <= len(lengths) else 0
+        lengths = self.resolved.epochs
+        return lengths[phase - 1] if phase <= len(lengths) else 0
 
 
 def read_run(path: Path) -> Facts:
@@ -106,7 +78,6 @@ def read_run(path: Path) -> Facts:
         raise RunError(
             f"{path / runs.METRICS} holds no accuracy, confusion and per_class; train again with --overwrite"
         )
-    defaults = {name: field.default for name, field in Config.model_fields.items()}
     missing: list[str] = []
 
     def optional(read: Callable[[], _T], default: _T) -> _T:
@@ -119,13 +90,15 @@ def read_run(path: Path) -> Facts:
 
     return Facts(
         run=run,
-        settings={**defaults, **read_yaml(path / runs.CONFIG)},
+        source=optional(lambda: read_source(path / runs.MANIFEST), FILES),
+        settings=run.settings(),
+        resolved=run.resolved(),
         metrics=metrics,
         history=optional(run.history, []),
         phases=optional(lambda: list(run.plan()["phases"]), []),
         environment=optional(run.environment, {}),
         data_report=optional(run.data_report, {}),
-        predictions=optional(lambda: _predictions(run), None),
+        predictions=optional(lambda: read_predictions(run), None),
         spec=optional(lambda: _spec(run.model_folder / "preprocessor_config.json"), None),
         explanations=optional(lambda: _explanations(run), {}),
         missing=missing,
@@ -134,13 +107,13 @@ def read_run(path: Path) -> Facts:
 
 def commands(facts: Facts) -> list[tuple[str, str]]:
     """Return what to type to repeat a run, each with what it does."""
-    path, values = facts.run.path, facts.settings
-    again, config = f"{path}-again", str(path / runs.CONFIG)
-    exact = shlex.join(["headstart", "train", "--config", config, "--out", again])
-    repeated = [("the same settings, with what was decided by timing or selection", exact)]
-    if not values["table"]:  # a table of one's own fits into no flag
-        repeated.append(("the settings that differ from the defaults", shlex.join(command_words(values))))
-    return [*repeated, ("this page", shlex.join(["headstart", "report", str(path)]))]
+    path = facts.run.path
+    exact = ["headstart", "train", "--config", str(path / runs.CONFIG), "--out", f"{path}-again"]
+    found = [("the same settings, with what was decided by timing or selection", shlex.join(exact))]
+    if not facts.settings["table"]:  # a table of one's own fits into no flag
+        found.append(("the settings that were asked for", shlex.join(command_words(facts.run.config()))))
+    found.append(("this page", shlex.join(["headstart", "report", str(path)])))
+    return found
 
 
 def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequence[Path]) -> Mapping[str, Any]:
@@ -159,8 +132,12 @@ def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequen
         value, folder, where = source, Path(), "the comparison"
     else:
         value, folder, where = _comparison_file(Path(source)), Path(source).parent, str(source)
-    rows = [{**row, "runs": [_located(run, folder) for run in row.get("runs", ())]} for row in value.get("rows", ())]
-    known = {run for row in rows for run in row["runs"]}
+    rows = []
+    known: set[Path] = set()
+    for row in value.get("rows", ()):
+        located = [_located(run, folder) for run in row.get("runs", ())]
+        rows.append({**row, "runs": located})
+        known.update(located)
     others = [str(path) for path in paths if path.resolve() not in known]
     if known and others:
         raise RunError(f"{where} is not about {listed(others)}; name the comparison of these runs, or none")
@@ -169,19 +146,27 @@ def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequen
 
 def run_names(paths: Sequence[Path], study: Mapping[str, Any]) -> list[str]:
     """Name runs as the study does, or else by the least end of their paths that tells them apart."""
-    named = {
-        run: f"{row['name']}, seed {seed}" if len(row["runs"]) > 1 else row["name"]
-        for row in study.get("rows", ())
-        for run, seed in zip(row["runs"], row["seeds"], strict=False)
-    }
+    named = {}
+    for row in study.get("rows", ()):
+        for run, seed in zip(row["runs"], row["seeds"], strict=False):
+            named[run] = f"{row['name']}, seed {seed}" if len(row["runs"]) > 1 else row["name"]
     if named:  # read_comparison saw to it that it knows them all
         return [named[path.resolve()] for path in paths]
+
     parts = [path.resolve().parts for path in paths]
-    depth = next((n for n in range(1, max(map(len, parts))) if len({each[-n:] for each in parts}) == len(parts)), 1)
+    depth = _telling_depth(parts)
     ends = [each[-depth:] for each in parts]
     while depth > 1 and len({each[-1] for each in ends}) == 1:
         ends = [each[:-1] for each in ends]
     return ["/".join(each) for each in ends]
+
+
+def _telling_depth(parts: Sequence[tuple[str, ...]]) -> int:
+    """Return how many parts of paths, from their ends on, tell them apart; 1 where none do."""
+    for depth in range(1, max(map(len, parts))):
+        if len({each[-depth:] for each in parts}) == len(parts):
+            return depth
+    return 1
 
 
 def _comparison_file(path: Path) -> dict[str, Any]:
@@ -196,17 +181,8 @@ def _comparison_file(path: Path) -> dict[str, Any]:
 
 def _located(run: str | Path, folder: Path) -> Path:
     """Find a run that a file in a folder names; one that is not within it was named from where the command ran."""
-    return (folder / run if (folder / run).exists() else Path(run)).resolve()
-
-
-def _predictions(run: runs.Run) -> Predictions:
-    table = run.predictions()
-    paths, labels, predicted = (table.column(name).to_pylist() for name in ("path", "label", "predicted"))
-    confidence = np.zeros(len(paths))
-    for name in set(predicted):
-        rows = [row for row, guess in enumerate(predicted) if guess == name]
-        confidence[rows] = table.column(f"p_{name}").to_numpy()[rows]
-    return Predictions(paths, labels, predicted, confidence)
+    within = folder / run
+    return within.resolve() if within.exists() else Path(run).resolve()
 
 
 def _spec(path: Path) -> InputSpec:

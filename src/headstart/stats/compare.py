@@ -84,12 +84,13 @@ def accuracy_interval(
         ValueError: The shapes do not fit, or there is no image.
     """
     sample = make_sample(correct, groups)
-    (num_seeds, num_units), num_images = sample.right.shape, int(sample.sizes.sum())
-    value, method = float(sample.rates.mean()), _method(sample, num_seeds)
-    if num_units == 1 < num_images:
+    value = float(sample.rates.mean())
+    method = _method(sample, sample.num_seeds)
+    is_grouped = sample.num_units < sample.num_images
+    if is_grouped and sample.num_units == 1:
         return Interval(value, 0.0, 1.0, level, f"{method}: no interval from one group")
-    if num_units == 1 or (num_seeds == 1 and num_units == num_images):
-        wilson = wilson_interval(round(value * num_images), num_images, level)
+    if not is_grouped and 1 in (sample.num_units, sample.num_seeds):
+        wilson = wilson_interval(round(value * sample.num_images), sample.num_images, level)
         return replace(wilson, value=value, method=f"wilson, {method.partition(' over ')[2]}")
     logits = accuracy_logits(sample, np.random.default_rng(seed))
     low, high = (1 / (1 + exp(-logit)) for logit in _ends(logits, level))
@@ -135,15 +136,17 @@ def compare_to_first(
         ValueError: The shapes do not fit, or there is no image.
     """
     samples = {name: make_sample(rows, groups) for name, rows in correct.items()}
-    sizes = [int(sample.sizes.sum()) for sample in samples.values()]
+    sizes = [sample.num_images for sample in samples.values()]
     if len(set(sizes)) != 1:
         raise ValueError(f"expected the same images for all of one classifier or more; got {sizes}")
     first, *others = samples.values()
-    family = len(others) * (len(others) + 1) // 2 if is_chosen_here else len(others)
+    family = len(others)
+    if is_chosen_here:
+        family = len(others) * (len(others) + 1) // 2
     found = [_difference(first, other, level, seed, family) for other in others]
     corrected = _holm([difference.p_value for difference in found], family)
-    pairs = zip(list(samples)[1:], found, corrected, strict=True)
-    return {name: replace(difference, p_holm=p_holm) for name, difference, p_holm in pairs}
+    names = list(samples)[1:]
+    return {name: replace(d, p_holm=p) for name, d, p in zip(names, found, corrected, strict=True)}
 
 
 def difference_sentence(first: str, other: str, d: Difference) -> str:
@@ -157,7 +160,8 @@ def difference_sentence(first: str, other: str, d: Difference) -> str:
         f"({d.level:.0%} interval {100 * d.low:+.1f} to {100 * d.high:+.1f}; {p_text}, Holm)"
     )
     if d.is_significant:
-        return f"{first} is {'better' if d.difference > 0 else 'worse'} than {other} {figures}."
+        verdict = "better" if d.difference > 0 else "worse"
+        return f"{first} is {verdict} than {other} {figures}."
     return f"{first} and {other} cannot be told apart {figures}{_advice(d)}."
 
 
@@ -167,14 +171,18 @@ def _advice(d: Difference) -> str:
     if d.images_needed is None and d.num_seeds == 1:
         return f"; more {'groups' if d.num_groups else 'images'} would be needed"
     if d.images_needed is None:
-        return f"; more images alone would not do, more seeds{' or groups' * bool(d.num_groups)} would be needed"
-    groups = f" in {_about(d.images_needed * d.num_groups / d.num_images):,} groups" if d.num_groups else ""
-    return f"; about {_about(d.images_needed):,} images{groups} would be needed"
+        more = "seeds or groups" if d.num_groups else "seeds"
+        return f"; more images alone would not do, more {more} would be needed"
+    needed = f"{_about(d.images_needed):,} images"
+    if d.num_groups:
+        needed += f" in {_about(d.images_needed * d.num_groups / d.num_images):,} groups"
+    return f"; about {needed} would be needed"
 
 
 def _method(sample: Sample, num_seeds: int) -> str:
-    num_units, num_images = len(sample.sizes), int(sample.sizes.sum())
-    over = f"{num_images} images" + (f" in {num_units} groups" if num_units < num_images else "")
+    over = f"{sample.num_images} images"
+    if sample.num_units < sample.num_images:
+        over += f" in {sample.num_units} groups"
     if num_seeds == 1:
         return f"bootstrap over {over}; one seed, so what another would change is not in it"
     return f"hierarchical bootstrap over {num_seeds} seeds and {over}"
@@ -186,16 +194,18 @@ def _ends(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
 
 
 def _difference(first: Sample, other: Sample, level: float, seed: int, family: int) -> Difference:
-    num_images, num_units = int(first.sizes.sum()), len(first.sizes)
-    num_seeds = min(len(first.right), len(other.right))
+    num_seeds = min(first.num_seeds, other.num_seeds)
     value = float(first.rates.mean() - other.rates.mean())
     low, high, p_value = -1.0, 1.0, 1.0
-    if num_units > 1:
+    images_needed = None
+    if first.num_units > 1:
         draws = difference_draws(first, other, np.random.default_rng(seed), family)
-        tail = min((draws <= 0).sum(), (draws >= 0).sum())
-        if (first.mean != other.mean).any():
-            p_value = min(1.0, float(2 * (tail + 1) / (len(draws) + 1)))
         low, high = _ends(draws, level)
+        if (first.mean != other.mean).any():
+            tail = min((draws <= 0).sum(), (draws >= 0).sum())
+            p_value = min(1.0, float(2 * (tail + 1) / (len(draws) + 1)))
+        # Bonferroni's level: what the least of the p values has to reach.
+        images_needed = _images_needed(first, other, 1 - (1 - level) / family)
     return Difference(
         difference=value,
         low=max(-1.0, min(low, value)),
@@ -204,10 +214,9 @@ def _difference(first: Sample, other: Sample, level: float, seed: int, family: i
         p_value=p_value,
         p_holm=p_value,
         num_seeds=num_seeds,
-        num_images=num_images,
-        num_groups=num_units if num_units < num_images else None,
-        # Bonferroni's level: what the least of the p values has to reach.
-        images_needed=_images_needed(first, other, 1 - (1 - level) / family) if num_units > 1 else None,
+        num_images=first.num_images,
+        num_groups=first.num_units if first.num_units < first.num_images else None,
+        images_needed=images_needed,
         method=f"{_method(first, num_seeds)}, paired by image",
     )
 
@@ -225,15 +234,17 @@ def _images_needed(first: Sample, other: Sample, level: float) -> int | None:
         return bool(reach**2 * (kept + seeds) <= centre**2)
 
     least = bisect_left(_GROWTHS, True, key=are_enough)
-    return ceil(first.sizes.sum() * _GROWTHS[least]) if 0 < least < len(_GROWTHS) else None
+    if least in (0, len(_GROWTHS)):
+        return None
+    return ceil(first.num_images * _GROWTHS[least])
 
 
 def _holm(p_values: list[float], family: int) -> list[float]:
-    corrected, least = [1.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        least = max(least, min(1.0, (family - rank) * p_values[index]))
-        corrected[index] = least
-    return corrected
+    order = np.argsort(p_values, kind="stable")
+    steps = np.array(p_values)[order] * (family - np.arange(len(p_values)))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.maximum.accumulate(np.minimum(steps, 1.0))
+    return corrected.tolist()
 
 
 def _about(count: float) -> int:

@@ -32,7 +32,8 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"expected 0 <= successes <= n and n >= 1; got successes={successes}, n={n}")
     z = NormalDist().inv_cdf((1 + level) / 2)
-    p, shrink = successes / n, 1 + z * z / n
+    p = successes / n
+    shrink = 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
     half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / shrink
     # At the borders the ends are 0 and 1 exactly; rounding must not leave 1 - 1e-16.
@@ -64,7 +65,7 @@ def classification_metrics(probabilities: ArrayLike, targets: ArrayLike, labels:
     """
     p = np.asarray(probabilities, dtype=np.float64)
     y = np.asarray(targets)
-    _check(p, y, labels)
+    _refuse_misfits(p, y, labels)
     confusion = _confusion(y, p.argmax(axis=1), len(labels))
     per_class = _per_class(confusion)
     num_correct = int(np.trace(confusion))
@@ -93,11 +94,15 @@ def expected_calibration_error(probabilities: NDArray[np.float64], targets: NDAr
     """
     confidence = probabilities.max(axis=1)
     gap = (probabilities.argmax(axis=1) == targets) - confidence
-    which = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    return float(np.abs(np.bincount(which, weights=gap)).sum() / len(targets))
+    return float(np.abs(np.bincount(confidence_bins(confidence), weights=gap)).sum() / len(targets))
 
 
-def _check(p: NDArray[np.float64], y: NDArray[Any], labels: Sequence[str]) -> None:
+def confidence_bins(confidence: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the number of the bin, 0 to `ECE_BINS` - 1, that each confidence falls into; they are closed above."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(np.intp) - 1, 0, ECE_BINS - 1)
+
+
+def _refuse_misfits(p: NDArray[np.float64], y: NDArray[Any], labels: Sequence[str]) -> None:
     if p.ndim != 2 or p.shape[1] != len(labels) or y.shape != p.shape[:1] or not len(y):
         raise ValueError(
             f"expected probabilities (N, {len(labels)}) and targets (N,) with N >= 1; got {p.shape} and {y.shape}"
@@ -115,16 +120,17 @@ def _confusion(y: NDArray[Any], predicted: NDArray[np.intp], num_classes: int) -
 
 
 def _per_class(confusion: NDArray[np.intp]) -> list[dict[str, Any]]:
+    hits = confusion.diagonal().tolist()
+    num_images = confusion.sum(axis=1).tolist()
+    num_predicted = confusion.sum(axis=0).tolist()
     rows = []
-    for index in range(len(confusion)):
-        hits = int(confusion[index, index])
-        num_images, num_predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
+    for right, images, predicted in zip(hits, num_images, num_predicted, strict=True):
         rows.append(
             {
-                "precision": _ratio(hits, num_predicted),
-                "recall": _ratio(hits, num_images),
-                "f1": _ratio(2 * hits, num_images + num_predicted),
-                "num_images": num_images,
+                "precision": _ratio(right, predicted),
+                "recall": _ratio(right, images),
+                "f1": _ratio(2 * right, images + predicted),
+                "num_images": images,
             }
         )
     return rows

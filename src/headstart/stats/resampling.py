@@ -7,6 +7,7 @@ seeds would lose 1/S of their variance, and resampling seeds and images at once 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, sqrt
 from typing import NamedTuple
 
@@ -32,6 +33,21 @@ class Sample:
     sizes: _Floats
 
     @property
+    def num_seeds(self) -> int:
+        """S, how many seeds there are."""
+        return len(self.right)
+
+    @property
+    def num_units(self) -> int:
+        """G, how many units there are."""
+        return len(self.sizes)
+
+    @property
+    def num_images(self) -> int:
+        """N, how many images the units have together."""
+        return int(self.sizes.sum())
+
+    @cached_property
     def mean(self) -> _Floats:
         """Images of each unit that were right, (G,), mean over the seeds."""
         return np.asarray(self.right.mean(axis=0))
@@ -39,20 +55,23 @@ class Sample:
     @property
     def rates(self) -> _Floats:
         """Accuracy of each seed, (S,)."""
-        return np.asarray(self.right.sum(axis=1) / self.sizes.sum())
+        return np.asarray(self.right.sum(axis=1) / self.num_images)
 
+    @cached_property
     def seed_variance(self) -> tuple[float, float, int]:
-        """Return the variance of the mean rate over seeds, what of it is their luck with these images, and S - 1.
+        """The variance of the mean rate over seeds, what of it is their luck with these images, and S - 1.
 
         With x[s, g] = right, less the means of seed s and unit g, the luck is sum x² G / (S (S-1) (G-1) N²): the mean
         square of the interaction in a two-way layout.
         """
-        (num_seeds, num_units), rates = self.right.shape, self.rates
-        if num_seeds == 1:
+        if self.num_seeds == 1:
             return 0.0, 0.0, 0
-        own = self.right - self.mean - self.sizes * (rates - rates.mean())[:, None]
-        scale = num_units / (num_units - 1) / (num_seeds - 1) / num_seeds / self.sizes.sum() ** 2
-        return float(rates.var(ddof=1) / num_seeds), float((own**2).sum() * scale), num_seeds - 1
+        rates = self.rates
+        variance = rates.var(ddof=1) / self.num_seeds
+        interaction = self.right - self.mean - self.sizes * (rates - rates.mean())[:, None]
+        freedom = self.num_seeds - 1
+        scale = self.num_units / (self.num_units - 1) / freedom / self.num_seeds / self.num_images**2
+        return float(variance), float((interaction**2).sum() * scale), freedom
 
 
 def make_sample(correct: ArrayLike, groups: ArrayLike | None) -> Sample:
@@ -80,18 +99,23 @@ def make_sample(correct: ArrayLike, groups: ArrayLike | None) -> Sample:
 
 def accuracy_logits(sample: Sample, rng: np.random.Generator) -> _Floats:
     """Draw the logit of the expected accuracy, (B,); see `compare.accuracy_interval`."""
-    sizes, mean, num_images = sample.sizes, sample.mean, sample.sizes.sum()
-    pseudo = _pseudo_size(min(mean, sizes - mean, key=np.sum), sizes, _ACCURACY_POWER)
-    sums = _resample(rng, np.stack((mean, sizes - mean), axis=1), pseudo * np.eye(2), 0.5)
+    hits = sample.mean
+    mistakes = sample.sizes - hits
+    pseudo = _pseudo_size(min(hits, mistakes, key=np.sum), sample.sizes, _ACCURACY_POWER)
+
+    # The images.
+    sums = _resample(rng, np.stack((hits, mistakes), axis=1), pseudo * np.eye(2), 0.5)
     logits = np.log(sums[:, 0] / sums[:, 1])
     centre = np.median(logits)
-    draws = centre + (logits - centre) * _widening(rng, len(sizes) - 1, len(logits))
-    _, luck, freedom = sample.seed_variance()
+    draws = centre + (logits - centre) * _widening(rng, sample.num_units - 1, len(logits))
+
+    # The seeds. Near 1 they vary evenly in logits, not in rates; half a pseudo-image keeps those finite.
+    _, luck, freedom = sample.seed_variance
     if freedom:
-        # Near 1 seeds vary evenly in logits, not in rates; half a pseudo-image keeps those finite.
-        right, half = sample.right.sum(axis=1), min(pseudo, 1.0) / 2
-        spread = np.log((right + half) / (num_images - right + half)).var(ddof=1) / (freedom + 1)
-        value = (mean.sum() + pseudo / 2) / (num_images + pseudo)
+        right = sample.right.sum(axis=1)
+        half = min(pseudo, 1.0) / 2
+        spread = np.log((right + half) / (sample.num_images - right + half)).var(ddof=1) / sample.num_seeds
+        value = (hits.sum() + pseudo / 2) / (sample.num_images + pseudo)
         spread -= luck / (value * (1 - value)) ** 2
         draws += sqrt(max(spread, 0.0)) * rng.standard_t(freedom, len(draws))
     return np.asarray(draws)
@@ -142,22 +166,32 @@ def difference_moments(first: Sample, other: Sample, growth: float = 1.0) -> Mom
         growth: As they would be with so many times the units. That shrinks the images' part and the seeds' luck, not
             what seeds vary by beyond it.
     """
-    (mass, pseudo), sizes, num_units = _mass(first, other), first.sizes, len(first.sizes) * growth
-    total = sizes.sum() * growth + 2 * pseudo
+    mass, pseudo = _mass(first, other)
+    num_units = first.num_units * growth
+    total = first.num_images * growth + 2 * pseudo
+
+    # The images.
     centre = float(mass.sum() * growth / total)
-    spread = ((mass - sizes * centre) ** 2).sum() * growth * num_units / (num_units - 1)
+    spread = ((mass - first.sizes * centre) ** 2).sum() * growth * num_units / (num_units - 1)
     images = float((spread + 2 * pseudo**2) / total**2)
+
+    # The seeds of both.
     seeds = surplus = noise = 0.0
     for sample in (first, other):
-        varied, luck, freedom = sample.seed_variance()
-        beyond, luck = varied - luck, luck / growth
-        seeds, surplus = seeds + max(beyond, 0.0), surplus + max(-beyond, 0.0) / growth
-        if freedom:
-            noise += max(beyond + luck, varied / growth) ** 2 / freedom + luck**2 / freedom / (num_units - 1)
+        varied, luck, num_free = sample.seed_variance
+        beyond = varied - luck
+        luck /= growth
+        seeds += max(beyond, 0.0)
+        surplus += max(-beyond, 0.0) / growth
+        if num_free:
+            noise += max(beyond + luck, varied / growth) ** 2 / num_free + luck**2 / num_free / (num_units - 1)
     kept = max(images - surplus, images / 2)
-    least = min(max(len(sample.right) - 1, 1) if noise else num_units - 1 for sample in (first, other))
-    found = (kept + seeds) ** 2 / (images**2 / (num_units - 1) + noise)
-    return Moments(centre, images, kept, seeds, max(found, least))
+
+    # Never fewer degrees of freedom than the part that has the fewest.
+    freedom = (kept + seeds) ** 2 / (images**2 / (num_units - 1) + noise)
+    fewest_seeds = min(first.num_seeds, other.num_seeds)
+    least = max(fewest_seeds - 1, 1) if noise else num_units - 1
+    return Moments(centre, images, kept, seeds, max(freedom, least))
 
 
 def _mass(first: Sample, other: Sample) -> tuple[_Floats, float]:
@@ -169,7 +203,9 @@ def _mass(first: Sample, other: Sample) -> tuple[_Floats, float]:
 def _pseudo_size(mass: _Floats, sizes: _Floats, power: float) -> float:
     """Return how many images a pseudo-image stands for: between those that err together and those of a whole unit."""
     whole = float((sizes**2).sum() / sizes.sum())
-    together = float((mass**2).sum() / np.abs(mass).sum()) if mass.any() else whole
+    together = whole
+    if mass.any():
+        together = float((mass**2).sum() / np.abs(mass).sum())
     return float(together**power * whole ** (1 - power))
 
 
@@ -181,7 +217,8 @@ def _resample(
     Weights are Exp(1), those of pseudo-rows Gamma(weight). n equal rows are drawn at once: theirs add up to Gamma(n).
     """
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
-    shapes, values = np.append(counts, (weight, weight)), np.vstack((distinct, pseudo))
+    shapes = np.append(counts, (weight, weight))
+    values = np.vstack((distinct, pseudo))
     return np.concatenate([rng.standard_gamma(shapes, (_BLOCK, len(shapes))) @ values for _ in range(num_blocks)])
 
 

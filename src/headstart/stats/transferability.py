@@ -36,22 +36,29 @@ def logme(features: ArrayLike, targets: ArrayLike, num_classes: int) -> float:
     Raises:
         ValueError: The shapes do not fit, a feature is not finite, or a target is no class.
     """
-    f, labels = np.asarray(features), np.asarray(targets)
+    f = np.asarray(features)
+    labels = np.asarray(targets)
     if f.ndim != 2 or labels.shape != f.shape[:1] or not f.size or num_classes < 2:
         raise ValueError(f"expected features (N, D), targets (N,) and 2 classes; got {f.shape} and {labels.shape}")
     if not np.isfinite(f).all() or not np.isin(labels, np.arange(num_classes)).all():
         raise ValueError(f"features must be finite, and targets integers in 0..{num_classes - 1}")
     y = (labels[:, None] == np.arange(num_classes)).astype(np.float64)
     eigenvalues, squares = _spectrum(f, y)
-    if not len(eigenvalues):
-        eigenvalues, squares = np.ones(1), np.zeros((1, num_classes))  # features that are all 0 explain nothing
+    if not len(eigenvalues):  # features that are all 0 explain nothing
+        eigenvalues = np.ones(1)
+        squares = np.zeros((1, num_classes))
     rest = np.maximum((y**2).sum(axis=0) - squares.sum(axis=0), 0.0)
-    middle, reach = np.full(num_classes, np.log(eigenvalues.max())), _DECADES * np.log(10)
+
+    # A row of ln(t) for each class, ever closer about its best one.
+    middle = np.full(num_classes, np.log(eigenvalues.max()))
+    reach = _DECADES * np.log(10)
     for _ in range(_ROUNDS):
         grid = middle[:, None] + np.linspace(-reach, reach, _POINTS)
-        evidence = np.stack([_evidence(np.exp(each), eigenvalues, squares, rest, len(f)) for each in grid.T], axis=1)
+        columns = [_evidence(np.exp(column), eigenvalues, squares, rest, len(f)) for column in grid.T]
+        evidence = np.stack(columns, axis=1)
         best = evidence.argmax(axis=1)
-        middle, reach = np.take_along_axis(grid, best[:, None], axis=1)[:, 0], reach * 4 / _POINTS
+        middle = np.take_along_axis(grid, best[:, None], axis=1)[:, 0]
+        reach = reach * 4 / _POINTS
     return float(evidence.max(axis=1).mean() / len(f))
 
 
@@ -67,13 +74,15 @@ def _spectrum(features: NDArray[np.generic], y: _Floats) -> tuple[_Floats, _Floa
     """Return the eigenvalues (K,) of F F' that are not 0, and the squared coordinates (K, C) of y along them."""
     num_images, width = features.shape
     if num_images >= width:
-        gram, projected = np.zeros((width, width)), np.zeros((width, y.shape[1]))
+        gram = np.zeros((width, width))
+        projected = np.zeros((width, y.shape[1]))
         for rows, targets in _blocks(features, y):
             gram += rows.T @ rows
             projected += rows.T @ targets
         eigenvalues, vectors = np.linalg.eigh(gram)
     else:
-        rows, projected = features.astype(np.float64), y
+        rows = features.astype(np.float64)
+        projected = y
         eigenvalues, vectors = np.linalg.eigh(rows @ rows.T)
     kept = eigenvalues > eigenvalues.max() * max(features.shape) * np.finfo(np.float64).eps
     squares = (vectors[:, kept].T @ projected) ** 2

@@ -3,7 +3,7 @@
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,15 @@ from headstart.runs import Run
 from headstart.studies.progress import StudyProgress
 
 if TYPE_CHECKING:
-    from headstart.experiment.preparation import Prepared
+    from headstart.experiment.experiment import Experiment
+    from headstart.resolved import Resolved
 
 # What decides which images train, select and are reported: the same for all cells.
 OF_THE_DATA = (
     "data", "map", "max_per_class", "test_fraction", "validation_fraction", "split_seed", "leaks", "skip_bad",
 )  # fmt: skip
 # Settings in which two runs may differ and still be of one cell; images are compared by content, not by path.
-_ASIDE = {"seed", "out", "choices", "threads", "monitor", "log", "cache", "data", "selection_score"}
+_ASIDE = {"seed", "out", "repeat", "threads", "monitor", "log", "cache", "data", "selection_score"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class _Job:
 
     @property
     def has_begun(self) -> bool:
-        return (self.path / runs.CONFIG).is_file()
+        return runs.locate(self.path).is_run
 
 
 def run_cells(
@@ -99,8 +100,8 @@ def run_cells(
     jobs = [_Job(cell, seed, cell.folder(out, seed)) for seed in seeds for cell in cells]
     for job in jobs:
         _check_folder(job)
-    with progress, Reading(cells[0].config, progress.tell) as reading:
-        decided, work = _prepare(jobs, reading, problems)
+    with progress, Reading(cells[0].config, progress.of_run()) as reading:
+        work = _prepare(jobs, reading, problems)
         # Small ones first: a process keeps some of the memory that a run needed, which then counts as the next one's.
         jobs.sort(key=lambda job: (seeds.index(job.seed), work.get(job.cell.name, 0.0)))
         progress.plan([(job.cell.name, work.get(job.cell.name, 0.0)) for job in jobs])
@@ -108,11 +109,9 @@ def run_cells(
             if job.cell.name in problems:
                 progress.skip(job.cell.name)
                 continue
-            config = decided.get(job.cell.name, job.cell.config)
-            config = config.model_copy(update={"seed": job.seed, "out": str(job.path)})
             begun = next((other.path for other in jobs if other.cell == job.cell and other.has_begun), None)
             try:
-                _run(job, _timed_as(config, Run(begun).config()) if begun else config, reading, progress)
+                _run(job, reading, progress, timed=Run(begun).resolved() if begun is not None else None)
             except Exception as error:  # whatever it is, the other cells go on
                 problems[job.cell.name] = f"seed {job.seed}: {_one_line(error)}"
                 progress.say(f"{job.title} failed: {_one_line(error)}; the others go on")
@@ -126,9 +125,9 @@ def run_cells(
     }
 
 
-def settings_key(config: Config) -> dict[str, Any]:
-    """Return the settings that two runs of one cell share, as plain values."""
-    return {key: value for key, value in config.model_dump(mode="json").items() if key not in _ASIDE}
+def settings_key(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a run's settings that two runs of one cell share, as plain values."""
+    return {key: value for key, value in settings.items() if key not in _ASIDE}
 
 
 def images_key(manifest: Manifest) -> set[tuple[str, str, str]]:
@@ -148,10 +147,10 @@ def _check_study(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> None
         values = {str(getattr(cell.config, field)) for cell in cells}
         if len(values) > 1:
             raise ConfigError(f"{field} differs between cells ({', '.join(sorted(values))}); expected the same images")
-    from headstart.experiment.preparation import resolve_strategy
+    from headstart.experiment.experiment import check_before_reading
 
     for cell in cells:
-        resolve_strategy(cell.config)
+        check_before_reading(cell.config)
         runs.refuse_inside(out, cell.config.data, "--out")
 
 
@@ -160,15 +159,15 @@ def _check_folder(job: _Job) -> None:
     if not job.has_begun:
         runs.check_out_folder(job.path, overwrite=False)
         return
-    from headstart.experiment.preparation import decide
+    from headstart.experiment.resolve import decide
 
-    saved = Run(job.path).config()
-    config = decide(job.cell.config, read_manifest(job.path / runs.MANIFEST).labels)
-    here, there = settings_key(config), settings_key(saved)
-    if not config.batch_size:  # found by timing
+    run, config = Run(job.path), job.cell.config
+    resolved = decide(config, read_manifest(job.path / runs.MANIFEST).labels)
+    here, there = settings_key(runs.settings(config, resolved)), settings_key(run.settings())
+    if not resolved.batch_size:  # found by timing
         here.pop("batch_size")
     others = [f"{key}={there[key]} (here {value})" for key, value in here.items() if there[key] != value]
-    if config.selection_score and not saved.selection_score:
+    if config.selection_score and not run.config().selection_score:
         others.append("selection_score=False (here True)")
     if others:
         raise RunError(
@@ -176,31 +175,26 @@ def _check_folder(job: _Job) -> None:
         )
 
 
-def _prepare(
-    jobs: Sequence[_Job], reading: Reading, problems: dict[str, str]
-) -> tuple[dict[str, Config], dict[str, float]]:
+def _prepare(jobs: Sequence[_Job], reading: Reading, problems: dict[str, str]) -> dict[str, float]:
     """Check all that can be checked before training.
 
     Returns:
-        Two mappings from the name of each cell with something to run: to its settings with nothing left open, and to
-        a guess of the work of a run, in any unit.
+        Name of each cell with something to run -> a guess of the work of a run, in any unit.
     """
-    from headstart.experiment.preparation import prepare
+    from headstart.experiment.experiment import Experiment
 
     for job in jobs:
         if job.has_begun:
             _check_images(job.path, reading.result()[0])
-    decided, work = {}, {}
+    work = {}
     for name, config in {job.cell.name: job.cell.config for job in jobs if not Run(job.path).is_finished}.items():
         try:
-            prepared = prepare(config, reading)
+            work[name] = _work(Experiment.prepare(config, reading=reading))
         except PlanError as error:  # a strategy that does not fit this network; with another one it may
             problems[name] = str(error)
-            continue
         except (ConfigError, ModelError) as error:
             raise type(error)(f"{name}: {error}") from error
-        decided[name], work[name] = prepared.config, _work(prepared)
-    return decided, work
+    return work
 
 
 def _check_images(path: Path, manifest: Manifest) -> None:
@@ -212,36 +206,30 @@ def _check_images(path: Path, manifest: Manifest) -> None:
         )
 
 
-def _work(prepared: "Prepared") -> float:
+def _work(experiment: "Experiment") -> float:
     """Guess the relative cost of a run: a forward pass below the boundary once, three of them above it per epoch."""
     from headstart.training.plan import resolve
 
-    model, total = prepared.model, 1.0
-    for phase in prepared.plan.phases:
+    model, total = experiment.model, 1.0
+    for phase in experiment.plan.phases:
         boundary = resolve(phase, model.network, model.stages).boundary
         total += 0.1 + 3 * phase.epochs_to_run * (1 - boundary / len(model.stages))
     return total
 
 
-def _timed_as(config: Config, begun: Config) -> Config:
-    """Take over what timing decided for another seed, so that seeds differ in nothing else."""
-    timed = {key: value for key, value in begun.choices.items() if key == "epochs" or key.startswith("step_of_phase_")}
-    return config.model_copy(update={"batch_size": begun.batch_size, "choices": {**config.choices, **timed}})
-
-
-def _run(job: _Job, config: Config, reading: Reading, progress: StudyProgress) -> None:
+def _run(job: _Job, reading: Reading, progress: StudyProgress, *, timed: "Resolved | None") -> None:
     """Run, resume or skip one run."""
-    from headstart.experiment import session
+    from headstart import experiment
 
     run = Run(job.path)
     if not run.is_finished:
         progress.begin(job.title)
         started = time.monotonic()
-        say, watch, tell = progress.say_once, progress.observer, progress.tell
         if job.has_begun:
-            run = session.resume(job.path, say=say, make_observer=watch, progress=tell)
+            run = experiment.resume(job.path, display=progress.of_run())
         else:
-            run = session.run(config, reading, say=say, make_observer=watch, progress=tell)
+            config = job.cell.config.model_copy(update={"seed": job.seed, "out": str(job.path)})
+            run = experiment.train(config, display=progress.of_run(), reading=reading, timed=timed)
         shutil.rmtree(job.path / "checkpoints", ignore_errors=True)
         metrics, seconds = run.metrics(), time.monotonic() - started
         score = f", selection log loss {metrics['selection']['log_loss']:.3f}" if "selection" in metrics else ""

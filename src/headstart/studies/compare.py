@@ -19,7 +19,7 @@ from headstart.config import Config
 from headstart.data.manifest import data_name
 from headstart.errors import ConfigError, RunError, listed
 from headstart.files import csv_text, make_parent, write_atomic, write_json
-from headstart.runs import CONFIG, Run, tame
+from headstart.runs import Run, locate, tame
 from headstart.stats.compare import Difference, accuracy_interval, compare_to_first, difference_sentence
 from headstart.studies.cells import run_cells
 from headstart.studies.grid import make_cells
@@ -152,8 +152,7 @@ def compare(
         raise ConfigError("no data given; name a folder of class folders, a manifest, a catalogue name, or run folders")
     if seeds < 1:
         raise ConfigError(f"seeds={seeds}: expected at least 1")
-    is_a_runs = "table" in config.model_fields_set  # which names every setting, whether it was asked for or not
-    if "selection_score" not in (config.given if is_a_runs else config.model_fields_set):
+    if "selection_score" not in config.model_fields_set:
         config = config.model_copy(update={"selection_score": True})
     cells = make_cells(config, strategies=strategies or (config.strategy,), backbones=backbones, vary=vary)
     if len(cells) < 2:
@@ -163,7 +162,7 @@ def compare(
         )
     data = Path(os.path.abspath(Path(config.data).expanduser()))
     out = Path(config.out) if config.out else Path("runs") / f"compare-{tame(data_name(data))}"
-    if (out / CONFIG).is_file():
+    if locate(out).is_run:
         raise ConfigError(f"{out} is a run; name another folder for the study with --out")
     failed: dict[str, str] = {}
     runs = run_cells(cells, range(config.seed, config.seed + seeds), out, progress=progress, failed=failed)

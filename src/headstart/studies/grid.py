@@ -6,15 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headstart.config import Config, ineffective_settings, make_config, with_overrides
+from headstart.config import Config, make_config
 from headstart.errors import ConfigError, did_you_mean
+from headstart.experiment.settings import ineffective_settings
 from headstart.studies.cells import OF_THE_DATA, Cell
+from headstart.training.strategies import find_strategy
 
 _NOT_VARIED = {
     **dict.fromkeys(OF_THE_DATA, "all cells are compared on the same images"),
     "seed": "use --seeds", "out": "each cell has a folder of its own", "strategy": "use --strategies",
-    "backbone": "use --backbones", "table": "name the YAML file in --strategies", "choices": "a run makes them",
-    "selection_score": "all cells are ranked in one way",
+    "backbone": "use --backbones", "table": "name the YAML file in --strategies",
+    "repeat": "cells are runs of their own", "selection_score": "all cells are ranked in one way",
 }  # fmt: skip
 _OF_WEIGHTS = {"weights", "head_init", "match"}
 
@@ -28,9 +30,8 @@ def make_cells(
 ) -> tuple[Cell, ...]:
     """Combine strategies, backbones and values of settings with the settings that all cells share.
 
-    A varied setting that means nothing to a strategy makes no further cell of it (`head_lr_mult` and `head`). For
-    `scratch` weights, and what is said about their head, are left out. Where the settings are a run's, what followed
-    from those that a cell changes is left open again, as `train --config` does.
+    A varied setting that means nothing to a strategy makes no further cell of it (`head_lr_mult` and `head`). For one
+    that starts from random weights, such as `scratch`, weights, and what is said about their head, are left out.
 
     Args:
         config: What all cells share.
@@ -43,16 +44,18 @@ def make_cells(
     """
     vary = vary or {}
     _check_varied(vary)
-    shared = {**config.model_dump(exclude_unset=True, exclude={"seed", "out"}), "strategy": config.strategy}
-    if "choices" in shared:
-        shared["choices"] = {}
+    shared = config.model_dump(exclude_unset=True, exclude={"seed", "out", "repeat"})
     found: dict[str, Cell] = {}
     for backbone, strategy in itertools.product(backbones or (config.backbone,), strategies):
-        values, own = shared, vary
-        if strategy == "scratch":
-            values, own = ({k: v for k, v in each.items() if k not in _OF_WEIGHTS} for each in (shared, vary))
-        make = partial(_configure, values, {"strategy": strategy, "backbone": backbone}, config.given)
-        title = Path(strategy).stem if strategy.endswith((".yaml", ".yml")) else strategy
+        is_file = strategy.endswith((".yaml", ".yml"))
+        values, own = dict(shared), vary
+        if strategy != config.strategy:
+            values.pop("table", None)
+        if not is_file and not find_strategy(strategy, values.get("table")).is_pretrained:
+            values = {key: value for key, value in values.items() if key not in _OF_WEIGHTS}
+            own = {key: value for key, value in vary.items() if key not in _OF_WEIGHTS}
+        make = partial(_configure, values, {"strategy": strategy, "backbone": backbone})
+        title = Path(strategy).stem if is_file else strategy
         title = f"{backbone}: {title}" if len(backbones) > 1 else title
         for combination in itertools.product(*own.values()):
             given = _with_effect(make, dict(zip(own, combination, strict=True)), own)
@@ -63,11 +66,9 @@ def make_cells(
     return tuple(found.values())
 
 
-def _configure(
-    values: Mapping[str, Any], cell: Mapping[str, Any], asked_for: frozenset[str], varied: Mapping[str, Any]
-) -> Config:
+def _configure(values: Mapping[str, Any], cell: Mapping[str, Any], varied: Mapping[str, Any]) -> Config:
     try:
-        return make_config(with_overrides(values, {**cell, **varied}, kept=asked_for))
+        return make_config({**values, **cell, **varied})
     except ConfigError as error:
         given = ", ".join(f"{key}={value}" for key, value in varied.items())
         raise ConfigError(f"--vary {given}: {error}" if given else str(error)) from error

@@ -1,8 +1,8 @@
 """A recipe with everything decided: which data, network, weights, seeds and folder. `teaching` runs it."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ from headstart.data.download import Progress
 from headstart.data.manifest import scan
 from headstart.errors import ConfigError, unknown
 from headstart.studies.cells import Cell
-from headstart.studies.recipes import HALF, RECIPES, Part, Recipe, Settings, Variant
+from headstart.studies.recipes import HALF, Part, Recipe, Settings, find_recipe
+from headstart.training.strategies import STRATEGIES, find_strategy
 
 SOURCE = "source network"
+DEFAULT_STRATEGY: str = Config.model_fields["strategy"].default
 _QUICK_SIDE, _QUICK_IMAGES, _QUICK_BATCH = 32, 6, 8
+_USUAL_SIDE = 224  # of networks that were pretrained on ImageNet, pixels
 _DRAWN = {"train_per_class": 1500, "test_per_class": 100, "size": 128}
 _QUICK_DRAWN = {"train_per_class": _QUICK_IMAGES, "test_per_class": _QUICK_IMAGES, "size": _QUICK_SIDE}
 
@@ -59,7 +62,7 @@ class Lesson:
         """What is not as the lesson has it: its figures are then no measure of what comes out."""
         own = {
             "data": self.data == self.recipe.data,
-            "network": self.backbones[0] == self.recipe.backbone,
+            "network": self.backbones[0] == self.recipe.backbones[0],
             "length": not self.is_quick,
         }
         return [name for name, is_own in own.items() if not is_own]
@@ -67,35 +70,41 @@ class Lesson:
     def cells(self, part: Part) -> tuple[Cell, ...]:
         """Return the rows of a part as settings that `headstart train` takes."""
         if part.needs != "backbones":
-            return tuple(Cell(each.name, self.config(each)) for each in part.variants)
-        return tuple(
-            Cell(f"{backbone}: {each.name}", self.config(replace(each, backbone=backbone)))
-            for backbone in self.backbones
-            for each in part.variants
-        )
+            return tuple(Cell(name, self.config(name)) for name in part.cells)
+        cells = []
+        for backbone in self.backbones:
+            cells += [Cell(f"{backbone}: {name}", self.config(name, backbone)) for name in part.cells]
+        return tuple(cells)
 
-    def config(self, variant: Variant) -> Config:
-        """Return the settings of one row."""
+    def config(self, cell: str, backbone: str | None = None) -> Config:
+        """Return the settings of a cell of the recipe, with another network where one is named."""
         # A lesson's new head is new, also on the weights of a run that knows the same classes.
-        settings = {"head_init": "random", **self.recipe.shared, **variant.settings}
-        settings["backbone"] = variant.backbone or self.backbones[0]
-        is_scratch = settings["strategy"] == "scratch"
-        if self.weights is not None and settings["backbone"] == self.backbones[0] and not is_scratch:
+        settings = {"head_init": "random", "backbone": self.backbones[0], **self.recipe.settings_of(cell)}
+        if backbone is not None:
+            settings["backbone"] = backbone
+
+        # The weights are those of the first network.
+        strategy = find_strategy(settings.get("strategy", DEFAULT_STRATEGY), settings.get("table"))
+        starts_from_weights = strategy.is_pretrained and "weights" not in settings
+        if self.weights is not None and settings["backbone"] == self.backbones[0] and starts_from_weights:
             settings["weights"] = self.weights
+
+        # What depends on the network and on the data.
         if settings.get("stages") == HALF:
             settings["stages"] = _half_of(settings["backbone"])
         if "match" in settings:
-            settings["match"] = self._rows_of_gluon(settings["match"])
+            settings["match"] = self._matching_rows(settings["match"])
+        if self.is_quick:
+            settings = _quick(settings)
         data = {"data": self.data, "map": self.label_map, "max_per_class": self.max_per_class}
-        given = {key: value for key, value in data.items() if value}
-        return make_config({**(_quick(settings) if self.is_quick else settings), **given})
+        return make_config({**settings, **{key: value for key, value in data.items() if value}})
 
-    def _rows_of_gluon(self, rows: Mapping[str, int]) -> dict[str, int]:
-        """Return the rows for the classes as the data spells them; they are numbers in Gluon's own file alone."""
-        if not (self.weights or "").endswith(".params"):
+    def _matching_rows(self, rows: Mapping[str, int | str]) -> dict[str, int | str]:
+        """Return the rows for the classes as the data spells them, where the recipe's numbers are of these weights."""
+        if not (self.weights or "").endswith(self.recipe.match_suffix):
             return {}
-        spelled = {re.sub(r"[\W_]", "", label.casefold()): label for label in self.labels}
-        return {spelled.get(label.replace("_", ""), label): row for label, row in rows.items()}
+        spelled = {_letters(label): label for label in self.labels}
+        return {spelled.get(_letters(label), label): row for label, row in rows.items()}
 
     def comparison_file(self, part: Part) -> Path:
         """Return where the comparison of a part is written."""
@@ -103,12 +112,13 @@ class Lesson:
 
     def pretraining(self) -> Cell:
         """Return how the source network is trained."""
-        settings = {**(self.recipe.pretraining or {}), "backbone": self.backbones[0], "data": self.source}
+        settings = self.recipe.source.checked_settings() if self.recipe.source else {}
+        settings = {**settings, "backbone": self.backbones[0], "data": self.source}
         return Cell(SOURCE, make_config(_quick(settings) if self.is_quick else settings))
 
 
 def make_lesson(
-    name: str,
+    name: str | Path,
     *,
     backbone: str | None = None,
     data: str | Path | None = None,
@@ -124,7 +134,7 @@ def make_lesson(
     """Decide what a recipe is run with; nothing is trained.
 
     Args:
-        name: Of the recipe.
+        name: Of the recipe, or the path of a YAML file.
         backbone: Instead of the recipe's; several, separated by commas, are put side by side where a part does that.
         data: Folder, manifest or catalogue name, instead of the recipe's.
         source: What a source network is trained on first, where the recipe does that; default: many `snacks`.
@@ -133,50 +143,66 @@ def make_lesson(
         parts: Names of the parts to run; default: all.
         out: Folder; default: `runs/recipe-<name>-<backbone>`.
         quick: A smoke run: few small images, one epoch, one seed.
-        fetch: Whether a data set of the catalogue that is not there yet may be fetched now.
+        fetch: Whether it is to be run: a data set of the catalogue that is not there yet is then fetched now, and a
+            network or strategy that is not known is refused before.
         progress: Told how far fetching it is.
 
     Raises:
         HeadstartError: A name is not known, an option has no use here, or the data cannot be had.
     """
-    if name not in RECIPES:
-        raise ConfigError(unknown("recipe", name, RECIPES))
-    recipe = RECIPES[name]
+    recipe = find_recipe(name)
     chosen = _chosen_parts(recipe, parts)
     if quick and seeds:
         raise ConfigError("--quick is a smoke run with one seed; leave out --seeds")
+
+    # Networks and weights.
     given = tuple(word.strip() for word in backbone.split(",")) if backbone else ()
-    backbones = given or recipe.backbones or (recipe.backbone,)
-    if backbone and len(backbones) > 1 and not any(part.needs == "backbones" for part in chosen):
-        raise ConfigError(f"--backbone {backbone}: no part of recipe {name} to be run compares networks; name one")
-    _check_network(given, weights)
+    backbones = given or recipe.backbones
+    if len(given) > 1 and not any(part.needs == "backbones" for part in chosen):
+        raise ConfigError(
+            f"--backbone {backbone}: no part of recipe {recipe.name} to be run compares networks; name one"
+        )
+    _check_networks(given, weights)
+    if fetch:
+        _check_cells(recipe, chosen, backbones)
     trains_source = weights is None and _trains_source(recipe, backbones[0])
     if source is not None and not trains_source:
-        raise ConfigError(f"--source has no use here: with these options recipe {name} trains no source network")
-    folder = Path(out or "-".join(["runs/recipe", name, backbones[0].replace("/", "-"), *(["quick"] if quick else [])]))
+        raise ConfigError(f"--source has no use here: with these options recipe {recipe.name} trains no source network")
+
+    # Folders.
+    folder = Path(out or _default_folder(recipe, backbones[0], quick))
+    drawing: Mapping[str, int] = {}
     if trains_source:
         weights = Cell(SOURCE, Config()).folder(folder, 0)
-        default = folder / "source-data" if quick else data_root() / "snacks-large"
+        if source is None:
+            source = folder / "source-data" if quick else data_root() / "snacks-large"
+            drawing = _QUICK_DRAWN if quick else _DRAWN
+
     labels, label_map, max_per_class = _fit_to_data(recipe, str(data or recipe.data), fetch, progress)
     return Lesson(
-        recipe,
-        chosen,
-        str(data or recipe.data),
-        backbones,
-        None if weights is None else str(weights),
-        str(source or default) if trains_source else None,
-        (_QUICK_DRAWN if quick else _DRAWN) if trains_source and source is None else {},
-        tuple(range(1 if quick else seeds or 3)),
-        folder,
-        quick,
-        labels,
-        label_map,
-        _QUICK_IMAGES if quick else max_per_class,
+        recipe=recipe,
+        parts=chosen,
+        data=str(data or recipe.data),
+        backbones=backbones,
+        weights=None if weights is None else str(weights),
+        source=None if source is None else str(source),
+        drawing=drawing,
+        seeds=tuple(range(1 if quick else seeds or 3)),
+        out=folder,
+        is_quick=quick,
+        labels=labels,
+        label_map=label_map,
+        max_per_class=_QUICK_IMAGES if quick else max_per_class,
     )
 
 
-def _check_network(backbones: Sequence[str], weights: str | Path | None) -> None:
-    """Refuse what is not there before anything is fetched or written."""
+def _default_folder(recipe: Recipe, backbone: str, quick: bool) -> str:
+    folder = f"runs/recipe-{recipe.name}-{backbone.replace('/', '-')}"
+    return f"{folder}-quick" if quick else folder
+
+
+def _check_networks(backbones: Iterable[str], weights: str | Path | None) -> None:
+    """Refuse networks and weights that are not there before anything is fetched or written."""
     if backbones:
         from headstart.models.sources import find_source
 
@@ -188,9 +214,19 @@ def _check_network(backbones: Sequence[str], weights: str | Path | None) -> None
         weight_file(Path(weights))
 
 
+def _check_cells(recipe: Recipe, parts: Sequence[Part], backbones: Sequence[str]) -> None:
+    """Refuse networks of cells that are not known, and tables called as strategies, before anything is fetched."""
+    cells = {cell: recipe.settings_of(cell) for part in parts for cell in part.cells}
+    _check_networks({*backbones, *(settings.get("backbone", backbones[0]) for settings in cells.values())}, None)
+    for cell, settings in cells.items():
+        strategy = settings.get("strategy", DEFAULT_STRATEGY)
+        if settings.get("table") and strategy in STRATEGIES:
+            raise ConfigError(f"cells.{cell}: strategy {strategy!r} has a table of its own; name the table otherwise")
+
+
 def _trains_source(recipe: Recipe, backbone: str) -> bool:
-    if recipe.pretraining is None or recipe.pretrains_always:
-        return recipe.pretraining is not None
+    if recipe.source is None or recipe.source.always:
+        return recipe.source is not None
     from headstart.models.sources import find_source
 
     # Without published weights there is nothing else to start from.
@@ -207,20 +243,19 @@ def _chosen_parts(recipe: Recipe, names: Sequence[str]) -> tuple[Part, ...]:
 
 def _fit_to_data(
     recipe: Recipe, data: str, fetch: bool, progress: Progress | None
-) -> tuple[tuple[str, ...], Mapping[str, str], Mapping[str, int] | None]:
+) -> tuple[tuple[str, ...], Mapping[str, str], Mapping[str, int]]:
     """Return the data's classes, the map of classes that suits them, and the size of the subset by its own splits."""
-    per_class = {"train": recipe.train_per_class, "test": recipe.reported_per_class}
-    limits = {split: count for split, count in per_class.items() if count} or None
-    path = Path(data).expanduser()
-    if not path.exists():
-        if not (is_catalog_name(data) and (fetch or (data_root() / data).exists())):
-            return (), {}, limits
-        path = resolve(data, progress)
-    manifest, _ = scan(path)
-    if limits and manifest.splits not in ((), ("train",)) and manifest.reported != "test":
-        limits[manifest.reported] = limits.pop("test")
-    label_map = recipe.label_map if set(recipe.label_map) <= set(manifest.labels) else {}
-    return manifest.labels, label_map, limits
+    path, reported = Path(data).expanduser(), "test"
+    is_there = path.exists() or (is_catalog_name(data) and (fetch or (data_root() / data).exists()))
+    labels: tuple[str, ...] = ()
+    if is_there:
+        manifest, _ = scan(path if path.exists() else resolve(data, progress))
+        labels = manifest.labels
+        if manifest.splits not in ((), ("train",)):
+            reported = manifest.reported
+    label_map = recipe.map if set(recipe.map) <= set(labels) else {}
+    per_class = {"train": recipe.train_per_class, reported: recipe.reported_per_class}
+    return labels, label_map, {split: count for split, count in per_class.items() if count}
 
 
 def _half_of(backbone: str) -> int:
@@ -233,14 +268,20 @@ def _half_of(backbone: str) -> int:
         return max(1, (len(create_backbone(backbone, weights="none").stages) - 1) // 2)
 
 
+def _letters(label: str) -> str:
+    """Return a class as it is compared: `Hot-Dog` and `hot_dog` are one."""
+    return re.sub(r"[\W_]", "", label.casefold())
+
+
 def _quick(settings: Settings) -> dict[str, Any]:
     """Shrink settings to those of a smoke run."""
     small: dict[str, Any] = {
         "image_size": _QUICK_SIDE, "max_per_class": _QUICK_IMAGES, "epochs": min(1, settings.get("epochs", 1)),
         "batch_size": min(_QUICK_BATCH, settings.get("batch_size", _QUICK_BATCH)), "views": 2, "engine": "torch",
     }  # fmt: skip
-    if "resize" in settings:
-        small["resize"] = [_QUICK_SIDE * side // settings["image_size"] for side in settings["resize"]]
-    if "phase_epochs" in settings:
+    if settings.get("resize"):
+        side = settings.get("image_size") or _USUAL_SIDE
+        small["resize"] = [_QUICK_SIDE * length // side for length in settings["resize"]]
+    if settings.get("phase_epochs"):
         small["phase_epochs"] = [1] * len(settings["phase_epochs"])
     return {**settings, **small}

@@ -8,7 +8,7 @@ from typing import Self, final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from headstart.training.observers import Observer
+from headstart.display import Display
 
 _EVERY_S = 30.0  # between lines within a run, where the console is no terminal
 
@@ -113,13 +113,9 @@ class StudyProgress:
         self._num_runs -= sum(name == cell for name, _ in self._time_left.waiting)
         self._time_left.drop(cell)
 
-    def observer(self, title: str) -> Observer:
-        """Make what watches one fit of a run."""
-        return _FitObserver(self, title.rpartition(" ")[2])  # without the strategy, which the cell's name has
-
-    def tell(self, title: str, done: int, total: int) -> None:
-        """Show how far a long pass over the images is."""
-        self.update(f"{title}: {done} of {total}")
+    def of_run(self) -> Display:
+        """Return what one run of the study is shown on."""
+        return _RunDisplay(self)
 
     def update(self, text: str) -> None:
         """Show what the run is at."""
@@ -141,21 +137,31 @@ class StudyProgress:
         return form.format(f"about {duration(left)}") if left is not None else ""
 
 
-class _FitObserver(Observer):
-    """Turns the steps of a fit into words."""
+class _RunDisplay(Display):
+    """Turns what goes on in a run into words beside the bar of the study."""
 
-    def __init__(self, progress: StudyProgress, title: str) -> None:
-        self._progress, self._title = progress, title
+    def __init__(self, study: StudyProgress) -> None:
+        self._study = study
+        self._title = ""
         self._done = self._num_steps = 0
 
-    def on_start(self, num_steps: int, done: int) -> None:
+    def say(self, line: str) -> None:
+        """Show a line unless another run has: every run has the same notes about the data."""
+        self._study.say_once(line)
+
+    def progress(self, title: str, done: int, total: int) -> None:
+        """Show how far a long pass over the images is."""
+        self._study.update(f"{title}: {done} of {total}")
+
+    def begin_training(self, title: str, num_steps: int, done: int) -> None:
         """Note where training stands."""
+        self._title = title.rpartition(" ")[2]  # without the strategy, which the cell's name has
         self._num_steps, self._done = num_steps, done
 
-    def on_step(self) -> None:
+    def step(self) -> None:
         """Show the step."""
         self._done += 1
-        self._progress.update(f"{self._title}: step {self._done} of {self._num_steps}")
+        self._study.update(f"{self._title}: step {self._done} of {self._num_steps}")
 
 
 def duration(seconds: float) -> str:

@@ -8,17 +8,15 @@ from itertools import repeat, takewhile
 import numpy as np
 
 from headstart.config import Config, make_config
-from headstart.data.manifest import Manifest
-from headstart.data.pictures import Pictures
-from headstart.data.transforms import Pixels
+from headstart.display import Display
+from headstart.engines.engine import NUM_SAMPLES, Engine
 from headstart.errors import ConfigError, ModelError
-from headstart.experiment.preparation import build_model, build_plan, make_fabric, make_supply, resolve_strategy
-from headstart.experiment.reading import DataProgress, read_data
-from headstart.experiment.session import Say, say_nothing
-from headstart.features.engines import NUM_SAMPLES, Engine
+from headstart.experiment.experiment import Experiment
+from headstart.experiment.reading import Reading
 from headstart.features.supply import Features
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.sources import find_source
+from headstart.preprocessing import Pixels
 from headstart.stats.transferability import logme
 from headstart.training.plan import apply_modes, resolve
 from headstart.training.solve import solve_head
@@ -62,9 +60,7 @@ class Ranked:
     engine: str
 
 
-def rank(
-    config: Config, backbones: Sequence[str], *, say: Say = say_nothing, progress: DataProgress | None = None
-) -> tuple[Ranked, ...]:
+def rank(config: Config, backbones: Sequence[str], *, display: Display | None = None) -> tuple[Ranked, ...]:
     """Rank backbones by how well a linear classifier on their features tells the training images' classes apart.
 
     The features are those that `train --strategy head` computes for the unaugmented view, and they are kept in the same
@@ -73,8 +69,7 @@ def rank(
     Args:
         config: Data, geometry, device and engine; what is about training has no effect.
         backbones: Names.
-        say: Receives lines for people.
-        progress: Told how far long passes over the images are.
+        display: Told what goes on; default: nothing is shown.
 
     Returns:
         Best first: by `probe_loss`, or by `logme` where too few images are there to hold some out.
@@ -88,50 +83,53 @@ def rank(
         raise ConfigError(f"weights={config.weights!r} belong to one backbone; leave them out, and each has its own")
     for name in backbones:
         find_source(name)  # before anything is read
-    # A run's config.yaml names every setting, and what timing chose for it; only what differs from a default was meant.
-    others = sorted(config.model_fields_set - _SETTINGS - {"choices"})
+    display = display or Display()
+    others = sorted(config.model_fields_set - _SETTINGS - {"repeat"})
     if ineffective := [key for key in others if getattr(config, key) != Config.model_fields[key].default]:
-        say(f"note: nothing is trained here, so {', '.join(ineffective)} has no effect")
+        display.note(f"nothing is trained here, so {', '.join(ineffective)} has no effect")
     kept = config.model_dump(include=config.model_fields_set & _SETTINGS)
-    config = resolve_strategy(make_config({"batch_size": 32, **kept, "strategy": "head", "views": 1}))
-    pictures = Pictures()
-    manifest, report = read_data(config, progress=progress, keep=pictures.keep)
-    for line in report.warnings:
-        say(f"note: {line}")
-    configs = [config.model_copy(update={"backbone": name}) for name in backbones]
-    found = [_judge(each, manifest, pictures, say, progress) for each in configs]
+    config = make_config({"batch_size": 32, **kept, "strategy": "head", "views": 1})
+    with Reading(config, display) as reading:
+        for line in reading.result()[1].warnings:
+            display.note(line)
+        configs = [config.model_copy(update={"backbone": name}) for name in backbones]
+        found = [_judge(each, reading, display) for each in configs]
     if any(row.probe_loss is None for row in found):
-        say("note: too few images of each class to hold some out; ranked by LogME, without a probe")
+        display.note("too few images of each class to hold some out; ranked by LogME, without a probe")
     found.sort(key=lambda row: -row.logme if row.probe_loss is None else row.probe_loss)
     return tuple(replace(row, rank=position) for position, row in enumerate(found, start=1))
 
 
-def _judge(config: Config, manifest: Manifest, pictures: Pictures, say: Say, progress: DataProgress | None) -> Ranked:
-    model, name = build_model(config, manifest.labels), config.backbone
+class _Named(Display):
+    """Says which backbone a note is about."""
+
+    def __init__(self, display: Display, name: str) -> None:
+        self._display, self._name = display, name
+
+    def note(self, line: str) -> None:
+        self._display.note(f"{self._name}: {line}")
+
+    def progress(self, title: str, done: int, total: int) -> None:
+        self._display.progress(title, done, total)
+
+
+def _judge(config: Config, reading: Reading, display: Display) -> Ranked:
+    name = config.backbone
+    experiment = Experiment.prepare(config, reading=reading, display=_Named(display, name))
+    model = experiment.model
     if model.weights == "none":
-        say(f"note: {name} has random weights here, so its features are those of no training")
-    device = make_fabric(config).device
-    model.network.to(device)
-    phase = resolve(build_plan(config, model).phases[0], model.network, model.stages)
+        display.note(f"{name} has random weights here, so its features are those of no training")
+    model.network.to(experiment.fabric.device)
+    phase = resolve(experiment.plan.phases[0], model.network, model.stages)
     apply_modes(model.network, phase)
-    train = manifest.of_split("train")
-    supply = make_supply(
-        config,
-        model,
-        train,
-        None,
-        device=device,
-        pictures=pictures,
-        say=lambda line: say(f"note: {name}: {line}"),
-        progress=progress or (lambda title, done, total: None),
-    )
+    supply = experiment.supply(experiment.train)
     inputs = supply.phase(phase.boundary, [], all_views=True)
     if inputs.features is None or inputs.trunk is None:
         raise ModelError(
             f"{name} cannot be ranked: its head is no linear layer on one row of features per image, or the features "
             "of all training images fit neither on disk nor in memory; leave it out, or use --max-per-class"
         )
-    first = [(i, (0,)) for i in range(min(2 * NUM_SAMPLES, len(train)))]
+    first = [(i, (0,)) for i in range(min(2 * NUM_SAMPLES, len(experiment.train)))]
     pixels = next(iter(supply.numbered.views(first, len(first))))
     return _row(config, model, inputs.features, inputs.trunk.open(), pixels)
 

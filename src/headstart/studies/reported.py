@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data.manifest import group_numbers, read_manifest
+from headstart.data.predictions import read_predictions, reported_records
 from headstart.errors import DataError, RunError
 from headstart.runs import MANIFEST, Run, open_run
 from headstart.studies.cells import images_key, settings_key
@@ -24,8 +25,8 @@ class Reported:
     Attributes:
         run: The run.
         metrics: Its metrics.json.
-        images: (SHA-256, or the path where there is none; class) of each image, sorted.
-        paths: Of the same.
+        images: (SHA-256, or the key where there is none; class) of each image, sorted.
+        paths: Keys of the same.
         groups: Of the same; None: an image for itself.
         correct: Whether the prediction was right, `(N,)`.
     """
@@ -53,20 +54,17 @@ def read_reported(run: Run) -> Reported:
     metrics = run.metrics()
     if missing := [key for key in _NEEDED if key not in metrics]:
         raise RunError(f"{run.path}/metrics.json has no {', '.join(missing)}; train again with --overwrite")
-    manifest, table = read_manifest(run.path / MANIFEST), run.predictions()
-    records = manifest.of_split(metrics["split"])
-    labels, predicted = (table.column(name).to_pylist() for name in ("label", "predicted"))
-    if labels != [manifest.labels[record.label] for record in records]:
-        raise RunError(f"the predictions of {run.path} do not fit its manifest; train again with --overwrite")
-    images = [(record.sha256 or str(record.path), label) for record, label in zip(records, labels, strict=True)]
+    manifest = read_manifest(run.path / MANIFEST)
+    records, found = reported_records(run, manifest), read_predictions(run, manifest)
+    images = [(record.sha256 or record.key, manifest.labels[record.label]) for record in records]
     order = sorted(range(len(images)), key=images.__getitem__)
     return Reported(
         run,
         metrics,
         [images[i] for i in order],
-        [str(records[i].path) for i in order],
+        [records[i].key for i in order],
         [records[i].group for i in order],
-        np.array([labels[i] == predicted[i] for i in order], dtype=np.bool_),
+        found.is_correct[order],
     )
 
 
@@ -105,7 +103,7 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, tuple[Run, ...]]:
         raise RunError(f"{twice} is named twice; name each run once")
     cells: dict[str, list[Run]] = {}
     for run in opened:
-        key = [sorted(settings_key(run.config()).items()), sorted(images_key(read_manifest(run.path / MANIFEST)))]
+        key = [sorted(settings_key(run.settings()).items()), sorted(images_key(read_manifest(run.path / MANIFEST)))]
         cells.setdefault(repr(key), []).append(run)
     grouped: list[tuple[Run, ...]] = []
     for each in cells.values():
@@ -116,7 +114,7 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, tuple[Run, ...]]:
 
 
 def _names(cells: Sequence[Sequence[Run]]) -> list[str]:
-    settings = [settings_key(each[0].config()) for each in cells]
+    settings = [settings_key(each[0].settings()) for each in cells]
     several = len({key["backbone"] for key in settings}) > 1
     names = [f"{key['backbone']}: {key['strategy']}" if several else str(key["strategy"]) for key in settings]
     titles = []

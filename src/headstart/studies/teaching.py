@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headstart.data.manifest import Manifest
-from headstart.data.snacks import render_snacks
+from headstart.demo.snacks import render_snacks
 from headstart.errors import ConfigError, ModelError
 from headstart.files import write_json
 from headstart.runs import Run
@@ -60,10 +60,11 @@ def run_lesson(
     progress = progress or StudyProgress(None)
     first = lesson.cells(lesson.parts[0])[0].config
     with progress:
-        manifest = show_data(first, lesson.out / "contact-sheet.png", progress=progress.tell)
+        manifest = show_data(first, lesson.out / "contact-sheet.png", display=progress.of_run())
     yield manifest
     if lesson.source is not None:
-        yield Outcome(Part(SOURCE, "the source network", ()), _train_source(lesson, progress))
+        part = Part(name=SOURCE, question="the source network", cells=(SOURCE,))
+        yield Outcome(part, _train_source(lesson, progress))
     yield describe_backbone(create_backbone(lesson.backbones[0], weights=lesson.weights))
     for part in lesson.parts:
         outcome = _run_part(lesson, part, progress)
@@ -76,7 +77,7 @@ def _train_source(lesson: Lesson, progress: StudyProgress) -> dict[str, tuple[Ru
     if lesson.drawing and not folder.exists():
         with progress:
             # Another seed than the catalogue's: those pictures may be the target.
-            render_snacks(folder, seed=1, **lesson.drawing, progress=progress.tell)
+            render_snacks(folder, seed=1, **lesson.drawing, progress=progress.of_run().progress)
     return run_cells([lesson.pretraining()], [0], lesson.out, progress=progress)
 
 
@@ -106,7 +107,7 @@ def _note(lesson: Lesson, outcome: Outcome) -> None:
     part = {
         "question": outcome.part.question,
         "left_out": outcome.left_out,
-        "published": [asdict(figure) for figure in outcome.part.published],
+        "published": [figure.model_dump() for figure in outcome.part.published],
         "comparison": outcome.comparison and outcome.comparison.to_dict(relative_to=lesson.out),
         "trained": trained_parameters(outcome.runs),
     }

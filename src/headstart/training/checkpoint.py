@@ -1,7 +1,6 @@
 """Checkpoints: safetensors with a JSON state in the header, written whole or not at all. No pickle."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headstart.errors import RunError
-from headstart.models.delta import digest
-
-__all__ = ["Checkpoints", "digest", "optimizer_tensors", "restore_optimizer", "with_prefix", "without_prefix"]
+from headstart.files import whole_file
 
 
 class Checkpoints:
@@ -30,16 +27,12 @@ class Checkpoints:
             RunError: The disk is full or the folder cannot be written.
         """
         target = self.folder / f"{name}.safetensors"
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
         plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(plain, temporary, metadata={"state": json.dumps(state)})
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(target)
+            with whole_file(target) as temporary:
+                save_file(plain, temporary, metadata={"state": json.dumps(state)})
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
             raise RunError(f"cannot write the checkpoint {target}: {error}; free some space, then --resume") from error
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

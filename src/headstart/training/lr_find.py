@@ -1,27 +1,27 @@
-"""The learning-rate range test, on a copy of the model that is thrown away."""
+"""The learning-rate range test: the training loop on a copy of the model that is thrown away."""
 
 import copy
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count
+from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
-from torch.nn import functional
 
-from headstart.data.loading import Batch, BatchSource
-from headstart.errors import TrainingError
-from headstart.features.supply import FeatureSupply, network_input
+from headstart.errors import DivergedError, TrainingError
+from headstart.features.supply import FeatureSupply
 from headstart.models.classifier import ClassifierNetwork
-from headstart.training.batches import epoch_batches, num_batches
-from headstart.training.engine import FitSettings, step_seed
-from headstart.training.optim import build_optimizer, set_learning_rate
-from headstart.training.penalties import pretrained_start
-from headstart.training.plan import Phase, apply_modes, resolve
+from headstart.training.batches import num_batches
+from headstart.training.loop import Fit, StepDone
+from headstart.training.plan import Phase, Plan
+from headstart.training.settings import FitSettings
 
 _WARM_UP = 10
+_SMOOTHING = 0.9  # of the average of losses
+_WORSE = 4.0  # times the lowest loss, where the test stops
+# What acts on the whole of training is off in a range test.
+LEFT_OUT: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "ema": 0.0, "clip_norm": None, "accumulate": 1}
 
 
 @dataclass(frozen=True)
@@ -59,50 +59,28 @@ def find_lr(
         TrainingError: The loss was never finite, or the test was too short to show a slope.
     """
     trial = replace(model, network=copy.deepcopy(model.network))
-    network = fabric.to_device(trial.network)
-    resolved = resolve(replace(phase, lr=1.0), network, trial.stages)
-    optimizer = build_optimizer(
-        settings.optimizer,
-        dict(network.named_parameters()),
-        resolved.learning_rates,
-        momentum=settings.momentum,
-        weight_decay=0.0 if phase.penalty else settings.weight_decay,
-        decay_all=settings.decay_all,
-    )
-    start = pretrained_start(network, trial.stages[-1]) if phase.penalty else {}
-    trained = {name: parameter for name, parameter in network.named_parameters() if name in resolved.learning_rates}
-    apply_modes(network, resolved)
+    fabric.to_device(trial.network)
     supply = make_supply(trial)
-    inputs = supply.phase(resolved.boundary, range(-(-num_steps // num_batches(supply.train))))
-    module, fabric_optimizer = fabric.setup(settings.step.prepare(inputs.module), optimizer)
-    apply_modes(network, resolved)
-    rates, losses, average = [], [], 0.0
-    for step, batch in zip(range(num_steps), _endless(inputs.train), strict=False):
-        rate = low * (high / low) ** (step / (num_steps - 1))
-        set_learning_rate(optimizer, rate)
-        torch.manual_seed(step_seed(settings.seed, 0, 0, step))
-        pixels, targets = batch.pixels.to(fabric.device), batch.targets.to(fabric.device)
-        with settings.step.autocast(fabric.device):
-            logits = module(network_input(trial, pixels))
-        loss = functional.cross_entropy(
-            logits.float(),
-            targets,
-            label_smoothing=settings.label_smoothing,
-            reduction=settings.loss_reduction,
-        )
-        value = loss.item() / (len(targets) if settings.loss_reduction == "sum" else 1)
-        if not math.isfinite(value):
-            break
-        average = 0.9 * average + 0.1 * value
-        rates.append(rate)
-        losses.append(average / (1 - 0.9 ** (step + 1)))
-        if losses[-1] > 4 * min(losses):
-            break
-        fabric_optimizer.zero_grad()
-        fabric.backward(loss)
-        if phase.penalty is not None:
-            phase.penalty.add_gradient(trained, start)
-        fabric_optimizer.step()
+    num_epochs = -(-num_steps // num_batches(supply.train))
+    plan = Plan("range test", (replace(phase, lr=1.0, epochs=num_epochs, stop_after=None, solver="loop"),))
+    settings = replace(settings, **LEFT_OUT, selects=False, patience=None)
+
+    def rate(step: int) -> float:
+        return float(low * (high / low) ** (step / (num_steps - 1)))
+
+    fit = Fit(trial, plan, supply, settings, fabric, rate_factor=rate)
+    rates: list[float] = []
+    losses: list[float] = []
+    average = 0.0
+    with suppress(DivergedError):  # the end of what the test can see
+        for event in fit.events():
+            if not isinstance(event, StepDone):
+                continue
+            average = _SMOOTHING * average + (1 - _SMOOTHING) * event.result.loss
+            rates.append(rate(len(rates)))
+            losses.append(average / (1 - _SMOOTHING ** len(rates)))
+            if len(rates) == num_steps or losses[-1] > _WORSE * min(losses):
+                break
     return RangeTest(tuple(rates), tuple(losses), suggest(rates, losses))
 
 
@@ -122,8 +100,3 @@ def suggest(rates: list[float], losses: list[float]) -> float:
     # The average of the first few losses is not smooth yet; their slope is noise.
     first = min(_WARM_UP, bottom - 2)
     return float(rates[first + int(np.argmin(slope[first:]))])
-
-
-def _endless(source: BatchSource) -> Iterator[Batch]:
-    for epoch in count():
-        yield from epoch_batches(source, epoch)

@@ -1,15 +1,15 @@
-"""What is added to the loss to keep weights near a place."""
+"""What is added to the loss to keep weights near a place. Importing this module loads no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
-from headstart.models.adapters import is_part
 from headstart.types import Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class L2SP:
     def __str__(self) -> str:
         return f"L2-SP, {self.alpha:g} towards the start, {self.beta:g} towards zero where new"
 
-    @torch.no_grad()
-    def add_gradient(self, parameters: Mapping[str, nn.Parameter], start: Mapping[str, Tensor]) -> None:
+    def add_gradient(self, parameters: "Mapping[str, nn.Parameter]", start: "Mapping[str, Tensor]") -> None:
         """Add the penalty's gradient, alpha * (w - w0) or beta * v, to gradients that are there.
 
         Args:
@@ -44,14 +43,17 @@ class L2SP:
         for name, parameter in parameters.items():
             if parameter.grad is None:
                 continue
+            weight = parameter.detach()
             if name in start:
-                parameter.grad.add_(parameter - start[name], alpha=self.alpha)
+                parameter.grad.add_(weight - start[name], alpha=self.alpha)
             else:
-                parameter.grad.add_(parameter, alpha=self.beta)
+                parameter.grad.add_(weight, alpha=self.beta)
 
 
-def pretrained_start(network: nn.Module, head: Stage) -> dict[str, Tensor]:
+def pretrained_start(network: "nn.Module", head: Stage) -> "dict[str, Tensor]":
     """Copy the parameters of a network before it trains, but for its head and inserted parts, which are new."""
+    from headstart.models.adapters import is_part
+
     return {
         name: parameter.detach().clone()
         for name, parameter in network.named_parameters()

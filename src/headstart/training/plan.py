@@ -1,22 +1,23 @@
 """A strategy as data: phases, each an ordered table from parameter names to learning-rate multipliers.
 
 `resolve` turns a phase and a network into everything the training loop needs: what trains at which rate, which modules
-run in training mode, what is frozen, and where the freeze boundary lies.
+run in training mode, what is frozen, and where the freeze boundary lies. Importing this module loads no torch.
 """
 
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from torch import nn
 
 from headstart.errors import PlanError, did_you_mean, listed
-from headstart.models.adapters import Parts
 from headstart.training.penalties import L2SP
-from headstart.types import Stage
+from headstart.types import Parts, Stage
+
+if TYPE_CHECKING:
+    from torch import nn
 
 BatchNormPolicy = Literal["batch", "fixed"]
 Solver = Literal["loop", "lbfgs"]
@@ -107,7 +108,7 @@ class ResolvedPhase:
     trains_batch_statistics: bool
 
 
-def resolve(phase: Phase, network: nn.Module, stages: tuple[Stage, ...]) -> ResolvedPhase:
+def resolve(phase: Phase, network: "nn.Module", stages: tuple[Stage, ...]) -> ResolvedPhase:
     """Apply a phase's table to a network.
 
     Raises:
@@ -150,12 +151,14 @@ def _learning_rates(phase: Phase, names: Iterable[str]) -> dict[str, float]:
     return rates
 
 
-def _is_batch_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+def _is_batch_norm(module: "nn.Module") -> bool:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return isinstance(module, _BatchNorm)
 
 
 def _updated_buffers(
-    network: nn.Module, trained: set[str], policy: BatchNormPolicy, stages: tuple[Stage, ...]
+    network: "nn.Module", trained: set[str], policy: BatchNormPolicy, stages: tuple[Stage, ...]
 ) -> set[str]:
     """Name the buffers that training changes: the statistics of each BatchNorm of which any parameter trains.
 
@@ -164,7 +167,7 @@ def _updated_buffers(
     if policy == "fixed":
         return set()
 
-    def trains(name: str, module: nn.Module) -> bool:
+    def trains(name: str, module: "nn.Module") -> bool:
         if own := [f"{name}.{key}" for key, _ in module.named_parameters()]:
             return not trained.isdisjoint(own)
         return any(stage.owns(name) and any(map(stage.owns, trained)) for stage in stages)
@@ -178,7 +181,7 @@ def _updated_buffers(
 
 
 def _training_modules(
-    network: nn.Module, trained: set[str], updated: set[str], frozen_stages: tuple[Stage, ...]
+    network: "nn.Module", trained: set[str], updated: set[str], frozen_stages: tuple[Stage, ...]
 ) -> frozenset[str]:
     """Name the modules in training mode.
 
@@ -200,7 +203,7 @@ def _training_modules(
     return frozenset(names)
 
 
-def apply_modes(network: nn.Module, resolved: ResolvedPhase) -> None:
+def apply_modes(network: "nn.Module", resolved: ResolvedPhase) -> None:
     """Put each module in its mode and let gradients reach only what trains."""
     for name, module in network.named_modules():
         # `module.train()` recurses; the table has already decided for every module.
@@ -244,7 +247,7 @@ def share(part: int, whole: int) -> str:
     return f"{part:,} / {whole:,} ({100 * part / whole if whole else 0:.2f} %)"
 
 
-def describe(plan: Plan, network: nn.Module, stages: tuple[Stage, ...]) -> tuple[PhaseTable, ...]:
+def describe(plan: Plan, network: "nn.Module", stages: tuple[Stage, ...]) -> tuple[PhaseTable, ...]:
     """Tabulate a plan per phase and stage, before anything runs.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headstart.data.transforms import shown
+from headstart.data.sources import shown
 from headstart.errors import TrainingError
 from headstart.features.supply import Features
 
@@ -137,7 +137,7 @@ class _Rows:
                 squares += np.square(shifted, out=shifted).sum(axis=0, dtype=np.float64)
             if not np.isfinite(squares).all():
                 image = (span[0] + int(np.isfinite(block).all(axis=1).argmin())) % features.num_images
-                path = shown(features.paths[image])
+                path = shown(features.keys[image])
                 raise TrainingError(f"the features of {path} are not finite; use --precision 32, or check the weights")
             if self.num_rows * features.width * 4 <= _MEMORY_BYTES:
                 self._held.append(block)

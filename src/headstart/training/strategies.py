@@ -1,16 +1,17 @@
-"""The strategies by name: each a function of a few lines from the network's stages to a plan, and a row in a dict."""
+"""The strategies by name: each a function of a few lines from the network's stages to a plan, and a row in a dict.
 
-from collections.abc import Callable
+A row says all that the rest of the program has to know of a strategy, so that its name is compared nowhere. Importing
+this module loads no torch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
-
-from headstart.errors import ConfigError, PlanError
-from headstart.models.adapters import Parts
+from headstart.errors import ConfigError, PlanError, unknown
 from headstart.training.penalties import L2SP
-from headstart.training.plan import BatchNormPolicy, Phase, Plan, Rule, Solver
-from headstart.types import Stage
+from headstart.training.plan import BatchNormPolicy, Phase, Plan, Rule, Solver, parse_table
+from headstart.types import Parts, Stage
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,20 @@ def gradual(options: StrategyOptions) -> Plan:
     num_phases = options.num_phases
     if num_phases > len(options.stages):
         raise ConfigError(f"gradual has one phase per stage at most: {len(options.stages)} here; got {num_phases}")
-    rates = np.geomspace(options.head_lr, options.lr, num_phases) if num_phases > 1 else [options.head_lr]
+    rates = _geometric(options.head_lr, options.lr, num_phases)
     phases = [_head_phase(options, float(rates[0]))]
     for count in range(1, num_phases):
         opened = options.stages[-1 - count :]
         rules = options.rules(*((stage, 1.0) for stage in opened), rest=None)
         phases.append(_phase(options, f"+ {opened[0].name}", rules, float(rates[count])))
     return Plan("gradual", tuple(phases))
+
+
+def _geometric(first: float, last: float, count: int) -> list[float]:
+    """Return numbers from `first` to `last` with one ratio between each two."""
+    import numpy as np
+
+    return [float(rate) for rate in np.geomspace(first, last, count)] if count > 1 else [first]
 
 
 def lp_ft(options: StrategyOptions) -> Plan:
@@ -153,72 +161,154 @@ def _opened(options: StrategyOptions, *, default: int | None = None) -> tuple[St
     return options.body[len(options.body) - count :]
 
 
-class Strategy(NamedTuple):
-    """A row of the table of strategies.
+_HEAD_RATES = ("head_lr", "head_lr_mult")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A row of the table of strategies: what a strategy says of itself.
 
     Attributes:
         plan: Makes the plan.
         lr: Default learning rate with AdamW or Adam.
         sgd_lr: Default learning rate with SGD and momentum.
+        uses: The settings of `USED_BY_SOME` that have an effect.
+        ignores: The settings of `IGNORED_BY_SOME` that have none.
+        is_pretrained: Whether it starts from pretrained weights.
         needs_stages: Whether the stages below the head must be known.
+        starts_with_head: Whether its first phase trains the head alone at `head_lr`, and others follow at `lr`.
+        source_head_divisor: What the default rate is divided by where the head starts from rows of the source's.
         parts: What is inserted into the network before it trains.
     """
 
     plan: Callable[[StrategyOptions], Plan]
     lr: float
     sgd_lr: float
-    needs_stages: bool
+    uses: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
+    is_pretrained: bool = True
+    needs_stages: bool = False
+    starts_with_head: bool = False
+    source_head_divisor: float = 1.0
     parts: Parts | None = None
+
+    @property
+    def has_head_rate(self) -> bool:
+        """Whether the head has a rate of its own beside pretrained parts."""
+        return "head_lr" in self.uses
 
 
 # The rates of `head` were measured, those of `lora`, `adapter` and `norm` compared in one run each; the others are
 # customary. See docs/decisions/0003-default-rates.md.
 STRATEGIES: dict[str, Strategy] = {
-    "scratch": Strategy(scratch, 1e-3, 5e-2, False),
-    "head": Strategy(head, 1e-2, 3e-2, False),
-    "partial": Strategy(partial, 3e-4, 3e-3, True),
-    "full": Strategy(full, 3e-4, 3e-3, False),
-    "layerwise": Strategy(layerwise, 3e-4, 3e-3, True),
-    "gradual": Strategy(gradual, 3e-4, 3e-3, True),
-    "lp-ft": Strategy(lp_ft, 3e-4, 3e-3, False),
-    "l2-sp": Strategy(l2_sp, 3e-4, 3e-3, False),
-    "lora": Strategy(lora, 1e-3, 1e-2, False, "lora"),
-    "adapter": Strategy(adapter, 3e-3, 3e-2, True, "adapter"),
-    "norm": Strategy(norm, 1e-3, 1e-2, False),
+    "scratch": Strategy(scratch, 1e-3, 5e-2, is_pretrained=False),
+    # A head alone that starts from rows of the source's has less far to go, and more to lose.
+    "head": Strategy(head, 1e-2, 3e-2, ("solver",), source_head_divisor=10),
+    "partial": Strategy(partial, 3e-4, 3e-3, ("stages", *_HEAD_RATES), needs_stages=True),
+    "full": Strategy(full, 3e-4, 3e-3, _HEAD_RATES),
+    "layerwise": Strategy(layerwise, 3e-4, 3e-3, ("layer_decay", *_HEAD_RATES), needs_stages=True),
+    "gradual": Strategy(
+        gradual, 3e-4, 3e-3, ("phases", "solver", *_HEAD_RATES), needs_stages=True, starts_with_head=True
+    ),
+    "lp-ft": Strategy(lp_ft, 3e-4, 3e-3, ("solver", *_HEAD_RATES), starts_with_head=True),
+    "l2-sp": Strategy(l2_sp, 3e-4, 3e-3, ("l2sp_alpha", "l2sp_beta", *_HEAD_RATES), ignores=("weight_decay",)),
+    "lora": Strategy(lora, 1e-3, 1e-2, ("stages", "lora_rank", "lora_alpha", *_HEAD_RATES), parts="lora"),
+    "adapter": Strategy(
+        adapter, 3e-3, 3e-2, ("stages", "adapter_width", *_HEAD_RATES), needs_stages=True, parts="adapter"
+    ),
+    "norm": Strategy(norm, 1e-3, 1e-2, ("stages", *_HEAD_RATES)),
+}
+
+# Settings that have an effect with some strategies, and with which; None: with those that name it.
+_HEAD_RATE_OWNER = "a strategy that trains a new head beside pretrained parts"
+_L2SP_OWNER = "strategy l2-sp; a table has its own penalties"
+USED_BY_SOME: dict[str, str | None] = {
+    "stages": None,
+    "lora_rank": None,
+    "lora_alpha": None,
+    "adapter_width": None,
+    "l2sp_alpha": _L2SP_OWNER,
+    "l2sp_beta": _L2SP_OWNER,
+    "phases": None,
+    "layer_decay": None,
+    "head_lr": _HEAD_RATE_OWNER,
+    "head_lr_mult": _HEAD_RATE_OWNER,
+    "solver": "a strategy with a phase for the head",
+}
+# Settings that have none with some strategies, and with which they have one.
+IGNORED_BY_SOME = {
+    "weight_decay": "another strategy; the penalty of l2-sp takes its place",
+    "phase_epochs": "a named strategy; a table has its own lengths",
+    "phase_lrs": "a named strategy; a table has its own rates",
 }
 
 
-def default_lr(strategy: str, optimizer: str, *, has_source_head: bool = False) -> float:
-    """Return the default rate; a user's own table starts from that of `full`.
+def table_strategy(name: str, table: Mapping[str, Any]) -> Strategy:
+    """Return the row of a table of one's own, as `plan.parse_table` reads it; its rates are those of `full`."""
 
-    A head alone that starts from rows of the source's gets a tenth: it has less far to go, and more to lose.
-    """
-    row = STRATEGIES.get(strategy, STRATEGIES["full"])
-    rate = row.sgd_lr if optimizer == "sgd" else row.lr
-    return rate / 10 if has_source_head and row.plan is head else rate
+    def plan(options: StrategyOptions) -> Plan:
+        return parse_table(
+            table,
+            name=name,
+            default_lr=options.lr,
+            default_epochs=options.epochs,
+            default_batch_norm=options.batch_norm,
+        )
+
+    return Strategy(
+        plan,
+        STRATEGIES["full"].lr,
+        STRATEGIES["full"].sgd_lr,
+        uses=("stages", "lora_rank", "lora_alpha", "adapter_width", "solver"),
+        ignores=("phase_epochs", "phase_lrs"),
+        is_pretrained=bool(table.get("pretrained", True)),
+        parts=table.get("parts"),
+    )
 
 
-def make_plan(strategy: str, options: StrategyOptions, *, backbone: str) -> Plan:
-    """Build the plan of a named strategy, with the lengths and rates per phase where they were given.
+def find_strategy(name: str, table: Mapping[str, Any] | None = None) -> Strategy:
+    """Return what a strategy, or a table of one's own of that name, says of itself.
 
     Raises:
-        PlanError: The strategy needs stages that are not known for this backbone.
+        ConfigError: There is no such strategy.
+    """
+    if table is not None:
+        return table_strategy(name, table)
+    if name not in STRATEGIES:
+        raise ConfigError(f"{unknown('strategy', name, STRATEGIES)}, or a YAML file with your own table")
+    return STRATEGIES[name]
+
+
+def default_lr(strategy: Strategy, optimizer: str, *, has_source_head: bool = False) -> float:
+    """Return the default learning rate."""
+    rate = strategy.sgd_lr if optimizer == "sgd" else strategy.lr
+    return rate / strategy.source_head_divisor if has_source_head else rate
+
+
+def make_plan(name: str, strategy: Strategy, options: StrategyOptions, *, backbone: str) -> Plan:
+    """Build the plan of a strategy, with the lengths and rates per phase where they were given.
+
+    Raises:
+        PlanError: The strategy needs stages that are not known for this backbone, or a table is not valid.
         ConfigError: An option does not fit the network, or the lists per phase have another length.
     """
-    row = STRATEGIES[strategy]
-    if row.needs_stages and not options.has_known_stages:
-        whole = ", ".join(name for name, other in STRATEGIES.items() if not other.needs_stages)
+    if strategy.needs_stages and not options.has_known_stages:
+        whole = ", ".join(key for key, other in STRATEGIES.items() if not other.needs_stages)
         raise PlanError(
-            f"the stages of {backbone} are not known, so {strategy!r} cannot tell them apart; "
+            f"the stages of {backbone} are not known, so {name!r} cannot tell them apart; "
             f"only strategies that take the backbone as a whole apply: {whole}"
         )
-    plan = row.plan(options)
-    for key, given in (("phase_epochs", options.phase_epochs), ("phase_lrs", options.phase_lrs)):
-        if given is not None and len(given) != len(plan.phases):
-            raise ConfigError(f"{key} names {len(given)} phases; {strategy} has {len(plan.phases)}")
-    epochs = options.phase_epochs or tuple(phase.epochs for phase in plan.phases)
-    rates = options.phase_lrs or tuple(phase.lr for phase in plan.phases)
-    phases = (
-        replace(phase, lr=lr, epochs=length) for phase, length, lr in zip(plan.phases, epochs, rates, strict=True)
-    )
-    return Plan(plan.strategy, tuple(phases), plan.is_pretrained)
+    plan = strategy.plan(options)
+    phases = list(plan.phases)
+    if options.phase_epochs is not None and "phase_epochs" not in strategy.ignores:
+        _check_count("phase_epochs", options.phase_epochs, name, plan)
+        phases = [replace(phase, epochs=length) for phase, length in zip(phases, options.phase_epochs, strict=True)]
+    if options.phase_lrs is not None and "phase_lrs" not in strategy.ignores:
+        _check_count("phase_lrs", options.phase_lrs, name, plan)
+        phases = [replace(phase, lr=rate) for phase, rate in zip(phases, options.phase_lrs, strict=True)]
+    return replace(plan, phases=tuple(phases))
+
+
+def _check_count(key: str, given: Sequence[float], name: str, plan: Plan) -> None:
+    if len(given) != len(plan.phases):
+        raise ConfigError(f"{key} names {len(given)} phases; {name} has {len(plan.phases)}")

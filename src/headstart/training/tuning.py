@@ -1,55 +1,28 @@
-"""How training steps run fastest: memory format, precision and compilation, chosen by timing the network at hand."""
+"""How training steps run fastest: memory format, precision and compilation, chosen by timing the step at hand."""
 
 import copy
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from contextlib import suppress
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from lightning_fabric import Fabric
+from torch import nn
+
+from headstart.data.loading import Batch
+from headstart.models.classifier import ClassifierNetwork
+from headstart.training.settings import FitSettings
+from headstart.training.step import TrainingStep
+from headstart.types import StepChoice
+
+TakeStep = Callable[[], None]
 
 _NUM_IMAGES = 8
 _ROUNDS = 2
 # Below this there is too little to win; compiling costs about a minute of a CPU.
 _WORTH_TUNING_S, _WORTH_COMPILING_S = 8.0, {"cpu": 1200.0, "cuda": 120.0}
 _LEAST_TO_COMPILE = 10_000  # images: a busy machine stretches the seconds, not the number
-
-
-@dataclass(frozen=True)
-class StepChoice:
-    """How the steps of a phase run.
-
-    Attributes:
-        channels_last: Memory format of convolutions.
-        precision: `32`, or `bf16`: matrix products and convolutions in bfloat16, weights and sums in 32 bits.
-        compiled: Whether the network is compiled.
-    """
-
-    channels_last: bool = True
-    precision: str = "32"
-    compiled: bool = False
-
-    def __str__(self) -> str:
-        words = [self.precision, "channels-last" if self.channels_last else "contiguous"]
-        return ", ".join([*words, "compiled"] if self.compiled else words)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for config.yaml."""
-        return asdict(self)
-
-    def prepare(self, module: nn.Module) -> nn.Module:
-        """Set the memory format of a module's weights in place, and compile it where chosen."""
-        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
-        module.to(memory_format=memory_format)
-        # A graph per batch size: one for all sizes would depend on which came first, and so on where a run was resumed.
-        return torch.compile(module, dynamic=False) if self.compiled else module  # type: ignore[return-value]
-
-    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        """Return the context in which the network runs forward."""
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def candidates(device: torch.device, precision: str, *, channels_last: bool) -> tuple[StepChoice, ...]:
@@ -60,8 +33,9 @@ def candidates(device: torch.device, precision: str, *, channels_last: bool) -> 
         precision: `auto`, or the only one.
         channels_last: Whether that memory format may be used.
     """
-    default = "bf16" if device.type == "cuda" else "32"
-    precisions = {"auto": (default, "32" if default == "bf16" else "bf16")}.get(precision, (precision,))
+    precisions = [precision]
+    if precision == "auto":
+        precisions = ["bf16", "32"] if device.type == "cuda" else ["32", "bf16"]
     formats = (True, False) if channels_last else (False,)
     return tuple(StepChoice(each, p) for p in precisions for each in formats)
 
@@ -86,81 +60,106 @@ def find_batch_size(images_per_s: Callable[[int], float], *, start: int, most: i
     return best
 
 
-def training_speed(
-    module: nn.Module, inputs: Tensor, choice: StepChoice, sync: Callable[[], None] = lambda: None
-) -> float:
-    """Return the images per second of forward and backward passes of a copy of a module."""
-    trial, targets = choice.prepare(copy.deepcopy(module)), torch.zeros(len(inputs), dtype=torch.long)
-    return len(inputs) / _time_step(trial, inputs, targets.to(inputs.device), choice, sync, warm_up=2)
+class StepTrial:
+    """Training steps of throw-away copies of a module, to be timed."""
+
+    def __init__(
+        self, model: ClassifierNetwork, module: nn.Module, batch: Batch, settings: FitSettings, fabric: Fabric
+    ) -> None:
+        """Remember what to time.
+
+        Args:
+            model: How images become inputs, and how many classes there are.
+            module: Maps inputs to logits (N, C); in the phase's modes, on its device.
+            batch: What steps are taken with; on a CPU the first few images of it.
+            settings: Of the loss.
+            fabric: Device.
+        """
+        # Of a few images a GPU's time is all overhead.
+        most = _NUM_IMAGES if fabric.device.type == "cpu" else len(batch.targets)
+        self.batch = Batch(batch.pixels[:most], batch.targets[:most], batch.indices[:most])
+        self._model, self._module, self._settings, self._fabric = model, module, settings, fabric
+
+    def step(self, choice: StepChoice) -> TakeStep:
+        """Return a function that takes a step in one way and waits until it is done."""
+        module = copy.deepcopy(self._module)
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        # The rate is 0 and there is no state to keep: the step costs time and memory, and changes nothing.
+        optimizer = torch.optim.SGD(trained, lr=0.0)
+        step = TrainingStep(self._model, module, optimizer, self._settings, self._fabric, choice)
+        modes = {name: each.training for name, each in self._module.named_modules()}
+        for name, each in module.named_modules():  # Fabric puts what it sets up in training mode
+            each.training = modes[name]
+
+        def take() -> None:
+            with torch.random.fork_rng(devices=[]):
+                step.run([self.batch], (0,))
+            if self._fabric.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return take
+
+    def images_per_s(self, choice: StepChoice) -> float:
+        """Return the speed of steps in one way."""
+        return len(self.batch.targets) / _seconds(self.step(choice), time.monotonic, warm_up=2)
 
 
 def choose_step(
-    module: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
+    make_step: Callable[[StepChoice], TakeStep],
     options: Sequence[StepChoice],
     *,
+    images_per_step: int,
     num_images: int,
-    sync: Callable[[], None] = lambda: None,
+    device_type: str = "cpu",
+    clock: Callable[[], float] = time.monotonic,
 ) -> StepChoice:
-    """Time steps of copies of a module and return the fastest way.
+    """Time steps and return the fastest way to take them.
 
     Each way is timed twice in turns, so that a busy moment of the machine does not decide, and its faster time counts.
     Another way than the first must be 5 % faster than it. Where there is much to do, compiling the fastest is tried; it
     has to save three times what the trial took, because training compiles again, for batches of every size.
 
     Args:
-        module: Maps inputs to logits (N, C); in the phase's modes, on its device.
-        inputs: (N, ...), normalised images or activations; only the first few are used.
-        targets: (N,).
+        make_step: From a way to run to a function that takes one step so; see `StepTrial.step`.
         options: From `candidates`.
+        images_per_step: Images of such a step.
         num_images: How many images the phase will train on in all, over its epochs.
-        sync: Waits for the device.
+        device_type: `cpu` or `cuda`.
+        clock: Gives seconds.
     """
-    few = _NUM_IMAGES if inputs.device.type == "cpu" else len(inputs)  # of a few images a GPU's time is all overhead
-    inputs, targets = inputs[:few], targets[:few]
-    first_s = _time_step(options[0].prepare(copy.deepcopy(module)), inputs, targets, options[0], sync, warm_up=1)
-    num_steps = num_images / len(inputs)
-    if len(options) == 1 or first_s * num_steps < _WORTH_TUNING_S:
+    if len(options) == 1 or not num_images:
         return options[0]
-    best = _best_times(module, inputs, targets, options, sync)
+    num_steps = num_images / images_per_step
+    if _seconds(make_step(options[0]), clock, warm_up=1) * num_steps < _WORTH_TUNING_S:
+        return options[0]
+    best = _best_times(make_step, options, clock)
     plain = min(best, key=best.__getitem__)
-    worth_s = _WORTH_COMPILING_S.get(inputs.device.type, float("inf"))
+    worth_s = _WORTH_COMPILING_S.get(device_type, float("inf"))
     if num_images >= _LEAST_TO_COMPILE and best[plain] * num_steps > worth_s:
-        started, compiled = time.monotonic(), replace(plain, compiled=True)
+        started, compiled = clock(), replace(plain, compiled=True)
         with suppress(Exception):  # without a C++ compiler, say, nothing can be compiled
-            compiled_s = _best_times(module, inputs, targets, [compiled], sync)[compiled]
-            if (best[plain] - compiled_s) * num_steps > 3 * (time.monotonic() - started):
+            compiled_s = _best_times(make_step, [compiled], clock)[compiled]
+            if (best[plain] - compiled_s) * num_steps > 3 * (clock() - started):
                 best[compiled] = compiled_s
     fastest = min(best, key=best.__getitem__)
     return fastest if best[fastest] < 0.95 * best[options[0]] else options[0]
 
 
 def _best_times(
-    module: nn.Module, inputs: Tensor, targets: Tensor, options: Sequence[StepChoice], sync: Callable[[], None]
+    make_step: Callable[[StepChoice], TakeStep], options: Sequence[StepChoice], clock: Callable[[], float]
 ) -> dict[StepChoice, float]:
-    modules = {option: option.prepare(copy.deepcopy(module)) for option in options}
+    steps = {option: make_step(option) for option in options}
     best = dict.fromkeys(options, float("inf"))
     for turn in range(_ROUNDS):
-        for option, trial in modules.items():
-            taken = _time_step(trial, inputs, targets, option, sync, warm_up=1 - turn)
-            best[option] = min(best[option], taken)
+        for option, take in steps.items():
+            best[option] = min(best[option], _seconds(take, clock, warm_up=1 - turn))
     return best
 
 
-def _time_step(
-    module: nn.Module, inputs: Tensor, targets: Tensor, choice: StepChoice, sync: Callable[[], None], *, warm_up: int
-) -> float:
-    """Return the seconds of a forward and backward pass."""
-    taken = 0.0
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(warm_up + 1):
-            sync()
-            started = time.monotonic()
-            with choice.autocast(inputs.device):
-                logits = module(inputs)
-            functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
-            module.zero_grad()
-            sync()
-            taken = time.monotonic() - started
-    return taken
+def _seconds(take_step: TakeStep, clock: Callable[[], float], *, warm_up: int) -> float:
+    """Return the seconds of a step, after a few that do not count."""
+    for _ in range(warm_up):
+        take_step()
+    started = clock()
+    take_step()
+    return clock() - started

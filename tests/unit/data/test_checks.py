@@ -10,7 +10,6 @@ from headstart.data.checks import (
     BadImage,
     Fingerprint,
     check_classes,
-    file_sha256,
     find_conflicts,
     find_duplicates,
     find_leaks,
@@ -19,15 +18,16 @@ from headstart.data.checks import (
     unreadable_headers,
 )
 from headstart.data.manifest import ImageRecord, Manifest
+from headstart.data.sources import FILES, sha256
 from headstart.errors import DataError, UnreadableImageError
 
 
 def records(*paths: Path) -> list[ImageRecord]:
-    return [ImageRecord(path, 0, "train") for path in paths]
+    return [ImageRecord(str(path), 0, "train") for path in paths]
 
 
 def hashes(*paths: Path) -> list[Fingerprint]:
-    found = fingerprint(records(*paths), threads=2)
+    found = fingerprint(FILES, records(*paths), threads=2)
     assert all(isinstance(result, Fingerprint) for result in found)
     return [result for result in found if isinstance(result, Fingerprint)]
 
@@ -40,7 +40,7 @@ def test_headers_find_what_is_no_image(picture: Image.Image, tmp_path: Path) -> 
     empty.touch()
     folder.mkdir()
     os.mkfifo(pipe)
-    bad = unreadable_headers(records(good, text, empty, gone, folder, pipe), threads=2)
+    bad = unreadable_headers(FILES, records(good, text, empty, gone, folder, pipe), threads=2)
     assert [Path(image.path).name for image in bad] == names[1:]
     assert [image.reason for image in bad[2:]] == ["no such file or directory", *["not a regular file"] * 2]
     assert "not an image" in bad[0].reason
@@ -50,8 +50,8 @@ def test_a_truncated_body_passes_the_header_and_fails_the_decoding(picture: Imag
     path = tmp_path / "cut.jpg"
     picture.resize((600, 400)).save(path)
     path.write_bytes(path.read_bytes()[:-500])
-    assert unreadable_headers(records(path), threads=1) == []
-    (bad,) = fingerprint(records(path), threads=1)
+    assert unreadable_headers(FILES, records(path), threads=1) == []
+    (bad,) = fingerprint(FILES, records(path), threads=1)
     assert isinstance(bad, BadImage)
     assert "truncated" in bad.reason
 
@@ -59,14 +59,14 @@ def test_a_truncated_body_passes_the_header_and_fails_the_decoding(picture: Imag
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("1", (100, 100)).save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
-    (bad,) = unreadable_headers(records(tmp_path / "big.png"), threads=1)
+    (bad,) = unreadable_headers(FILES, records(tmp_path / "big.png"), threads=1)
     assert "exceeds limit" in bad.reason
 
 
 def test_progress_reaches_the_end(image_folder: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     paths = sorted(image_folder.rglob("*.png"))[:5]
-    unreadable_headers(records(*paths), threads=2, progress=lambda *step: steps.append(step))
+    unreadable_headers(FILES, records(*paths), threads=2, progress=lambda *step: steps.append(step))
     assert steps == [("reading headers", done, 5) for done in range(1, 6)]
 
 
@@ -83,7 +83,7 @@ def test_pixels_are_compared_across_formats_and_orientations(picture: Image.Imag
     assert len({result.pixels for result in found[:3]}) == 1
     assert found[3].pixels != found[0].pixels
     assert len({result.sha256 for result in found}) == 4
-    assert found[0].sha256 == file_sha256(jpeg)
+    assert found[0].sha256 == sha256(FILES, str(jpeg))
 
 
 def test_equal_bytes_of_another_shape_are_no_copy(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_equal_bytes_of_another_shape_are_no_copy(tmp_path: Path) -> None:
 
 
 def entry(name: str, split: str, label: int = 0) -> ImageRecord:
-    return ImageRecord(Path("/d") / name, label, split)
+    return ImageRecord(f"/d/{name}", label, split)
 
 
 def test_leaks_point_at_the_split_that_judges() -> None:
@@ -150,6 +150,6 @@ def test_a_name_that_is_no_unicode_is_reported_in_words_that_can_be_printed(
         os.rename(os.fsencode(folder) + b"/apple/000.jpg", odd)
     except OSError:
         pytest.skip("this file system has Unicode names only")
-    (bad,) = unreadable_headers(records(Path(os.fsdecode(odd))), threads=1)
+    (bad,) = unreadable_headers(FILES, records(Path(os.fsdecode(odd))), threads=1)
     assert "rename it" in bad.reason
     bad.path.encode()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from headstart.data.dataset import load_dataset
-from headstart.data.transforms import decode
+from headstart.data.sources import FILES, read_picture
 from headstart.errors import DataError, UnreadableImageError
 
 MakeFolder = Callable[..., Path]
@@ -35,10 +35,10 @@ def test_a_clean_folder_is_read_and_nothing_is_written_beside_it(image_folder: P
 
 
 def test_every_picture_decoded_is_handed_on(make_folder: MakeFolder) -> None:
-    kept: dict[Path, Image.Image] = {}
+    kept: dict[str, Image.Image] = {}
     manifest, _ = load_dataset(make_folder(SPLITS), keep=kept.__setitem__)
-    assert kept.keys() == {record.path for record in manifest.records}
-    assert all(np.array_equal(np.asarray(image), np.asarray(decode(path))) for path, image in kept.items())
+    assert kept.keys() == {record.key for record in manifest.records}
+    assert all(np.array_equal(np.asarray(image), np.asarray(read_picture(FILES, key))) for key, image in kept.items())
 
 
 def test_the_report_can_be_saved(make_folder: MakeFolder) -> None:

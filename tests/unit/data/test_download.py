@@ -139,13 +139,13 @@ def test_a_stream_that_breaks_is_an_error_in_words(server, tmp_path):
 
 
 def test_what_a_killed_process_left_is_taken_over(server, tmp_path):
-    part, lock, tag = (tmp_path / f".set.zip.0.{end}" for end in ("part", "lock", "etag"))
+    part, lock, tag = (tmp_path / f".set.zip.{end}" for end in ("part", "lock", "etag"))
     script = f"""
 from pathlib import Path
-from headstart.data.download import _claimed_part
+from headstart.data.download import _sole_download
 import os, signal
-with _claimed_part(Path({str(tmp_path / "set.zip")!r})) as part:
-    part.write_bytes(b"")
+with _sole_download(Path({str(tmp_path / "set.zip")!r}), None):
+    Path({str(part)!r}).write_bytes(b"")
     os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", script], check=False)
@@ -180,13 +180,34 @@ def test_what_is_not_there_names_the_way_out(server, tmp_path, path):
         download(url, tmp_path / "set.zip")
 
 
-def test_two_at_once_do_not_disturb_each_other(server, tmp_path):
+def test_several_at_once_fetch_it_once(server, tmp_path):
     threads = [threading.Thread(target=download, args=(server.url, tmp_path / "set.zip")) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert (tmp_path / "set.zip").read_bytes() == CONTENT
+    assert server.ranges == [None]
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+
+
+def test_who_waits_for_another_process_is_told_and_can_stop(server, tmp_path, monkeypatch):
+    target = tmp_path / "set.zip"
+    monkeypatch.setattr(module, "_WAIT_S", 0.01)
+    seen = []
+
+    def stop_at_the_third(*step):
+        seen.append(step)
+        if len(seen) == 3:
+            raise CancelledError
+
+    with module._sole_download(target, None):
+        with pytest.raises(CancelledError):
+            download(server.url, target, progress=stop_at_the_third)
+        assert seen == [("waiting for another download of set.zip", 0, 0)] * 3
+        assert server.ranges == []
+    download(server.url, target, sha1=SHA1)
+    assert target.read_bytes() == CONTENT
 
 
 def archive(path, members):

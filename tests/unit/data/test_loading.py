@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from headstart.data.loading import Batch, ImageBatches
 from headstart.data.manifest import ImageRecord, scan
-from headstart.data.transforms import decode, eval_view
+from headstart.data.sources import FILES, read_picture
 from headstart.errors import UnreadableImageError
+from headstart.preprocessing import eval_view
 from headstart.types import InputSpec
 
 SPEC = InputSpec(size=(32, 32), resize=36)
@@ -24,7 +24,7 @@ def records(image_folder: Path) -> tuple[ImageRecord, ...]:
 
 
 def batches(records: tuple[ImageRecord, ...], **settings: object) -> ImageBatches:
-    defaults = {"batch_size": 8, "augment": "strong", "shuffle": True, "seed": 3, "threads": 2}
+    defaults = {"source": FILES, "batch_size": 8, "augment": "strong", "shuffle": True, "seed": 3, "threads": 2}
     return ImageBatches(records, SPEC, **{**defaults, **settings})  # type: ignore[arg-type]
 
 
@@ -51,7 +51,7 @@ def test_batches_are_what_the_contract_says(records: tuple[ImageRecord, ...]) ->
     for batch in found:
         for row, index in enumerate(batch.indices.tolist()):
             assert int(batch.targets[row]) == records[index].label
-            expected = eval_view(decode(records[index].path), SPEC)
+            expected = eval_view(read_picture(FILES, records[index].key), SPEC)
             assert np.array_equal(batch.pixels[row].permute(1, 2, 0).numpy(), expected)
 
 
@@ -100,10 +100,10 @@ def test_a_view_depends_on_the_content_of_the_file_and_not_on_its_name_or_place(
         return next(iter(source.epoch(1))).pixels[-1].contiguous().numpy().tobytes()
 
     copied = tmp_path / "copy.jpg"
-    copied.write_bytes(records[0].path.read_bytes())
-    assert view([records[0]]) == view([ImageRecord(copied, 0, "train")])
+    copied.write_bytes(Path(records[0].key).read_bytes())
+    assert view([records[0]]) == view([ImageRecord(str(copied), 0, "train")])
     if views is None:  # which of its views an image starts with depends on its place
-        assert view([records[0]]) == view([records[1], ImageRecord(copied, 2, "train")])
+        assert view([records[0]]) == view([records[1], ImageRecord(str(copied), 2, "train")])
 
 
 def test_stopping_early_leaves_no_thread(records: tuple[ImageRecord, ...]) -> None:
@@ -116,27 +116,20 @@ def test_stopping_early_leaves_no_thread(records: tuple[ImageRecord, ...]) -> No
     assert decoders() == 0
 
 
-def test_only_a_few_batches_are_decoded_ahead(
-    records: tuple[ImageRecord, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded: list[Path] = []
-
-    def counting(path: Path, **settings: Any) -> Image.Image:
-        decoded.append(path)
-        return decode(path, **settings)
-
-    monkeypatch.setattr("headstart.data.pictures.decode", counting)
-    epoch = batches(records * 10, batch_size=4, threads=2).epoch(0)
+def test_only_a_few_batches_are_decoded_ahead(records: tuple[ImageRecord, ...], watched: Any) -> None:
+    source = batches(records * 10, source=watched, batch_size=4, threads=2)
+    watched.opened.clear()  # the files were hashed
+    epoch = source.epoch(0)
     next(epoch)
     time.sleep(0.3)
-    assert len(decoded) <= 4 * 4
+    assert 4 <= len(watched.opened) <= 4 * 4
     epoch.close()  # type: ignore[attr-defined]
 
 
 def test_an_unreadable_file_is_named_and_ends_the_epoch(records: tuple[ImageRecord, ...], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(records[0].path.read_bytes()[:300])
-    source = batches((*records[:10], ImageRecord(broken, 0, "train")), shuffle=False)
+    broken.write_bytes(Path(records[0].key).read_bytes()[:300])
+    source = batches((*records[:10], ImageRecord(str(broken), 0, "train")), shuffle=False)
     with pytest.raises(UnreadableImageError, match=r"broken\.jpg"):
         list(source.epoch(0))
     assert decoders() == 0

@@ -22,7 +22,9 @@ def touch(root: Path, *names: str) -> Path:
 
 def found(manifest: Manifest) -> dict[str, list[str]]:
     return {
-        f"{split}/{label}": sorted(r.path.name for r in manifest.of_split(split) if manifest.labels[r.label] == label)
+        f"{split}/{label}": sorted(
+            Path(r.key).name for r in manifest.of_split(split) if manifest.labels[r.label] == label
+        )
         for split in (manifest.splits or ("",))
         for label in manifest.labels
     }
@@ -45,8 +47,8 @@ def test_reads_class_folders_with_splits(image_folder: Path) -> None:
         "validation": {"apple": 6, "leaf": 6, "sky": 6},
     }
     assert (manifest.reported, manifest.selection) == ("validation", None)
-    assert all(record.path.is_absolute() for record in manifest.records)
-    keys = [(record.split, str(record.path)) for record in manifest.records]
+    assert all(Path(record.key).is_absolute() for record in manifest.records)
+    keys = [(record.split, record.key) for record in manifest.records]
     assert keys == sorted(keys)
     assert notes.ignored == notes.warnings == []
 
@@ -180,16 +182,16 @@ def test_csv_manifest(tmp_path: Path) -> None:
     )
     manifest, _ = scan(table)
     assert (manifest.name, manifest.labels, manifest.splits) == ("my set", ("a", "b"), ("train", "validation"))
-    by_name = {record.path.name: record for record in manifest.records}
-    assert by_name["1.jpg"].path == tmp_path / "images" / "1.jpg"
-    assert by_name["3.jpg"].path == elsewhere
+    by_name = {Path(record.key).name: record for record in manifest.records}
+    assert by_name["1.jpg"].key == str(tmp_path / "images" / "1.jpg")
+    assert by_name["3.jpg"].key == str(elsewhere)
     assert by_name["1.jpg"].group == "g1"
     assert by_name["2.jpg"].group is None
 
 
 def test_csv_with_semicolons_as_european_spreadsheets_write_it(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path;label\na,b.jpg;x\n")
-    assert [record.path.name for record in scan(tmp_path / "m.csv")[0].records] == ["a,b.jpg"]
+    assert [Path(record.key).name for record in scan(tmp_path / "m.csv")[0].records] == ["a,b.jpg"]
 
 
 def test_parquet_manifest_with_numbers_as_labels(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_parquet_manifest_with_numbers_as_labels(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     manifest, _ = scan(tmp_path / "m.parquet")
     assert manifest.labels == ("10", "7")
-    assert [(r.path.name, manifest.labels[r.label], r.group) for r in manifest.records] == [
+    assert [(Path(r.key).name, manifest.labels[r.label], r.group) for r in manifest.records] == [
         ("1.jpg", "7", None),
         ("2.jpg", "10", "g"),
     ]

@@ -9,7 +9,7 @@ import pytest
 from headstart import experiment
 from headstart.config import make_config
 from headstart.experiment.tools import evaluate_folder
-from tests.conftest import COLOURS, write_folder
+from tests.helpers.pictures import COLOURS, write_folder
 
 TINY = {
     "backbone": "simple-cnn", "image_size": 32, "augment": "flip", "epochs": 1, "batch_size": 8, "tune": "off",

@@ -322,8 +322,8 @@ table = FeatureCache(Path(sys.argv[1])).open(KEY, (20_000,), np.uint8)
 keys = make_keys(0, 1000)
 rows = make_rows(keys, (20_000,), np.uint8)
 start = int(table.has(keys).sum())
-print("ready", flush=True)
 for first in range(start, 1000, 50):
+    print("more", flush=True)
     table.append(keys[first:first + 50], rows[first:first + 50])
 table.flush()
 """
@@ -332,8 +332,9 @@ table.flush()
     for _ in range(6):
         writer = python(script, tmp_path)
         assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-        time.sleep(float(generator.uniform(0, 0.04)))
+        for _ in range(generator.integers(1, 8)):  # a shard is written after four
+            writer.stdout.readline()
+        time.sleep(float(generator.uniform(0, 0.01)))
         writer.kill()
         writer.wait()
         left_overs += len(list(tmp_path.glob("*/*/.*.tmp")))

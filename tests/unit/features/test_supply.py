@@ -16,16 +16,19 @@ from torch import Tensor, nn
 
 from headstart.data.loading import Batch, BatchSource, ImageBatches
 from headstart.data.manifest import ImageRecord
-from headstart.features import engines, supply, trunk
+from headstart.data.sources import FILES
+from headstart.engines.parity import TOLERANCE
+from headstart.features import supply, trunk
 from headstart.features.cache import FeatureCache
 from headstart.features.cut import cut
 from headstart.features.supply import FeatureSupply, PhaseInputs, network_input
 from headstart.features.trunk import as_stored
+from headstart.machine import has_bf16
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.libraries import LIBRARIES
 from headstart.training.plan import Phase, Rule, apply_modes, resolve
-from tests.supplies import PixelSupply
-from tests.unit.training.conftest import STAGES, make_model
+from tests.helpers.fits import PixelSupply
+from tests.helpers.tiny import STAGES, make_model
 
 CPU = torch.device("cpu")
 NUM_TRAIN, NUM_HELD_OUT, VIEWS = 10, 5, 3
@@ -33,7 +36,7 @@ HEAD = len(STAGES) - 1  # the boundary below the head
 EPOCHS = range(VIEWS)  # every view of every image
 TORCH = {"engine": "torch"}  # the quickest to open
 ALL_ROWS = NUM_TRAIN * VIEWS + NUM_HELD_OUT
-needs_bf16 = pytest.mark.skipif(not engines._has_bf16(), reason="this processor has no bf16")
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16")
 
 
 def write_image(path: Path, low: int = 0, high: int = 256, seed: int = 0) -> Path:
@@ -64,8 +67,8 @@ class Maker:
     computed: int = 0
 
     def batches(self, model: ClassifierNetwork, paths: Sequence[Path], **settings: Any) -> ImageBatches:
-        records = [ImageRecord(path, position % 3, "train") for position, path in enumerate(paths)]
-        return ImageBatches(records, model.spec, **{"seed": 0, "threads": 1, **settings})
+        records = [ImageRecord(str(path), position % 3, "train") for position, path in enumerate(paths)]
+        return ImageBatches(records, model.spec, source=FILES, **{"seed": 0, "threads": 1, **settings})
 
     def __call__(
         self,
@@ -342,7 +345,7 @@ OTHER_SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", OTHER_SETTINGS)
 def test_rows_made_in_another_way_are_not_taken(make: Maker, model: ClassifierNetwork, name: str) -> None:
-    if name == "precision" and not engines._has_bf16():
+    if name == "precision" and not has_bf16():
         pytest.skip("this processor has no bf16, so there is one precision")
     assert make.rows_computed(model) == ALL_ROWS
     assert make.rows_computed(model, **OTHER_SETTINGS[name]) == ALL_ROWS
@@ -473,7 +476,7 @@ def test_all_views_are_at_hand_for_a_solver(make: Maker, model: ClassifierNetwor
     assert (features.num_images, features.num_views, features.width) == (NUM_TRAIN, VIEWS, 8)
     assert features.targets.tolist() == [i % 3 for i in range(NUM_TRAIN)]
     assert features.groups == [str(i) for i in range(NUM_TRAIN)]
-    assert features.paths == make.images[:NUM_TRAIN]
+    assert features.keys == [str(path) for path in make.images[:NUM_TRAIN]]
     assert make.computed == ALL_ROWS
     assert make.said == []
     feed = make(model, cached=False)
@@ -696,10 +699,10 @@ def test_a_network_that_cannot_be_cut_is_fed_with_pixels_and_that_is_said(
 def test_a_refused_engine_is_said_once_a_phase(
     make: Maker, model: ClassifierNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(engines.TOLERANCE, "bf16", 0.0)
+    monkeypatch.setitem(TOLERANCE, "bf16", 0.0)
     at_boundary(model, HEAD)
     inputs = make(model).phase(HEAD, EPOCHS)
-    assert [line.partition(" is not used")[0] for line in make.said] == ["engine openvino bf16"] * engines._has_bf16()
+    assert [line.partition(" is not used")[0] for line in make.said] == ["engine openvino bf16"] * has_bf16()
     assert next(iter(inputs.train.epoch(0))).pixels.dtype == torch.float32
 
 

@@ -1,23 +1,14 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from headstart import runs
 from headstart.config import Config, dump_config
 from headstart.inference.predict import Classifier, load
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier, save_classifier
-
-LABELS = ("ant", "bee", "cat")
-
-
-def make_picture(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
-    """Make a smooth random picture, so that resizing it is no noise."""
-    small = np.random.default_rng(seed).integers(256, size=(4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)
+from tests.helpers.pictures import LABELS, make_picture
 
 
 @pytest.fixture(scope="session")

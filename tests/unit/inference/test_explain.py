@@ -15,7 +15,7 @@ from headstart.inference.explain import explain, grad_cam
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import build_classifier, save_classifier
 from headstart.types import InputSpec, Stage
-from tests.unit.inference.conftest import LABELS, make_picture
+from tests.helpers.pictures import LABELS, make_picture
 
 
 class Channels(nn.Module):

@@ -5,8 +5,7 @@ import yaml
 
 from headstart.inference.model_card import render_model_card
 from headstart.stats.metrics import classification_metrics
-
-from .conftest import LABELS
+from tests.helpers.pictures import LABELS
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from headstart.data.transforms import decode, eval_view
+from headstart.engines.engine import NUM_SAMPLES
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
-from headstart.features.engines import NUM_SAMPLES, pick_device, torch_engine
 from headstart.inference.predict import Classifier, Prediction, load, predict_stream, probabilities_stream
-
-from .conftest import LABELS, make_picture
+from headstart.preprocessing import decode, eval_view
+from tests.helpers.pictures import LABELS, make_picture
 
 
 def test_it_describes_itself(classifier):
@@ -25,7 +24,7 @@ def test_it_describes_itself(classifier):
 
 
 def test_probabilities_are_those_of_the_network(classifier, network, pictures):
-    view = eval_view(decode(pictures[0]), network.spec)
+    view = eval_view(decode(pictures[0].read_bytes()), network.spec)
     with torch.no_grad():
         expected = network.network.eval()(network.normalize(torch.from_numpy(view).permute(2, 0, 1)[None])).softmax(1)
     probabilities = classifier.predict_proba(pictures[0])
@@ -156,28 +155,6 @@ def test_devices_that_are_not_there(run_folder, device):
         load(run_folder, device=device)
 
 
-def test_a_device_is_picked_by_its_name(monkeypatch):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    devices = {"auto": cuda, "cpu": cpu, "cpu:0": cpu, "cuda": cuda, "cuda:1": torch.device("cuda", 1)}
-    assert {name: pick_device(name) for name in devices} == devices
-    for name in ("mps", "cpu:1", "cuda:2"):
-        with pytest.raises(ConfigError, match=f"device='{name}': no such device is visible to PyTorch here; use auto"):
-            pick_device(name)
-    for name in ("gpu", "cuda:x", "cuda:-1", "cuda:²", ""):
-        with pytest.raises(ConfigError, match="is not one of auto, cpu, cuda, cuda:N, mps"):
-            pick_device(name)
-
-
-def test_convolutions_on_a_gpu_are_not_rounded_to_tf32():
-    before = torch.backends.cudnn.allow_tf32
-    with torch_engine._exact_arithmetic(torch.device("cuda")):
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.allow_tf32 == before
-
-
 # Streams
 
 
@@ -273,7 +250,7 @@ def test_a_picture_that_breaks_off_is_forgotten(classifier, tmp_path):
     path = tmp_path / "cut.jpg"
     make_picture(0, (400, 300)).save(path)
     path.write_bytes(path.read_bytes()[:1500])
-    rows = list(probabilities_stream(classifier, [path] * 5, batch_size=2))
+    rows = list(probabilities_stream(classifier, [str(path)] * 5, batch_size=2))
     assert all("truncated" in str(error) for _, error in rows)
     gc.collect()
     assert not [found for found in gc.get_objects() if isinstance(found, JpegImageFile)]

@@ -8,7 +8,7 @@ from headstart.report.canvas import _COLOURS, draw, legend, shortened
 from headstart.report.curves import training_figures
 from headstart.report.judged import confusion_matrix, reliability_diagram
 from headstart.report.reading import read_run
-from tests.unit.report.conftest import history
+from tests.helpers.reports import history
 
 
 def test_the_computed_schedule_is_what_training_recorded(real_run):

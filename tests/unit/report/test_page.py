@@ -9,7 +9,7 @@ from headstart.errors import HeadstartError
 from headstart.report import write_report
 from headstart.report.page import _title
 from headstart.report.reading import read_run
-from tests.unit.report.conftest import Page
+from tests.helpers.reports import Page
 
 NASTY = ("<img src=x onerror=alert(1)>", 'a&b "q"', "$x_1$ back\\slash \\g<1>", "犬 — \u202eсобака", "</style><b>")
 STUDY = {

@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from headstart.training.observers import SilentProgress
 
-from headstart import cli, experiment, runs
+from headstart import experiment, runs
 from headstart.config import Config, dump_config, load_config, make_config
 from headstart.data.manifest import ImageRecord, Manifest, write_manifest
 from headstart.errors import ConfigError, DataError, HeadstartError, RunError
@@ -24,8 +25,7 @@ from headstart.studies.compare import compare, compare_runs
 from headstart.studies.grid import make_cells, parse_vary
 from headstart.studies.progress import TimeLeft, duration
 from headstart.studies.reported import group_runs
-from headstart.training.observers import SilentProgress
-from tests.conftest import COLOURS
+from tests.helpers.pictures import COLOURS
 
 TINY = {
     "backbone": "simple-cnn", "image_size": 32, "augment": "flip", "epochs": 1, "batch_size": 8, "tune": "off",
@@ -36,18 +36,6 @@ TINY = {
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def headstart(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["headstart", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -409,7 +397,7 @@ def test_an_interrupted_run_keeps_its_score(image_folder, tmp_path, moment):
 def fake_run(folder: Path, right: str, score: float | None = None, *, seed=0, images="i", chosen="c", **settings):
     """Write a run that reports `len(right)` images and was right where `right` has a 1."""
     records = [
-        ImageRecord(Path(f"/{folder.name}/{images}{n:03}"), n % 2, "validation", None, f"{images}{n:03}")
+        ImageRecord(f"/{folder.name}/{images}{n:03}", n % 2, "validation", None, f"{images}{n:03}")
         for n in range(len(right))
     ]
     manifest = Manifest("set", ("ant", "bee"), tuple(records))
@@ -431,7 +419,7 @@ def fake_run(folder: Path, right: str, score: float | None = None, *, seed=0, im
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with (folder / "manifest.parquet").open("wb") as file:
         write_manifest(manifest, file)
-    table = {"path": [str(record.path) for record in records], "label": labels, "predicted": predicted}
+    table = {"path": [record.key for record in records], "label": labels, "predicted": predicted}
     runs.write_parquet(folder / "predictions.parquet", pa.table(table))
     return open_run(folder)
 

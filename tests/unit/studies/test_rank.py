@@ -8,16 +8,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from headstart.experiment.preparation import prepare
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
 from headstart import cli
 from headstart.config import dump_config, load_config, make_config
+from headstart.engines.choose import open_engine
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment import run
-from headstart.experiment.preparation import prepare
 from headstart.features import cache, trunk
-from headstart.features.engines import open_engine
 from headstart.studies import rank as study
 from headstart.studies.rank import rank
 
@@ -42,9 +42,10 @@ def features_of(settings, backbone):
     head = dict(network.named_modules())[prepared.model.stages[-1].prefixes[0]]
     rows = []
     head.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].flatten(1).numpy()))
-    from headstart.data.transforms import decode, eval_view
+    from headstart.data.sources import FILES, read_picture
+    from headstart.preprocessing import eval_view
 
-    pixels = np.stack([eval_view(decode(record.path), prepared.model.spec) for record in records])
+    pixels = np.stack([eval_view(read_picture(FILES, record.key), prepared.model.spec) for record in records])
     with torch.no_grad():
         prepared.model.logits(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     return rows[0], np.array([record.label for record in records])

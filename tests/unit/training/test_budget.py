@@ -6,13 +6,12 @@ import torch
 
 from headstart.errors import TrainingError
 from headstart.training.budget import epoch_seconds, fit_to_time
-from headstart.training.engine import FitSettings
 from headstart.training.lr_find import find_lr, suggest
 from headstart.training.penalties import L2SP
 from headstart.training.plan import Phase, Plan, Rule
-from tests.supplies import PixelSupply
-from tests.unit.training.conftest import TensorBatches
-from tests.unit.training.test_engine import SolvableSupply, run
+from headstart.training.settings import FitSettings
+from tests.helpers.fits import PixelSupply, SolvableSupply, run
+from tests.helpers.tiny import TensorBatches
 
 PHASES = (Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 4), Phase("all", (Rule("*", 1.0),), 0.05, 8, "batch"))
 

@@ -3,73 +3,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch.nn import functional
 
+from headstart.display import Display
 from headstart.errors import RunError, TrainingError
-from headstart.features.supply import PhaseInputs
 from headstart.training.checkpoint import Checkpoints
-from headstart.training.engine import FitSettings, fit, step_seed
-from headstart.training.observers import SilentProgress
-from headstart.training.plan import Phase, Plan, Rule, apply_modes, resolve
+from headstart.training.plan import Phase, Rule, apply_modes, resolve
 from headstart.training.schedules import lr_factor
-from headstart.training.tuning import StepChoice
-from tests.supplies import PixelSupply
-from tests.unit.training.conftest import STAGES, TensorBatches, make_model
+from headstart.training.step import step_seed
+from headstart.types import StepChoice
+from tests.helpers.fits import HEAD, Killed, Killer, Rows, SolvableSupply, assert_equal, run, state
+from tests.helpers.tiny import STAGES, TensorBatches, make_model
 
-HEAD = Phase("head", (Rule("fc", 1.0), Rule("*", None)), 0.05, 2)
 LAST = Phase("+ layer2", (Rule("fc", 1.0), Rule("layer2", 1.0), Rule("*", None)), 0.02, 2, "batch")
 ALL = Phase("all", (Rule("fc", 10.0), Rule("*", 1.0)), 0.005, 2, "batch")
-
-
-class Rows:
-    def __init__(self):
-        self.rows = []
-
-    def append(self, row):
-        self.rows.append(dict(row))
-
-    def truncate_to(self, num_rows):
-        del self.rows[num_rows:]
-
-
-class Killed(Exception):
-    pass
-
-
-class Killer(SilentProgress):
-    def __init__(self, after):
-        self.left = after
-
-    def on_step(self):
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-
-def run(model, phases, train, folder, held_out=None, *, rows=None, observer=None, supply=PixelSupply, **settings):
-    rows = rows if rows is not None else Rows()
-    result = fit(
-        model,
-        Plan("test", tuple(phases)),
-        supply(model.network, train, held_out),
-        FitSettings(**settings),
-        fabric=Fabric(accelerator="cpu", devices=1),
-        checkpoints=Checkpoints(folder),
-        log=rows,
-        observer=observer or SilentProgress(),
-    )
-    return result, rows.rows
-
-
-def state(model):
-    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-
-
-def assert_equal(left, right):
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different
 
 
 @pytest.mark.parametrize("choice", [StepChoice(), StepChoice(channels_last=False)], ids=str)
@@ -134,12 +81,12 @@ def test_frozen_is_bit_identical_and_the_rest_changes(batches, tmp_path, phase, 
 def test_a_frozen_tensor_that_changes_is_found(batches, tmp_path):
     model = make_model()
 
-    class Vandal(SilentProgress):
-        def on_step(self):
+    class Vandal(Display):
+        def step(self):
             model.network.bn1.running_mean.add_(1e-7)
 
     with pytest.raises(TrainingError, match="frozen tensor changed in phase 'head'"):
-        run(model, [HEAD], batches, tmp_path, observer=Vandal())
+        run(model, [HEAD], batches, tmp_path, display=Vandal())
 
 
 def test_a_rate_too_small_to_matter_is_noted(batches, tmp_path):
@@ -163,7 +110,7 @@ def test_killed_after_any_step_and_resumed_is_as_if_it_had_not_been(batches, hel
     for after in range(1, num_steps + 1, 2):
         folder, log = tmp_path / f"{after}", Rows()
         with pytest.raises(Killed):
-            run(make_model(), phases, batches, folder, held_out, rows=log, observer=Killer(after), **settings)
+            run(make_model(), phases, batches, folder, held_out, rows=log, display=Killer(steps=after), **settings)
         resumed = make_model()
         if saved := Checkpoints(folder).load("last"):
             with torch.no_grad():  # what it has of its own must not matter where the checkpoint holds something
@@ -232,7 +179,7 @@ def test_what_is_best_is_the_lowest_loss_or_the_highest_accuracy(
     batches, held_out, tmp_path, monkeypatch, select_by, best
 ):
     scripted = iter([(0.5, 0.6), (0.4, 0.8), (0.3, 0.7), (0.6, 0.8)])
-    monkeypatch.setattr("headstart.training.engine.evaluate_loss", lambda *inputs: next(scripted))
+    monkeypatch.setattr("headstart.training.step.evaluate_loss", lambda *inputs: next(scripted))
     phase = replace(ALL, epochs=4)
     result, _ = run(make_model(), [phase], batches, tmp_path, held_out, selects=True, select_by=select_by)
     assert result.best_epochs == (best,)
@@ -306,16 +253,7 @@ def test_a_kill_between_two_files_of_the_next_phase_loses_nothing(batches, held_
 
     killed, rows = make_model(), Rows()
     with pytest.raises(Killed):
-        fit(
-            killed,
-            Plan("test", tuple(phases)),
-            PixelSupply(killed.network, batches, held_out),
-            FitSettings(**options),
-            fabric=Fabric(accelerator="cpu", devices=1),
-            checkpoints=Disk(tmp_path / "a"),
-            log=rows,
-            observer=SilentProgress(),
-        )
+        run(killed, phases, batches, tmp_path / "a", held_out, rows=rows, checkpoints=Disk, **options)
     resumed = make_model(seed=5)  # all of it trains, so a checkpoint holds all of it
     run(resumed, phases, batches, tmp_path / "a", held_out, rows=rows, **options)
     assert_equal(state(whole), state(resumed))
@@ -323,9 +261,9 @@ def test_a_kill_between_two_files_of_the_next_phase_loses_nothing(batches, held_
 
 def test_a_resume_on_other_untrained_weights_is_refused_at_once(batches, tmp_path):
     with pytest.raises(Killed):
-        run(make_model(), [HEAD], batches, tmp_path, observer=Killer(7))
+        run(make_model(), [HEAD], batches, tmp_path, display=Killer(steps=7))
     with pytest.raises(TrainingError, match="not those that the run began with"):
-        run(make_model(seed=9), [HEAD], batches, tmp_path, observer=Killer(1))
+        run(make_model(seed=9), [HEAD], batches, tmp_path, display=Killer(steps=1))
 
 
 def test_a_checkpoint_holds_what_some_phase_so_far_trains(batches, tmp_path):
@@ -333,36 +271,6 @@ def test_a_checkpoint_holds_what_some_phase_so_far_trains(batches, tmp_path):
     saved, _ = Checkpoints(tmp_path / "a").load("last")
     names = {name.removeprefix("network/") for name in saved if name.startswith("network/")}
     assert names == {name for name in make_model().network.state_dict() if name.startswith(("fc", "layer2"))}
-
-
-class Activations:
-    """What the head of `TinyNet` sees of all images, in one view."""
-
-    def __init__(self, model, pixels, targets):
-        seen = []
-        hook = model.network.fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        with torch.no_grad():
-            model.network(model.normalize(pixels))
-        hook.remove()
-        self.rows, self.targets = seen[0].numpy(), targets.numpy()
-        self.num_images, self.width = self.rows.shape
-        self.num_views, self.groups = 1, [str(i) for i in range(self.num_images)]
-
-    def view(self, view, images):
-        return self.rows[images]
-
-
-class SolvableSupply(PixelSupply):
-    """Has features where all of them are asked for."""
-
-    def phase(self, boundary, epochs, *, all_views=False):
-        inputs = super().phase(boundary, epochs)
-        if not all_views:
-            return inputs
-        assert not self.network.layer1[3].training  # the dropout below the head
-        model = replace(make_model(), network=self.network)
-        features = Activations(model, self.train.pixels, self.train.targets)
-        return PhaseInputs(inputs.module, inputs.train, inputs.held_out, features)
 
 
 SOLVED = replace(HEAD, solver="lbfgs")
@@ -388,7 +296,7 @@ def test_killed_after_a_head_was_solved_and_resumed_is_as_if_it_had_not_been(bat
     for after in (1, 3, 7):
         folder, log = tmp_path / f"{after}", Rows()
         with pytest.raises(Killed):
-            run(make_model(), phases, batches, folder, held_out, rows=log, observer=Killer(after), **options)
+            run(make_model(), phases, batches, folder, held_out, rows=log, display=Killer(steps=after), **options)
         resumed = make_model()
         again, rows_again = run(resumed, phases, batches, folder, held_out, rows=log, **options)
         assert_equal(state(whole), state(resumed))
@@ -400,11 +308,11 @@ def test_a_last_batch_of_one_image_joins_the_one_before(data, tmp_path):
     pixels, targets = data[0][:33], data[1][:33]
     batches, joined = TensorBatches(pixels, targets, 8), []
 
-    class Watch(SilentProgress):
-        def on_step(self):
+    class Watch(Display):
+        def step(self):
             joined.append(1)
 
-    _, rows = run(make_model(), [ALL], batches, tmp_path, observer=Watch())
+    _, rows = run(make_model(), [ALL], batches, tmp_path, display=Watch())
     assert len(joined) == 2 * 4
     assert [row["step"] for row in rows] == [4, 4]
 
@@ -444,7 +352,7 @@ def test_what_was_begun_as_training_is_not_solved_after_a_resume(batches, held_o
     whole, log = make_model(), Rows()
     result, rows = run(whole, [SOLVED], batches, tmp_path / "whole", held_out, checkpoint_every_s=0.0)
     with pytest.raises(Killed):
-        run(make_model(), [SOLVED], batches, tmp_path / "a", held_out, rows=log, observer=Killer(7))
+        run(make_model(), [SOLVED], batches, tmp_path / "a", held_out, rows=log, display=Killer(steps=7))
     resumed = make_model()
     again, _ = run(resumed, [SOLVED], batches, tmp_path / "a", held_out, rows=log, supply=SolvableSupply)
     assert_equal(state(whole), state(resumed))
@@ -454,7 +362,7 @@ def test_what_was_begun_as_training_is_not_solved_after_a_resume(batches, held_o
 
 def test_checkpoints_of_another_version_say_so(batches, tmp_path):
     with pytest.raises(Killed):
-        run(make_model(), [HEAD], batches, tmp_path, observer=Killer(7))
+        run(make_model(), [HEAD], batches, tmp_path, display=Killer(steps=7))
     tensors, progress = Checkpoints(tmp_path).load("last")
     Checkpoints(tmp_path).save("last", tensors, {**progress, "colour": "red"})
     with pytest.raises(RunError, match="another version's; start a new run"):
@@ -462,12 +370,12 @@ def test_checkpoints_of_another_version_say_so(batches, tmp_path):
 
 
 def test_a_held_out_loss_that_is_not_finite_stops(data, batches, tmp_path):
-    class Vandal(SilentProgress):
-        def on_step(self):
+    class Vandal(Display):
+        def step(self):
             with torch.no_grad():
                 model.network.fc.bias.fill_(float("nan"))
 
     model, single = make_model(), TensorBatches(*data, batch_size=36)
     with pytest.raises(TrainingError, match="the loss became nan"):
-        run(model, [replace(HEAD, epochs=1)], single, tmp_path, batches, observer=Vandal())
+        run(model, [replace(HEAD, epochs=1)], single, tmp_path, batches, display=Vandal())
     assert not (tmp_path / "last.safetensors").exists()

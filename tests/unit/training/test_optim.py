@@ -7,7 +7,7 @@ import torch
 from headstart.training.mixing import mix_batch
 from headstart.training.optim import WeightAverage, build_optimizer, set_learning_rate
 from headstart.training.schedules import lr_factor
-from tests.unit.training.conftest import TinyNet
+from tests.helpers.tiny import TinyNet
 
 
 def make(name, network, rates, **settings):

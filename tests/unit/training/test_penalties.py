@@ -8,13 +8,14 @@ from torch.nn import functional
 
 from headstart.errors import PlanError, TrainingError
 from headstart.models.adapters import insert_adapters, insert_lora
-from headstart.training.engine import step_seed
 from headstart.training.penalties import L2SP, pretrained_start
 from headstart.training.plan import Phase, Plan, Rule, apply_modes, describe, parse_table, resolve
 from headstart.training.schedules import lr_factor
+from headstart.training.step import step_seed
 from headstart.types import Stage
-from tests.unit.training.conftest import STAGES, make_model
-from tests.unit.training.test_engine import HEAD, Killed, Killer, Rows, assert_equal, run, state
+from tests.helpers.displays import Killed, Killer
+from tests.helpers.fits import HEAD, Rows, assert_equal, run, state
+from tests.helpers.tiny import STAGES, make_model
 
 PENALTY = L2SP(alpha=2.0, beta=0.5)
 PULLED = Phase("all", (Rule("fc", 10.0), Rule("*", 1.0)), 0.02, 2, penalty=PENALTY)
@@ -151,7 +152,7 @@ def test_killed_after_any_step_and_resumed_is_as_if_it_had_not_been(batches, tmp
     for after in (1, 4, 6, 8):
         folder, log = tmp_path / f"{after}", Rows()
         with pytest.raises(Killed):
-            run(build(parts), phases, batches, folder, rows=log, observer=Killer(after), **settings)
+            run(build(parts), phases, batches, folder, rows=log, display=Killer(steps=after), **settings)
         resumed = build(parts)
         run(resumed, phases, batches, folder, rows=log, **settings)
         assert_equal(state(whole), state(resumed))
@@ -161,7 +162,7 @@ def test_a_run_that_would_be_pulled_to_another_start_is_not_resumed(batches, tmp
     """All trains, so no frozen tensor tells that the pretrained weights are others than the run began with."""
     phase = replace(PULLED, batch_norm="batch")
     with pytest.raises(Killed):
-        run(make_model(), [phase], batches, tmp_path, observer=Killer(3), checkpoint_every_s=0.0)
+        run(make_model(), [phase], batches, tmp_path, display=Killer(steps=3), checkpoint_every_s=0.0)
     with pytest.raises(TrainingError, match="not those that the run began with; start a new run"):
         run(make_model(seed=1), [phase], batches, tmp_path)
 

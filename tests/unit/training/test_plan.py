@@ -4,7 +4,7 @@ from torch import nn
 
 from headstart.errors import PlanError
 from headstart.training.plan import Phase, Plan, Rule, apply_modes, describe, parse_table, resolve, share
-from tests.unit.training.conftest import STAGES, TinyNet
+from tests.helpers.tiny import STAGES, TinyNet
 
 
 def phase(*rules, batch_norm="fixed", lr=0.1):

@@ -1,22 +1,29 @@
-"""How steps run is chosen by their time, with a clear winner only, and nothing is left behind by the trial."""
+"""How steps run is chosen by their time, with a clear winner only, and nothing is left behind by the trial.
+
+The clock is the tests' own: a step takes as long as a test says, and no test waits.
+"""
 
 import random
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from headstart.config import dump_config, make_config
+from headstart.data.loading import Batch
 from headstart.features.cut import cut
 from headstart.models.classifier import ClassifierNetwork
+from headstart.resolved import Resolved
 from headstart.training import tuning
 from headstart.training.plan import Phase, Rule, apply_modes, resolve
-from headstart.training.tuning import StepChoice, candidates, choose_step
+from headstart.training.settings import FitSettings
+from headstart.training.step import autocast, prepare_module
+from headstart.training.tuning import StepTrial, candidates, choose_step
+from headstart.types import StepChoice
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NCHW, NHWC = StepChoice(False), StepChoice(True)
@@ -25,41 +32,32 @@ AUTO = candidates(CPU, "auto", channels_last=True)
 LONG = 10**5  # images: worth timing
 
 
-class Sleepy(nn.Module):
-    """Takes as long as it is told for the way in which it runs; notes how it was run."""
+class Bench:
+    """Steps that take as long as they are told for the way in which they run; notes what was made and run."""
 
-    runs: list[StepChoice]  # of all copies
+    def __init__(self, seconds: Callable[[StepChoice], float], *, to_make_s: float = 0.0) -> None:
+        self.now, self.made, self.runs = 0.0, [], []
+        self._seconds, self._to_make_s = seconds, to_make_s
 
-    def __init__(self, seconds: Callable[[StepChoice], float]) -> None:
-        super().__init__()
-        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
-        self.seconds = seconds
-        self.runs = []
+    def step(self, choice: StepChoice) -> Callable[[], None]:
+        self.made.append(choice)
+        self.now += self._to_make_s * choice.compiled
 
-    def __deepcopy__(self, memo: Any) -> "Sleepy":
-        other = Sleepy(self.seconds)
-        other.load_state_dict(self.state_dict())
-        other.runs = self.runs
-        return other
+        def take() -> None:
+            self.runs.append(choice)
+            self.now += self._seconds(choice)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        is_nhwc = self.conv.weight.is_contiguous(memory_format=torch.channels_last)
-        precision = "bf16" if torch.is_autocast_enabled("cpu") else "32"
-        choice = StepChoice(is_nhwc, precision)
-        self.runs.append(choice)
-        time.sleep(self.seconds(choice))
-        hidden = self.conv(inputs)
-        assert hidden.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
-        return self.fc(torch.relu(self.norm(hidden)).mean((2, 3)))
+        return take
+
+    def choose(self, options: tuple[StepChoice, ...], num_images: int, images_per_step: int = 8) -> StepChoice:
+        return choose_step(
+            self.step, options, images_per_step=images_per_step, num_images=num_images, clock=lambda: self.now
+        )
 
 
 @pytest.fixture(autouse=True)
 def _is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", float("inf"))
-
-
-def batch(num_images: int = 8) -> tuple[Tensor, Tensor]:
-    return torch.randn(num_images, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(num_images) % 3
 
 
 def test_candidates_start_with_what_runs_where_nothing_is_timed() -> None:
@@ -75,11 +73,9 @@ def test_candidates_start_with_what_runs_where_nothing_is_timed() -> None:
 
 
 @pytest.mark.parametrize("choice", [*AUTO, StepChoice(True, "bf16", compiled=True)], ids=str)
-def test_a_choice_goes_through_config_yaml_and_back(choice: StepChoice) -> None:
-    assert StepChoice(**choice.to_dict()) == choice
-    config = make_config({"choices": {"steps": [choice.to_dict()]}})
-    values = yaml.safe_load(dump_config(config))
-    assert [StepChoice(**each) for each in values["choices"]["steps"]] == [choice]
+def test_a_choice_goes_through_resolved_json_and_back(choice: StepChoice, tmp_path: Any) -> None:
+    resolved = Resolved(strategy="full", lr=0.1, head_lr=1.0, steps=(None, None)).with_step(1, choice)
+    assert Resolved.from_json(resolved.to_json().encode(), tmp_path).steps == (None, choice)
 
 
 def test_a_choice_says_what_it_is() -> None:
@@ -93,58 +89,108 @@ def test_a_choice_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("choice", AUTO, ids=str)
-def test_prepare_sets_the_memory_format_in_place_and_autocast_the_precision(choice: StepChoice) -> None:
+def test_a_module_is_prepared_in_place_and_runs_in_the_precision(choice: StepChoice) -> None:
     module = nn.Conv2d(3, 4, 3)
     weight, before = module.weight, module.weight.detach().clone()
-    assert choice.prepare(module) is module
+    assert prepare_module(module, choice) is module
     assert module.weight is weight
     assert torch.equal(weight, before)
     assert weight.is_contiguous(memory_format=torch.channels_last) == choice.channels_last
     assert weight.is_contiguous() != choice.channels_last
-    with choice.autocast(CPU):
-        assert module(batch()[0]).dtype == (torch.bfloat16 if choice.precision == "bf16" else torch.float32)
-    assert module(batch()[0]).dtype == torch.float32
+    pictures = torch.randn(8, 3, 8, 8)
+    with autocast(choice, CPU):
+        assert module(pictures).dtype == (torch.bfloat16 if choice.precision == "bf16" else torch.float32)
+    assert module(pictures).dtype == torch.float32
 
 
 def test_short_work_is_not_timed() -> None:
     """The first way is run twice, to know how long the work is, and no other at all."""
-    module = Sleepy(lambda choice: 0.01 if choice == AUTO[0] else 0.0)
-    assert choose_step(module, *batch(), AUTO, num_images=100) == AUTO[0]
-    assert module.runs == [AUTO[0]] * 2
+    bench = Bench(lambda choice: 0.01 if choice == AUTO[0] else 0.0)
+    assert bench.choose(AUTO, 100) == AUTO[0]
+    assert bench.runs == [AUTO[0]] * 2
 
 
-def test_where_there_is_one_way_it_is_taken() -> None:
-    module = Sleepy(lambda choice: 0.001)
-    assert choose_step(module, *batch(), (BF16,), num_images=10**9) == BF16
-    assert set(module.runs) == {BF16}
+@pytest.mark.parametrize(("options", "num_images"), [((BF16,), 10**9), (AUTO, 0)])
+def test_where_there_is_one_way_or_nothing_to_train_on_nothing_is_run(
+    options: tuple[StepChoice, ...], num_images: int
+) -> None:
+    bench = Bench(lambda choice: 1.0)
+    assert bench.choose(options, num_images) == options[0]
+    assert bench.made == []
 
 
 @pytest.mark.parametrize("fastest", AUTO, ids=str)
 def test_the_fastest_way_is_chosen(fastest: StepChoice) -> None:
-    module = Sleepy(lambda choice: 0.003 if choice == fastest else 0.02)
-    assert choose_step(module, *batch(), AUTO, num_images=LONG) == fastest
-    assert set(module.runs) == set(AUTO)
+    bench = Bench(lambda choice: 0.003 if choice == fastest else 0.02)
+    assert bench.choose(AUTO, LONG) == fastest
+    assert set(bench.runs) == set(AUTO)
 
 
-@pytest.mark.parametrize(("seconds", "is_chosen"), [(0.148, False), (0.12, True)])
+@pytest.mark.parametrize(("seconds", "is_chosen"), [(0.1426, False), (0.1424, True)])
 def test_another_way_must_be_clearly_faster_than_the_first(seconds: float, is_chosen: bool) -> None:
-    module = Sleepy(lambda choice: seconds if choice == BF16 else 0.15)
-    assert choose_step(module, *batch(), (NHWC, BF16), num_images=LONG) == (BF16 if is_chosen else NHWC)
+    bench = Bench(lambda choice: seconds if choice == BF16 else 0.15)
+    assert bench.choose((NHWC, BF16), LONG) == (BF16 if is_chosen else NHWC)
 
 
 def test_a_busy_moment_does_not_decide() -> None:
     """The first way is the fastest, but for once; each way is timed in two turns, of which the better one counts."""
-    num_runs = 0
 
     def seconds(choice: StepChoice) -> float:
-        nonlocal num_runs
-        num_runs += choice == AUTO[0]
-        is_timed_first = choice == AUTO[0] and num_runs == 4  # after finding out how long the work is, and a warm-up
-        return 0.1 if is_timed_first else 0.02 if choice == AUTO[0] else 0.04
+        is_timed_first = bench.runs == [AUTO[0]] * 4  # after finding out how long the work is, and a warm-up
+        if is_timed_first:
+            return 0.1
+        return 0.02 if choice == AUTO[0] else 0.04
 
-    module = Sleepy(seconds)
-    assert choose_step(module, *batch(), AUTO, num_images=LONG) == AUTO[0]
-    assert module.runs == [AUTO[0]] * 2 + [choice for choice in AUTO for _ in range(2)] + [*AUTO]
+    bench = Bench(seconds)
+    assert bench.choose(AUTO, LONG) == AUTO[0]
+    assert bench.runs == [AUTO[0]] * 2 + [choice for choice in AUTO for _ in range(2)] + [*AUTO]
+
+
+@pytest.mark.parametrize(("share", "is_long"), [(0.99, False), (1.01, True)])
+def test_the_length_of_the_work_counts_by_images_not_by_batches(share: float, is_long: bool) -> None:
+    """Eight images in 80 ms are 10 ms an image."""
+    bench = Bench(lambda choice: 0.08)
+    bench.choose((NHWC, NCHW), round(share * tuning._WORTH_TUNING_S / 0.01))
+    assert (set(bench.runs) == {NHWC, NCHW}) == is_long
+
+
+def test_few_images_are_not_compiled_for_however_long_a_busy_machine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
+    bench = Bench(lambda choice: 1000.0)
+    assert bench.choose((NHWC, NCHW), tuning._LEAST_TO_COMPILE - 1) == NHWC
+    assert not any(choice.compiled for choice in bench.made)
+
+
+@pytest.mark.parametrize(("to_make_s", "is_compiled"), [(299.0, True), (301.0, False)])
+def test_a_compiled_way_has_to_repay_its_trial_three_times(
+    to_make_s: float, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand steps that each save 0.1 s, less what the trial's own three steps of 0.02 s take."""
+    monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
+    bench = Bench(lambda choice: 0.02 if choice.compiled else 0.12, to_make_s=to_make_s + 34)
+    chosen = bench.choose((NHWC, NCHW), 10_000, images_per_step=1)
+    assert chosen == (replace(NHWC, compiled=True) if is_compiled else NHWC)
+
+
+def test_what_cannot_be_compiled_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
+
+    def seconds(choice: StepChoice) -> float:
+        if choice.compiled:
+            raise RuntimeError("there is no compiler")
+        return 1.0
+
+    assert Bench(seconds).choose((NHWC, NCHW), LONG) == NHWC
+
+
+class Trial:
+    """A step of the real kind, on a module of a tiny classifier."""
+
+    def __init__(self, model: ClassifierNetwork, module: nn.Module, inputs: Tensor) -> None:
+        targets = torch.arange(len(inputs)) % len(model.labels)
+        self.batch = Batch(inputs, targets, torch.arange(len(inputs)))
+        fabric = Fabric(accelerator="cpu", devices=1)
+        self.trial = StepTrial(model, module, self.batch, FitSettings(weight_decay=0.1), fabric)
 
 
 def state(module: nn.Module) -> list[Any]:
@@ -162,118 +208,71 @@ def state(module: nn.Module) -> list[Any]:
     ]
 
 
+@pytest.mark.parametrize("choice", AUTO, ids=str)
 @pytest.mark.parametrize("part", ["network", "tail"])
 def test_the_module_and_the_generators_are_left_as_they_were(
-    model: ClassifierNetwork, part: str, monkeypatch: pytest.MonkeyPatch
+    model: ClassifierNetwork, part: str, choice: StepChoice
 ) -> None:
-    monkeypatch.setattr(tuning, "_WORTH_TUNING_S", 0.0)
     phase = Phase("top", (Rule("conv1", None), Rule("bn1", None), Rule("*", 1.0)), 1e-3, 1, batch_norm="batch")
     network = model.network
     apply_modes(network, resolve(phase, network, model.stages))
     network.fc.weight.grad = torch.ones_like(network.fc.weight)
-    module, inputs = network, torch.randn(12, 3, 8, 8)
+    module, inputs = network, torch.randint(0, 255, (12, 3, 8, 8), dtype=torch.uint8)
     if part == "tail":
         parts = cut(network, model.stages, 1)
         assert parts.trunk is not None
-        module, inputs = parts.tail, parts.trunk(inputs).detach()
+        module, inputs = parts.tail, parts.trunk(model.normalize(inputs)).detach()
     kept = inputs.clone()
     before = state(module), state(network)
-    chosen = choose_step(module, inputs, torch.arange(12) % 3, AUTO, num_images=100)
-    assert chosen in AUTO
+    take = Trial(model, module, inputs).trial.step(choice)
+    take()
+    take()
     assert (state(module), state(network)) == before
     assert torch.equal(inputs, kept)
-    assert inputs.grad is None
 
 
-def test_only_the_first_few_images_are_used() -> None:
-    sizes = []
-    module = Sleepy(lambda choice: 0.0)
-    module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    hooks, original = module._forward_pre_hooks, Sleepy.__deepcopy__
-
-    class Watched(Sleepy):
-        def __deepcopy__(self, memo: Any) -> Sleepy:
-            other = original(self, memo)
-            other._forward_pre_hooks = hooks
-            return other
-
-    module.__class__ = Watched
-    choose_step(module, *batch(64), AUTO, num_images=64)
-    choose_step(module, *batch(3), AUTO, num_images=3)
-    assert sizes == [8, 8, 3, 3]
+def test_only_the_first_few_images_are_used(model: ClassifierNetwork) -> None:
+    for num_images, expected in ((64, 8), (3, 3)):
+        pixels = torch.zeros(num_images, 3, 8, 8, dtype=torch.uint8)
+        assert len(Trial(model, model.network, pixels).trial.batch.targets) == expected
 
 
-def test_the_length_of_the_work_counts_by_images_not_by_batches() -> None:
-    """Eight images in 80 ms are 10 ms an image."""
-    enough = tuning._WORTH_TUNING_S / 0.01
-    for share, is_long in ((0.3, False), (2, True)):
-        module = Sleepy(lambda choice: 0.08)
-        choose_step(module, *batch(8), (NHWC, NCHW), num_images=round(share * enough))
-        assert (set(module.runs) == {NHWC, NCHW}) == is_long
-
-
-def test_few_images_are_not_compiled_for_however_long_a_busy_machine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
-    monkeypatch.setattr(torch, "compile", lambda module, **how: pytest.fail("compiled"))
-    assert choose_step(Sleepy(lambda choice: 0.1), *batch(), (NHWC, NCHW), num_images=1225) == NHWC
-
-
-@pytest.mark.parametrize(("trial_s", "is_compiled"), [(0.0, True), (0.5, False)])
-def test_a_compiled_way_has_to_repay_its_trial(
-    trial_s: float, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten steps that each save 0.1 s."""
-    monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
-    monkeypatch.setattr(tuning, "_WORTH_TUNING_S", 0.0)
-    monkeypatch.setattr(tuning, "_LEAST_TO_COMPILE", 80)
-    monkeypatch.setattr(torch, "compile", lambda module, **how: time.sleep(trial_s) or Sleepy(lambda choice: 0.02))
-    chosen = choose_step(Sleepy(lambda choice: 0.12), *batch(), (NHWC, NCHW), num_images=80)
-    assert chosen.compiled == is_compiled
-
-
-def test_the_device_is_waited_for_before_and_after_each_step() -> None:
-    events: list[str] = []
-    module = Sleepy(lambda choice: events.append("step") or 0.0)
-    choose_step(module, *batch(), (NHWC,), num_images=1, sync=lambda: events.append("sync"))
-    assert events == ["sync", "step", "sync"] * 2
+def test_the_copy_runs_in_the_modes_of_the_module(model: ClassifierNetwork) -> None:
+    seen = []
+    model.network.eval()
+    model.network.layer2.train()
+    model.network.bn1.register_forward_hook(lambda module, *_: seen.append(module.training))
+    model.network.layer2.register_forward_hook(lambda module, *_: seen.append(module.training))
+    Trial(model, model.network, torch.zeros(4, 3, 8, 8, dtype=torch.uint8)).trial.step(NHWC)()
+    assert seen == [False, True]
 
 
 class Failing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
     def forward(self, inputs: Tensor) -> Tensor:
         raise ValueError("no such layer")
 
 
-def test_a_module_that_cannot_be_trained_says_so() -> None:
+def test_a_module_that_cannot_be_trained_says_so(model: ClassifierNetwork) -> None:
+    trial = Trial(model, Failing(), torch.zeros(4, 3, 8, 8, dtype=torch.uint8)).trial
     with pytest.raises(ValueError, match="no such layer"):
-        choose_step(Failing(), *batch(), AUTO, num_images=LONG)
+        choose_step(trial.step, AUTO, images_per_step=4, num_images=LONG)
 
 
-def test_very_long_work_may_be_compiled_and_need_not_be_where_there_is_no_compiler(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+def test_a_step_is_compiled_and_where_there_is_no_compiler_it_fails(
+    model: ClassifierNetwork, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """Inductor runs a C++ compiler; where it finds none that way of running is left out."""
-    monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
+    """Inductor runs a C++ compiler; where it finds none, `choose_step` leaves that way of running out."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    tried: list[bool] = []
-    compile_module = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module, **how: tried.append(True) or compile_module(module, **how))
     from torch._inductor import config
 
+    small = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    trial = Trial(model, small, torch.zeros(4, 3, 8, 8, dtype=torch.uint8)).trial
     with config.patch({"cpp.cxx": (None, "/no/compiler"), "force_disable_caches": True}):
-        chosen = choose_step(Slow(), *batch(), (NHWC, NCHW), num_images=LONG)
-    assert tried == [True]
-    assert chosen in (NHWC, NCHW)
+        take = trial.step(StepChoice(compiled=True))
+        with pytest.raises(Exception, match="compiler"):
+            take()
     torch.compiler.reset()
-
-
-class Slow(nn.Module):
-    """Work enough to be worth timing, in nothing but PyTorch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(192, 3)
-        self.hidden = nn.Linear(192, 192)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden = inputs.flatten(1).repeat(400, 1)
-        return self.fc(torch.relu(self.hidden(hidden)).unflatten(0, (400, -1)).mean(0))

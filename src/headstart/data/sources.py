@@ -1,0 +1,110 @@
+"""Where the bytes of images come from. Importing this module loads no torch.
+
+A further place for images (an archive, shards, a remote store) is a class like `FileSource` and a row in `SOURCES`.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, ClassVar, Protocol, final
+
+from PIL import Image
+
+from headstart.errors import DataError, unknown
+from headstart.preprocessing import read_rgb, reading
+
+
+class Source(Protocol):
+    """Gives the bytes of images by their keys.
+
+    A key is a text that names one image, to the source and to people. A source is a frozen dataclass of plain values:
+    the manifest of a run folder keeps them, so that the images can be found again.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def open(self, key: str) -> BinaryIO:
+        """Open an image's bytes as a stream; what needs the beginning only reads no more. Called from any thread.
+
+        Raises:
+            FileNotFoundError: There is no such image.
+            OSError: It cannot be read.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class FileSource:
+    """Images that are files; their keys are paths.
+
+    Attributes:
+        takes_pipes: Whether something else than a regular file is read too. In a data set it is refused: its images
+            are read more than once, and opening a pipe would wait for ever.
+    """
+
+    takes_pipes: bool = False
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a file."""
+        if not self.takes_pipes and not stat.S_ISREG(os.stat(key).st_mode):
+            raise OSError("not a regular file")
+        return open(key, "rb")
+
+
+FILES: Source = FileSource()
+# What `manifest.parquet` calls a source -> its class.
+SOURCES: dict[str, Callable[..., Source]] = {"files": FileSource}
+
+
+def read_bytes(source: Source, key: str) -> bytes:
+    """Return all bytes of an image. Raises what `source` raises."""
+    with source.open(key) as stream:
+        return stream.read()
+
+
+def read_picture(source: Source, key: str, *, smallest: int | None = None) -> Image.Image:
+    """Return an image as `preprocessing.decode` gives it: RGB, upright.
+
+    Args:
+        source: Where it is.
+        key: Its key.
+        smallest: See `preprocessing.decode`.
+
+    Raises:
+        UnreadableImageError: With the key and the reason.
+    """
+    with reading(shown(key)), source.open(key) as stream:
+        return read_rgb(stream, smallest)
+
+
+def sha256(source: Source, key: str) -> str:
+    """Return the SHA-256 of an image's bytes, hexadecimal. Raises what `source` raises."""
+    return hashlib.sha256(read_bytes(source, key)).hexdigest()
+
+
+def shown(key: str) -> str:
+    """Return a key as text that can be printed and saved, also where a file's name is not valid Unicode."""
+    return key.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def source_settings(source: Source) -> dict[str, Any]:
+    """Return what `restore_source` makes an equal source of, as plain JSON types."""
+    for kind, member in SOURCES.items():
+        if member is type(source):
+            return {"kind": kind, **asdict(source)}
+    raise ValueError(f"{type(source).__name__} has no row in SOURCES")
+
+
+def restore_source(settings: Mapping[str, Any]) -> Source:
+    """Make a source from its settings.
+
+    Raises:
+        DataError: Another version of Headstart wrote them.
+    """
+    values = dict(settings)
+    kind = str(values.pop("kind", ""))
+    if kind not in SOURCES:
+        raise DataError(f"{unknown('source of images', kind, SOURCES)}; update Headstart")
+    return SOURCES[kind](**values)

@@ -1,0 +1,1 @@
+"""The first thing a newcomer sees, and the pictures that it draws."""

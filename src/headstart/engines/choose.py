@@ -1,0 +1,108 @@
+"""The engines that there are, and which of them runs a network: the fastest that agrees with PyTorch in 32 bits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.engines.engine import NUM_SAMPLES, Engine, EngineKind
+from headstart.engines.openvino_engine import OPENVINO
+from headstart.engines.parity import Rows, disagreement
+from headstart.engines.torch_engine import TORCH, TorchEngine
+from headstart.errors import ConfigError, did_you_mean
+from headstart.preprocessing import Pixels
+from headstart.types import InputSpec
+
+# Fastest first, where several run on a device.
+ENGINES: dict[str, EngineKind] = {"openvino": OPENVINO, "torch": TORCH}
+PRECISIONS = ("auto", "32", "bf16")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which engine to use, in which precision."""
+
+    name: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.precision}"
+
+
+REFERENCE = Choice("torch", "32")
+
+
+def choices(device: torch.device, *, engine: str = "auto", precision: str = "auto") -> tuple[Choice, ...]:
+    """List the engines to try on a device, fastest first; the last is PyTorch in 32 bits.
+
+    Where the processor has no bf16, the 32 bits of the same engine are the next best.
+
+    Raises:
+        ConfigError: An engine or precision is not known, or the engine is not for this device.
+    """
+    _refuse_unknown("engine", engine, ("auto", *ENGINES))
+    _refuse_unknown("precision", precision, PRECISIONS)
+    if engine != "auto" and not ENGINES[engine].precisions(device):
+        raise ConfigError(
+            f"engine={engine} runs on {ENGINES[engine].runs_on}, not on {device}; use engine=torch or device=cpu"
+        )
+
+    found = []
+    for name, kind in ENGINES.items():
+        if engine not in ("auto", name):
+            continue
+        for each in kind.precisions(device):
+            if precision != "32" or each == "32":
+                found.append(Choice(name, each))
+    if REFERENCE not in found:
+        found.append(REFERENCE)
+    return tuple(found)
+
+
+def open_engine(
+    module: nn.Module,
+    spec: InputSpec,
+    samples: Pixels,
+    candidates: tuple[Choice, ...],
+    *,
+    device: torch.device,
+    has_head: bool,
+    say: Callable[[str], None],
+) -> tuple[Engine, Rows, Rows]:
+    """Find the first engine that agrees with PyTorch in 32 bits on some real images.
+
+    Args:
+        module: Maps normalised images (N, 3, H, W) to one tensor; in eval mode, on the device.
+        spec: How images become its input.
+        samples: `uint8` (N, H, W, 3), the first images of the work to be done.
+        candidates: From `choices`.
+        device: Where the module is.
+        has_head: Whether the output is logits, so that the most probable class is compared too.
+        say: Told which engine was refused, and why.
+
+    Returns:
+        The engine, PyTorch's results on the samples and the engine's.
+    """
+    plain = TorchEngine(module, spec, "32", device, fold=False, batch=NUM_SAMPLES)
+    expected = next(iter(plain.run([samples])))
+    makers: dict[str, Callable[[str], Engine]] = {}
+    for choice in candidates:
+        try:
+            if choice.name not in makers:
+                makers[choice.name] = ENGINES[choice.name].prepare(module, spec, device)
+            engine = makers[choice.name](choice.precision)
+            found = np.concatenate(list(engine.run([samples])))
+            reason = disagreement(found, expected, choice.precision, has_head=has_head)
+        except Exception as error:  # converters, compilers and folding raise all kinds
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if not reason:
+            return engine, expected, found
+        say(f"engine {choice} is not used for this network: {reason}")
+    return plain, expected, expected
+
+
+def _refuse_unknown(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{key}={value!r} is not one of {', '.join(known)}.{did_you_mean(value, known)}")

@@ -1,0 +1,48 @@
+"""What an engine is, and what is known of each kind before one is opened."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from headstart.preprocessing import Pixels
+from headstart.types import InputSpec
+
+# Real images on which an engine is compared with PyTorch before its first use. An engine whose results depend on the
+# number of images in a pass makes passes of this size, so that what was compared is what is used.
+NUM_SAMPLES = 16
+
+
+class Engine(Protocol):
+    """Runs a network on `uint8` pixels.
+
+    Attributes:
+        name: A key of `choose.ENGINES`.
+        precision: `bf16` or `32`.
+    """
+
+    name: str
+    precision: str
+
+    def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
+        """Map batches `uint8` (N, H, W, 3) to `float32` (N, ...), in order."""
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """A row of `choose.ENGINES`.
+
+    Attributes:
+        runs_on: Where it runs, for people: `a CPU`.
+        precisions: Maps a device to the precisions that are worth trying there, fastest first; empty: none runs there.
+        prepare: Takes a network, how images become its input, and its device; returns what makes the engine in a
+            precision. Both may raise anything where the network cannot be run.
+    """
+
+    runs_on: str
+    precisions: Callable[[torch.device], tuple[str, ...]]
+    prepare: Callable[[nn.Module, InputSpec, torch.device], Callable[[str], Engine]]

@@ -1,0 +1,185 @@
+"""OpenVINO: the fastest way to run a fixed network on a CPU."""
+
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from headstart.engines.engine import EngineKind
+from headstart.errors import EngineError
+from headstart.machine import has_bf16
+from headstart.preprocessing import Pixels, byte_statistics
+from headstart.types import InputSpec
+
+# Measured: four images at a time keep the activations of common networks in the processor's cache.
+BATCH = 4
+_PATIENCE_S = 600.0
+
+
+@final
+class OpenVINOEngine:
+    """A compiled network: `uint8` pixels in, `float32` out, several requests at once.
+
+    An image's result depends neither on the other images of its batch nor on the number of streams (checked by
+    tests/contract/test_engines.py), so rows computed in any order are the same bits.
+
+    Attributes:
+        name: `openvino`.
+        precision: `bf16` or `32`.
+    """
+
+    name = "openvino"
+
+    def __init__(self, model: Any, precision: str) -> None:
+        """Compile a network.
+
+        Args:
+            model: From `convert`.
+            precision: `bf16` or `32`.
+
+        Raises:
+            EngineError: OpenVINO cannot run it.
+        """
+        self.precision = precision
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "PERFORMANCE_HINT": "THROUGHPUT",
+        }
+        with _as_engine_error():
+            import openvino as ov
+
+            compiled = ov.Core().compile_model(model, "CPU", options)
+            self._row_shape = tuple(compiled.output(0).shape)[1:]
+            self._queue = ov.AsyncInferQueue(compiled, 2 * compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._queue.set_callback(lambda request, token: token[0].put(token[1], request.get_output_tensor(0).data))
+
+    def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
+        """Map batches `uint8` (N, H, W, 3), each of any N, to `float32` (N, ...), in order and ahead of their use."""
+        pending: deque[_Job] = deque()
+        ahead = 2 + len(self._queue) // 4
+        try:
+            for pixels in batches:
+                job = _Job(len(pixels), self._row_shape)
+                pending.append(job)
+                for start in range(0, len(pixels), BATCH):
+                    self._queue.start_async({0: _padded(pixels[start : start + BATCH])}, (job, start))
+                while len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            self._queue.wait_all()  # a queue that goes away under a running callback would wait for it for ever
+
+
+class _Job:
+    """A batch that is being computed, in parts that end in any order."""
+
+    def __init__(self, num_images: int, row_shape: tuple[int, ...]) -> None:
+        self._rows = np.empty((num_images, *row_shape), dtype=np.float32)
+        self._left = -(-num_images // BATCH)
+        self._done = threading.Event()
+        if not num_images:
+            self._done.set()
+
+    def put(self, start: int, rows: npt.NDArray[np.float32]) -> None:
+        self._rows[start : start + BATCH] = rows[: len(self._rows) - start]
+        self._left -= 1  # callbacks hold the interpreter's lock
+        if not self._left:
+            self._done.set()
+
+    def result(self) -> npt.NDArray[np.float32]:
+        if not self._done.wait(_PATIENCE_S):
+            raise EngineError(f"OpenVINO gave no result in {_PATIENCE_S:.0f} s; use --engine torch")
+        return self._rows
+
+
+def _padded(pixels: Pixels) -> Pixels:
+    missing = BATCH - len(pixels)
+    return pixels if not missing else np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
+
+
+def convert(module: nn.Module, spec: InputSpec) -> Any:
+    """Convert a network to OpenVINO's representation, with its preprocessing, for batches of `BATCH` images.
+
+    Args:
+        module: Maps normalised images (N, 3, H, W) to one tensor; in eval mode.
+        spec: Size and normalisation, which become part of the graph.
+
+    Raises:
+        EngineError: OpenVINO is not installed, or cannot convert it.
+    """
+    with _as_engine_error():
+        import openvino as ov
+        from openvino.preprocess import PrePostProcessor
+
+        model = _convert(module, spec)
+        model.reshape([BATCH, 3, *spec.size])
+        steps = PrePostProcessor(model)
+        steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+        steps.input().model().set_layout(ov.Layout("NCHW"))
+        scaled = steps.input().preprocess().convert_element_type(ov.Type.f32)
+        mean, std = byte_statistics(spec)
+        scaled.mean(mean).scale(std)
+        return steps.build()
+
+
+@contextmanager
+def _as_engine_error() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # converters raise all kinds
+        raise EngineError(f"OpenVINO cannot run it: {' '.join(str(error).split())[:200]}") from error
+
+
+def _convert(module: nn.Module, spec: InputSpec) -> Any:
+    """Convert a network to OpenVINO's representation.
+
+    A traced function carries its weights as constants and is converted in a fifth of the time that
+    `openvino.convert_model` takes for a module; the optimisations that the latter adds, compiling does anyway.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    example = torch.zeros(2, 3, *spec.size, device=next((p.device for p in module.parameters()), None))
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for parameter in trainable:  # a trace cannot hold what wants a gradient as a constant
+            parameter.requires_grad_(False)
+        # The fast path of attention is one fused operation that no converter knows.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the trace is deprecated, and constant shapes are what is wanted
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                lambda images: module(images), example, check_trace=False, strict=False
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchScriptPythonDecoder(traced, example_input=example)  # must outlive the conversion
+        return frontend.convert(frontend.load(decoder))
+
+
+def _precisions(device: torch.device) -> tuple[str, ...]:
+    if device.type != "cpu":
+        return ()
+    return ("bf16", "32") if has_bf16() else ("32",)
+
+
+def _prepare(module: nn.Module, spec: InputSpec, device: torch.device) -> Callable[[str], OpenVINOEngine]:
+    model = convert(module, spec)  # once for all precisions
+    return lambda precision: OpenVINOEngine(model, precision)
+
+
+OPENVINO = EngineKind("a CPU", _precisions, _prepare)

@@ -1,0 +1,145 @@
+"""PyTorch as an inference engine: anywhere that PyTorch runs, and the reference for the others."""
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from headstart.engines.engine import NUM_SAMPLES, EngineKind
+from headstart.preprocessing import Pixels, normalize
+from headstart.types import InputSpec
+
+
+@final
+class TorchEngine:
+    """A network in eval mode and inference mode; on a GPU compiled, with captured kernels.
+
+    Kernels are chosen by the number of images and round differently, so an image's result depends neither on the other
+    images of its batch nor on their number only where all passes have one size (`batch`).
+
+    Attributes:
+        name: `torch`.
+        precision: `bf16` or `32`.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: InputSpec,
+        precision: str,
+        device: torch.device,
+        *,
+        fold: bool = True,
+        batch: int | None = None,
+    ) -> None:
+        """Prepare a network.
+
+        Args:
+            module: Maps normalised images (N, 3, H, W) to one tensor; in eval mode, on the device.
+            spec: Normalisation.
+            precision: `bf16` or `32`.
+            device: Where to run.
+            fold: Fold BatchNorm into the convolution before it, on a copy. Otherwise the module itself runs, as it is
+                whenever a batch comes.
+            batch: Images per pass through the network, the last one being filled up; None: batches as they come.
+        """
+        self.precision, self._device, self._batch, self._spec = precision, device, batch, spec
+        self._module: Callable[[Tensor], Tensor] = module
+        if fold:
+            folded = fold_batch_norms(module).to(memory_format=torch.channels_last)
+            self._module = torch.compile(folded, mode="reduce-overhead") if device.type == "cuda" else folded
+
+    def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
+        """Map batches `uint8` (N, H, W, 3), each of any N, to `float32` (N, ...), in order."""
+        if self._batch is None:
+            return (self._run(pixels) for pixels in batches)
+        sizes: deque[int] = deque()
+        return _in_sizes(map(self._run, _passes(batches, self._batch, sizes)), sizes)
+
+    def _run(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        # A permuted NHWC buffer is what channels-last means, so nothing is copied.
+        views = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(self._device)
+        images = normalize(views, self._spec)
+        autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with torch.inference_mode(), _exact_arithmetic(self._device), autocast:
+            output = self._module(images)
+        return output.float().cpu().contiguous().numpy()
+
+
+def _passes(batches: Iterable[Pixels], size: int, sizes: deque[int]) -> Iterator[Pixels]:
+    """Join and part batches into passes of one size, noting the sizes of the batches; the last pass is filled up."""
+    waiting: list[Pixels] = []
+    for pixels in batches:
+        sizes.append(len(pixels))
+        waiting.append(pixels)
+        while sum(map(len, waiting)) >= size:
+            joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
+            yield joined[:size]
+            waiting = [joined[size:]] if len(joined) > size else []
+    if missing := -sum(map(len, waiting)) % size:
+        yield np.concatenate([*waiting, np.repeat(waiting[-1][-1:], missing, axis=0)])
+
+
+def _in_sizes(passes: Iterator[npt.NDArray[np.float32]], sizes: deque[int]) -> Iterator[npt.NDArray[np.float32]]:
+    """Part results into the sizes of the batches that they belong to."""
+    waiting: npt.NDArray[np.float32] | None = None
+    for rows in passes:
+        waiting = rows if waiting is None or not len(waiting) else np.concatenate([waiting, rows])
+        while sizes and len(waiting) >= sizes[0]:
+            size = sizes.popleft()
+            yield waiting[:size]
+            waiting = waiting[size:]
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """Return a copy with each BatchNorm that directly follows a convolution multiplied into its weights.
+
+    "Follows" means registered next in the same module, which is how the common networks are written; where that is not
+    the order of execution the results differ, and the engine is refused by its comparison with the original.
+    """
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        before: tuple[str, nn.Module] | None = None
+        for name, child in list(parent.named_children()):
+            if before is not None and isinstance(before[1], nn.Conv2d) and isinstance(child, _BatchNorm):
+                setattr(parent, before[0], fuse_conv_bn_eval(before[1], child))
+                # timm's BatchNorm carries the activation that follows it.
+                setattr(parent, name, getattr(child, "act", nn.Identity()))
+            before = (name, child)
+    return module.eval().requires_grad_(False)
+
+
+def _exact_arithmetic(device: torch.device) -> AbstractContextManager[None]:
+    return _no_tf32() if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    # cuDNN may round the inputs of 32-bit convolutions to 10 bits; then 32 would not mean 32.
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def _precisions(device: torch.device) -> tuple[str, ...]:
+    return ("bf16", "32") if device.type == "cuda" else ("32",)
+
+
+def _prepare(module: nn.Module, spec: InputSpec, device: torch.device) -> Callable[[str], TorchEngine]:
+    return lambda precision: TorchEngine(module, spec, precision, device, batch=NUM_SAMPLES)
+
+
+TORCH = EngineKind("every device", _precisions, _prepare)

@@ -1,0 +1,289 @@
+"""An experiment: settings resolved, images read, network built, plan laid. All that trains starts from here."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from headstart.config import Config
+from headstart.data.checks import DataReport
+from headstart.data.loading import Batch, ImageBatches
+from headstart.data.manifest import ImageRecord, Manifest
+from headstart.data.pictures import Pictures
+from headstart.data.splits import inner_split
+from headstart.devices import pick_device
+from headstart.display import Display
+from headstart.engines.choose import choices
+from headstart.errors import PlanError
+from headstart.experiment.fits import INNER_TRAIN, INNER_VALIDATION, PlannedFit, planned_fits
+from headstart.experiment.network import build_model, build_plan
+from headstart.experiment.notes import plan_notes
+from headstart.experiment.reading import Reading, num_threads
+from headstart.experiment.resolve import decide, repeated, timed_as
+from headstart.experiment.settings import selects, strategy_of
+from headstart.features.cache import FeatureCache
+from headstart.features.supply import FeatureSupply
+from headstart.models.classifier import ClassifierNetwork
+from headstart.resolved import Resolved
+from headstart.training.loop import PhaseFit
+from headstart.training.plan import Plan, apply_modes, resolve
+from headstart.training.settings import FitSettings
+from headstart.training.tuning import StepTrial, candidates, choose_step, find_batch_size
+from headstart.types import StepChoice
+
+_USUAL_BATCH = 32  # where it hardly matters: on a CPU
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Everything that is decided before training; nothing is written.
+
+    Attributes:
+        config: What was asked for.
+        resolved: What was decided.
+        manifest: Images, labels and splits.
+        report: What the checks of the data found.
+        pictures: The images decoded so far.
+        model: The network with its new head, untrained; a fit changes it in place.
+        plan: What trains when.
+        display: Told what goes on.
+        notes: Settings that change nothing, and the like.
+    """
+
+    config: Config
+    resolved: Resolved
+    manifest: Manifest
+    report: DataReport | None
+    pictures: Pictures
+    model: ClassifierNetwork
+    plan: Plan
+    display: Display
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def prepare(
+        cls,
+        config: Config,
+        *,
+        display: Display | None = None,
+        reading: Reading | None = None,
+        timed: Resolved | None = None,
+    ) -> Self:
+        """Check the data, decide what is open, build the network and lay the plan.
+
+        Args:
+            config: Settings.
+            display: Told what goes on; default: nothing is shown.
+            reading: The data, if it is being read already.
+            timed: What was decided for another seed, whose timing is taken over.
+
+        Raises:
+            HeadstartError: Any input or setting is not usable.
+        """
+        display = display or Display()
+        check_before_reading(config)
+        reading = reading or Reading(config, display)
+        manifest, report = reading.result()
+        labels = manifest.labels
+        resolved, why_not = repeated(config, labels)
+        is_new = resolved is None
+        resolved = resolved or decide(config, labels)
+        if timed is not None:
+            resolved = timed_as(resolved, timed)
+        model = build_model(config, resolved, labels)
+        if model.source_head is not None:
+            resolved = resolved.replace(match=model.source_head.matching.to_dict())
+        plan = build_plan(config, resolved, model)
+        resolved = resolved.replace(epochs=tuple(phase.epochs for phase in plan.phases))
+        if is_new and timed is None:
+            resolved = resolved.replace(steps=(None,) * len(plan.phases))
+        notes = [note for note in (why_not,) if note]
+        found = cls(config, resolved, manifest, report, reading.pictures, model, plan, display)
+        if not resolved.batch_size:
+            found = found.with_resolved(resolved.replace(batch_size=found._fastest_batch_size()))
+        found._check()
+        return replace(found, notes=(*notes, *plan_notes(config, found.resolved, model, plan)))
+
+    @classmethod
+    def of_run(cls, config: Config, resolved: Resolved, manifest: Manifest, *, display: Display | None = None) -> Self:
+        """Build again what a run began with."""
+        model = build_model(config, resolved, manifest.labels)
+        plan = build_plan(config, resolved, model)
+        return cls(config, resolved, manifest, None, Pictures(), model, plan, display or Display())
+
+    def with_resolved(self, resolved: Resolved) -> Self:
+        """Return the experiment with other decisions, and the plan that follows."""
+        return replace(self, resolved=resolved, plan=build_plan(self.config, resolved, self.model))
+
+    def with_new_model(self) -> Self:
+        """Return the experiment with the network as it was built, bit for bit, in the place of a trained one."""
+        model = build_model(self.config, self.resolved, self.manifest.labels)
+        return replace(self, model=model, plan=build_plan(self.config, self.resolved, model))
+
+    @property
+    def fabric(self) -> Fabric:
+        """Where training runs. How steps run is chosen per phase; see `training.tuning`."""
+        return make_fabric(self.config.device)
+
+    @property
+    def fit_settings(self) -> FitSettings:
+        """How to train."""
+        return fit_settings(self.config)
+
+    @property
+    def train(self) -> tuple[ImageRecord, ...]:
+        """The images that train."""
+        return self.manifest.of_split("train")
+
+    def fits(self) -> tuple[PlannedFit, ...]:
+        """Return the fits that a run of this needs."""
+        return planned_fits(
+            self.config,
+            selection=self.manifest.selection,
+            reported=self.manifest.reported,
+            has_length=self.resolved.stop_after is not None,
+        )
+
+    def images(self, split: str) -> tuple[ImageRecord, ...]:
+        """Return the images of a split of the data, or of train parted again for selection."""
+        if split not in (INNER_TRAIN, INNER_VALIDATION):
+            return self.manifest.of_split(split)
+        inner, held_out = inner_split(self.train, self.config.validation_fraction, self.config.split_seed)
+        return inner if split == INNER_TRAIN else held_out
+
+    def supply(
+        self,
+        train: Sequence[ImageRecord],
+        held_out: Sequence[ImageRecord] | None = None,
+        *,
+        model: ClassifierNetwork | None = None,
+    ) -> FeatureSupply:
+        """Make what feeds training: augmented, shuffled batches and ordered held-out ones, or features of them.
+
+        Args:
+            train: Images that train.
+            held_out: Images to evaluate, or None.
+            model: A copy of the network; default: the experiment's.
+        """
+        config, batch_size = self.config, self.resolved.batch_size
+        model = model or self.model
+        made = [
+            ImageBatches(
+                records,
+                model.spec,
+                source=self.manifest.source,
+                batch_size=batch_size if is_train else max(batch_size, 32),
+                augment=config.augment if is_train else None,
+                shuffle=is_train,
+                seed=config.seed,
+                threads=num_threads(config),
+                pictures=self.pictures,
+            )
+            for is_train, records in ((True, train), (False, held_out))
+            if records is not None
+        ]
+        return FeatureSupply(
+            model,
+            made[0],
+            made[1] if held_out is not None else None,
+            device=self.fabric.device,
+            views=config.views,
+            cache=FeatureCache() if config.cache else None,
+            engine=config.engine,
+            precision=config.precision,
+            pinned=self.resolved.engines,
+            display=self.display,
+        )
+
+    def choose_step(self, phase: PhaseFit) -> StepChoice:
+        """Say how the steps of a phase run: as was decided before, or the fastest way."""
+        decided = self.resolved.steps[phase.number] if phase.number < len(self.resolved.steps) else None
+        if decided is not None:
+            return decided
+        options = step_options(self.config)
+        if self.config.tune == "off" or len(options) == 1 or not phase.num_images:
+            return options[0]
+        trial = self._trial(phase.inputs.module, phase.first_batch())
+        choice = choose_step(
+            trial.step,
+            options,
+            images_per_step=len(trial.batch.targets),
+            num_images=phase.num_images,
+            device_type=self.fabric.device.type,
+        )
+        if choice != options[0]:
+            self.display.say(f"steps of phase {phase.number + 1} run fastest as: {choice}")
+        return choice
+
+    def _trial(self, module: nn.Module, batch: Batch) -> StepTrial:
+        return StepTrial(self.model, module, batch, self.fit_settings, self.fabric)
+
+    def _fastest_batch_size(self) -> int:
+        """Find the batch size that trains the plan's last phase fastest on a GPU."""
+        device = self.fabric.device
+        if device.type != "cuda":
+            return _USUAL_BATCH
+        network = self.model.network.to(device)
+        apply_modes(network, resolve(self.plan.phases[-1], network, self.model.stages))
+
+        def speed(size: int) -> float:
+            pixels = torch.zeros(size, 3, *self.model.spec.size, dtype=torch.uint8)
+            labels = torch.zeros(size, dtype=torch.long)
+            return self._trial(network, Batch(pixels, labels, labels)).images_per_s(step_options(self.config)[0])
+
+        return find_batch_size(speed, start=_USUAL_BATCH, most=max(_USUAL_BATCH, len(self.train) // 8))
+
+    def _check(self) -> None:
+        """Refuse, before anything is written, what training would refuse."""
+        config, model = self.config, self.model
+        for phase in self.plan.phases:
+            resolved = resolve(phase, model.network, model.stages)
+            if resolved.trains_batch_statistics and min(self.resolved.batch_size, len(self.train)) == 1:
+                raise PlanError(
+                    f"phase {phase.name!r} normalises by the statistics of a batch, and a batch of one image has none; "
+                    "use a larger --batch-size, or --batch-norm fixed"
+                )
+        choices(pick_device(config.device), engine=config.engine, precision=config.precision)
+        if config.cache:
+            FeatureCache()  # refuses a limit that is no size
+        parts_train = config.selection_score or (selects(config) and config.select_on == "auto")
+        if parts_train and self.manifest.selection is None:
+            inner_split(self.train, config.validation_fraction, config.split_seed, self.manifest.labels)
+
+
+def check_before_reading(config: Config) -> None:
+    """Refuse what needs no data to be refused.
+
+    Raises:
+        ConfigError: The strategy or the device is not known, or settings contradict the strategy.
+    """
+    strategy_of(config)
+    pick_device(config.device)
+
+
+def fit_settings(config: Config) -> FitSettings:
+    """Take from the settings what the loop wants."""
+    shared = [name for name in FitSettings.__dataclass_fields__ if name in Config.model_fields]
+    values = {name: getattr(config, name) for name in shared}
+    return FitSettings(**values, step=step_options(config)[0], selects=selects(config))
+
+
+def step_options(config: Config) -> tuple[StepChoice, ...]:
+    """Return how steps may run; the first is what is used where nothing is timed."""
+    return candidates(pick_device(config.device), config.precision, channels_last=config.channels_last)
+
+
+def make_fabric(device_name: str) -> Fabric:
+    """Make the Fabric of a device."""
+    device = pick_device(device_name)
+    # Fabric announces its precision in a line of its own.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    fabric = Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
+    if fabric.device.type == "cuda":  # Fabric itself does so only when it launches processes
+        torch.cuda.set_device(fabric.device)
+    return fabric

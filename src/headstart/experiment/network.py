@@ -1,0 +1,148 @@
+"""The network and the plan of an experiment, from settings and decisions; equal ones give equal bits."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from headstart.config import Config
+from headstart.errors import ConfigError, PlanError
+from headstart.models.adapters import insert_adapters, insert_lora, norm_and_bias_names
+from headstart.models.backbones import Backbone, create_backbone
+from headstart.models.classifier import ClassifierNetwork, build_classifier
+from headstart.models.heads import head_of
+from headstart.models.source_head import SourceHead, read_source_head
+from headstart.models.stages import has_known_stages
+from headstart.resolved import Resolved
+from headstart.training.penalties import L2SP
+from headstart.training.plan import Phase, Plan
+from headstart.training.strategies import Strategy, StrategyOptions, find_strategy, make_plan
+from headstart.types import InputSpec, Stage
+
+
+def build_model(config: Config, resolved: Resolved, labels: Sequence[str]) -> ClassifierNetwork:
+    """Build the network with a new head.
+
+    Raises:
+        ModelError: The backbone or its weights are not usable.
+        ConfigError: The classes cannot be matched with those of the source's head.
+    """
+    torch.manual_seed(config.seed)
+    backbone = build_backbone(config, resolved)
+    backbone = replace(backbone, spec=_spec(backbone.spec, config))
+    source = _source_head(config, resolved, backbone, labels)
+    model = build_classifier(
+        backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout, source_head=source
+    )
+    insert_parts(config, find_strategy(resolved.strategy, resolved.table), model)
+    return model
+
+
+def build_backbone(config: Config, resolved: Resolved) -> Backbone:
+    """Build what a run starts from, its source head still on.
+
+    Raises:
+        ModelError: The backbone or its weights are not usable.
+    """
+    strategy = find_strategy(resolved.strategy, resolved.table)
+    weights = config.weights if strategy.is_pretrained else "none"
+    return create_backbone(config.backbone, weights=weights, image_size=config.image_size)
+
+
+def _spec(spec: InputSpec, config: Config) -> InputSpec:
+    if config.resize is not None:
+        size = config.resize
+        spec = replace(spec, resize=size[0] if len(size) == 1 else (size[0], size[1]))
+        if min(size) < min(spec.size):
+            raise ConfigError(f"resize={size} is smaller than the input of {spec.size} that is cut from it")
+    spec = replace(spec, decoder=config.decoder)
+    return replace(spec, interpolation=config.interpolation) if config.interpolation else spec
+
+
+def _source_head(config: Config, resolved: Resolved, backbone: Backbone, labels: Sequence[str]) -> SourceHead | None:
+    """Return the source's head with its rows matched as before or, the first time, by name; None for a random head."""
+    if resolved.head_init == "random":
+        return None
+    return read_source_head(backbone, config.weights, labels, resolved.match or config.match)
+
+
+def insert_parts(config: Config, strategy: Strategy, model: ClassifierNetwork) -> None:
+    """Put the parts that a strategy trains into a network, in place.
+
+    Raises:
+        PlanError: Adapters have no place, since the blocks of the network are not known.
+    """
+    stages = model.stages[:-1][-(config.stages or 0) :]
+    if strategy.parts == "lora":
+        insert_lora(model.network, stages, rank=config.lora_rank, alpha=config.lora_alpha)
+    elif strategy.parts == "adapter" and not has_known_stages(model.network):
+        raise PlanError(f"the blocks of {config.backbone} are not known, so adapters have no place; use strategy lora")
+    elif strategy.parts == "adapter":
+        insert_adapters(model.network, stages, width=config.adapter_width, size=model.spec.size)
+
+
+def build_plan(config: Config, resolved: Resolved, model: ClassifierNetwork) -> Plan:
+    """Lay the plan of a network, with the lengths that were decided.
+
+    Raises:
+        PlanError: The strategy does not fit the network.
+        ConfigError: An option does not fit it, or lengths are of another number of phases.
+    """
+    batch_norm = config.batch_norm
+    if batch_norm == "auto":
+        batch_norm = "batch" if model.weights == "none" else "fixed"
+    options = StrategyOptions(
+        stages=_with_parameters(model),
+        has_known_stages=has_known_stages(model.network),
+        epochs=config.epochs,
+        lr=resolved.lr,
+        head_lr=resolved.head_lr,
+        num_stages=config.stages,
+        num_phases=config.phases,
+        layer_decay=config.layer_decay,
+        batch_norm=batch_norm,
+        solver=None if config.solver == "auto" else config.solver,
+        phase_epochs=tuple(config.phase_epochs) if config.phase_epochs else None,
+        phase_lrs=tuple(config.phase_lrs) if config.phase_lrs else None,
+        small=norm_and_bias_names(model.network),
+        l2sp=L2SP(config.l2sp_alpha, config.l2sp_beta),
+    )
+    strategy = find_strategy(resolved.strategy, resolved.table)
+    plan = make_plan(resolved.strategy, strategy, options, backbone=config.backbone)
+    phases = _with_lengths(plan, resolved)
+    if not isinstance(head_of(model.network, model.stages), nn.Linear):
+        # Only a linear head has an optimum to solve for.
+        phases = tuple(replace(phase, solver="loop") for phase in phases)
+    return replace(plan, phases=phases)
+
+
+def _with_parameters(model: ClassifierNetwork) -> tuple[Stage, ...]:
+    """Leave out of each stage what has no parameter (pooling, dropout): a table's patterns are about parameters."""
+    names = [name for name, _ in model.network.named_parameters()]
+
+    def has_parameter(prefix: str) -> bool:
+        alone = Stage(prefix, (prefix,))
+        return any(alone.owns(name) for name in names)
+
+    stages = []
+    for stage in model.stages:
+        prefixes = tuple(prefix for prefix in stage.prefixes if has_parameter(prefix))
+        if prefixes:
+            stages.append(replace(stage, prefixes=prefixes))
+    return tuple(stages)
+
+
+def _with_lengths(plan: Plan, resolved: Resolved) -> tuple[Phase, ...]:
+    phases = plan.phases
+    for lengths in (resolved.epochs, resolved.stop_after):
+        if lengths and len(lengths) != len(phases):
+            raise ConfigError(
+                f"the lengths that were decided are not those of the {len(phases)} phases of {plan.strategy}; leave "
+                "out --repeat"
+            )
+    if resolved.epochs:
+        phases = tuple(replace(phase, epochs=n) for phase, n in zip(phases, resolved.epochs, strict=True))
+    if resolved.stop_after is not None:
+        phases = tuple(replace(phase, stop_after=n) for phase, n in zip(phases, resolved.stop_after, strict=True))
+    return phases

@@ -1,0 +1,75 @@
+"""What people should know of an experiment before it runs: settings that change nothing, and the like."""
+
+from headstart.config import Config
+from headstart.experiment.settings import ineffective_settings, selects
+from headstart.models.adapters import adapter_layout
+from headstart.models.classifier import ClassifierNetwork
+from headstart.models.source_head import describe, run_labels
+from headstart.resolved import Resolved
+from headstart.training.plan import Plan, resolve
+from headstart.training.strategies import find_strategy
+
+
+def plan_notes(config: Config, resolved: Resolved, model: ClassifierNetwork, plan: Plan) -> list[str]:
+    """Return sentences about settings, weights, head and parts."""
+    notes = ineffective_settings(config)
+    notes += _weight_notes(config, model, plan)
+    notes += _head_notes(config, model, plan)
+    if find_strategy(resolved.strategy, resolved.table).parts == "adapter":
+        notes += _adapter_notes(config, model)
+    is_said = any(note.startswith("solver ") for note in notes)
+    if config.solver == "lbfgs" and not is_said and not any(phase.solver == "lbfgs" for phase in plan.phases):
+        notes.append("solver=lbfgs has no effect: it solves a linear head in a phase of its own; the head is trained")
+    if config.select_on == "reported" and selects(config):
+        notes.append("select_on=reported: the reported images also select, so the figure is too good; it is marked")
+    return notes
+
+
+def _weight_notes(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]:
+    """Say what comes of freezing, or of pulling towards, weights that are random."""
+    if model.weights != "none":
+        return []
+    notes = []
+    num_frozen = resolve(plan.phases[0], model.network, model.stages).boundary
+    if num_frozen:
+        notes.append(
+            f"{config.backbone} has random weights here, and {plan.strategy} freezes {num_frozen} of its stages: "
+            "nothing useful can be learnt on top of them; try --strategy scratch, or another --backbone"
+        )
+    if any(phase.penalty for phase in plan.phases):
+        notes.append(f"{config.backbone} has random weights here, and {plan.strategy} pulls towards them")
+    return notes
+
+
+def _head_notes(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]:
+    """Say what the head starts from, and what of that will come to nothing."""
+    known = set(run_labels(config.weights)).intersection(model.labels)
+    is_solved = plan.phases[0].solver == "lbfgs"
+    source = model.source_head
+    if source is None:
+        notes = []
+        if known and plan.is_pretrained:
+            notes.append(
+                f"{config.weights} knows {len(known)} of these {len(model.labels)} classes, and the head starts anew; "
+                "--head-init source would start from its rows"
+            )
+        if not is_solved and not any(phase.epochs_to_run for phase in plan.phases):
+            notes.append("no epochs and a random head: it can only guess; --head-init source starts from what is known")
+        return notes
+    notes = describe(source.matching, source.classes)
+    if known:
+        notes.append(f"the rows are those of {config.weights}; --head-init random would start anew")
+    if is_solved:
+        notes.append("head_init=source changes nothing here: the first phase solves for the head, wherever it starts")
+    return notes
+
+
+def _adapter_notes(config: Config, model: ClassifierNetwork) -> list[str]:
+    widths = {width for _, width in (adapter_layout(model.network) or {}).values()}
+    kept = sorted(widths - {config.adapter_width})
+    if not kept:
+        return []
+    return [
+        f"the adapters that {config.weights} brings keep their width, {', '.join(map(str, kept))}; "
+        f"adapter_width={config.adapter_width} is for new ones"
+    ]

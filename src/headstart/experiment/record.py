@@ -1,0 +1,92 @@
+"""The record of a run: what is written into its folder, and when."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from headstart import runs
+from headstart.config import dump_config
+from headstart.data.catalog import licence_of
+from headstart.data.manifest import ImageRecord, Manifest, write_manifest
+from headstart.experiment.experiment import Experiment
+from headstart.files import dump_json, write_atomic, write_json
+from headstart.inference.model_card import render_model_card
+from headstart.machine import environment
+from headstart.models.classifier import ClassifierNetwork
+from headstart.resolved import Resolved
+from headstart.runs import Run
+from headstart.training.plan import describe
+
+_SCORE = Path("checkpoints") / "selection" / "score.json"
+
+
+def create(experiment: Experiment, out: Path, *, overwrite: bool) -> Run:
+    """Create the folder of a run, with all that is known before it trains.
+
+    Raises:
+        RunError: The folder is occupied, or cannot be written.
+    """
+    assert experiment.report is not None
+    buffer = io.BytesIO()
+    write_manifest(experiment.manifest, buffer)
+    model = experiment.model
+    tables = [asdict(table) for table in describe(experiment.plan, model.network, model.stages)]
+    files: dict[str, bytes | str] = {
+        runs.CONFIG: dump_config(experiment.config),
+        runs.RESOLVED: experiment.resolved.to_json(),
+        runs.ENVIRONMENT: json.dumps(environment(experiment.config.seed), indent=2),
+        runs.DATA_REPORT: json.dumps(experiment.report.to_dict(), indent=2, ensure_ascii=False),
+        runs.PLAN: json.dumps({"strategy": experiment.plan.strategy, "phases": tables}, indent=2),
+        runs.MANIFEST: buffer.getvalue(),
+    }
+    return runs.create_run_folder(out, files, overwrite=overwrite)
+
+
+def write_resolved(run: Run, resolved: Resolved) -> None:
+    """Write what has been decided since."""
+    write_atomic(run.path / runs.RESOLVED, resolved.to_json())
+
+
+def write_score(run: Run, score: dict[str, Any]) -> None:
+    """Keep the score of the settings until the run is finished."""
+    write_json(run.path / _SCORE, score)
+
+
+def read_score(run: Run) -> dict[str, Any] | None:
+    """Return the score that was kept, or None."""
+    if not (run.path / _SCORE).exists():
+        return None
+    score: dict[str, Any] = json.loads((run.path / _SCORE).read_bytes())
+    return score
+
+
+def score_of(
+    figures: dict[str, Any], manifest: Manifest, records: Sequence[ImageRecord], seconds: float
+) -> dict[str, Any]:
+    """Return what ranks settings: figures on images that are not reported."""
+    images = sorted(f"{record.sha256} {manifest.labels[record.label]}\n" for record in records)
+    return {
+        "split": manifest.selection or "inner validation",
+        "num_images": len(records),
+        "log_loss": figures["log_loss"],
+        "accuracy": figures["accuracy"]["value"],
+        # Two scores compare only where they are of the same images.
+        "images_sha256": hashlib.sha256("".join(images).encode()).hexdigest(),
+        "time_s": round(seconds, 2),
+    }
+
+
+def write_card(run: Run, experiment: Experiment, model: ClassifierNetwork, metrics: dict[str, Any]) -> None:
+    """Write the model card."""
+    licence = licence_of(experiment.config.data)
+    card = render_model_card(model, metrics, data_name=experiment.manifest.name, data_licence=licence)
+    write_atomic(run.model_folder / "README.md", card)
+
+
+def write_metrics(run: Run, metrics: dict[str, Any]) -> None:
+    """Write the final figures; last, because a run with this file counts as complete."""
+    write_atomic(run.path / runs.METRICS, dump_json(metrics))

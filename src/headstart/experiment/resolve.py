@@ -1,0 +1,75 @@
+"""From what was asked to what is decided: `Config` and the classes of the data to `Resolved`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from headstart.config import Config
+from headstart.experiment.settings import NamedStrategy, strategy_of
+from headstart.models.source_head import run_labels
+from headstart.resolved import Resolved
+from headstart.runs import open_run
+from headstart.training.strategies import default_lr
+
+# Settings that change nothing about what is decided.
+_WITHOUT_EFFECT = {"out", "threads", "monitor", "log", "cache", "repeat"}
+
+
+def decide(config: Config, labels: Sequence[str]) -> Resolved:
+    """Decide what follows from the settings and the classes: the strategy, its rates, and where the head starts.
+
+    Where all classes of a run that the weights come from are among the data's, its head goes on; a head from elsewhere
+    starts anew unless asked for. A head that knows its classes gets the rates of what is pretrained, not those of what
+    is new: measured in docs/decisions/0007-source-rows.md.
+
+    Raises:
+        ConfigError: The strategy is not known.
+    """
+    strategy = strategy_of(config)
+    head_init = config.head_init
+    if "head_init" not in config.model_fields_set:
+        head_init = "source" if _goes_on(config, strategy, labels) else "random"
+    has_source_head = head_init == "source"
+    lr = config.lr or default_lr(strategy.row, config.optimizer, has_source_head=has_source_head)
+    multiplier = config.head_lr_mult
+    if has_source_head and strategy.row.has_head_rate and "head_lr_mult" not in config.model_fields_set:
+        multiplier = 1.0
+    return Resolved(
+        strategy=strategy.name,
+        table=strategy.table,
+        lr=lr,
+        head_lr=config.head_lr or lr * multiplier,
+        batch_size=config.batch_size,
+        head_init=head_init,
+    )
+
+
+def _goes_on(config: Config, strategy: NamedStrategy, labels: Sequence[str]) -> bool:
+    """Tell whether the head of the run that the weights come from knows only classes of the data."""
+    if not strategy.row.is_pretrained or config.head_hidden is not None:
+        return False
+    known = run_labels(config.weights)
+    return bool(known) and set(known) <= set(labels)
+
+
+def repeated(config: Config, labels: Sequence[str]) -> tuple[Resolved | None, str]:
+    """Return what the run that is to be repeated decided, or None and why it is decided anew.
+
+    Raises:
+        RunError: `config.repeat` is no run folder.
+    """
+    if config.repeat is None:
+        return None, ""
+    run = open_run(Path(config.repeat))
+    before, now = run.config().model_dump(), config.model_dump()
+    changed = [key for key in now if key not in _WITHOUT_EFFECT and now[key] != before[key]]
+    if changed:
+        return None, f"{', '.join(changed)} is not as in {config.repeat}, so what follows from settings is decided anew"
+    resolved = run.resolved()
+    if resolved.match and set(resolved.match) != set(labels):
+        return None, f"the classes are not those of {config.repeat}, so what follows from settings is decided anew"
+    return resolved, ""
+
+
+def timed_as(resolved: Resolved, other: Resolved) -> Resolved:
+    """Take over what timing decided for another seed, so that seeds differ in nothing else."""
+    return resolved.replace(batch_size=other.batch_size, epochs=other.epochs, steps=other.steps, engines=other.engines)

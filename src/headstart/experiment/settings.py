@@ -1,0 +1,91 @@
+"""What the strategy makes of the settings: which have an effect, which contradict it. Loads no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.config import Config, read_yaml
+from headstart.errors import ConfigError, either
+from headstart.training.strategies import (
+    IGNORED_BY_SOME,
+    STRATEGIES,
+    USED_BY_SOME,
+    Strategy,
+    find_strategy,
+)
+
+
+@dataclass(frozen=True)
+class NamedStrategy:
+    """A strategy as the settings name it.
+
+    Attributes:
+        name: Of the strategy, or of the user's table.
+        table: The user's table, or None.
+        row: What it says of itself.
+    """
+
+    name: str
+    table: dict[str, Any] | None
+    row: Strategy
+
+
+def strategy_of(config: Config) -> NamedStrategy:
+    """Find the strategy that is asked for, reading the user's table where a file is named.
+
+    Raises:
+        ConfigError: It is not known, or contradicts other settings.
+    """
+    name, table = config.strategy, config.table
+    if _is_file(name):
+        table = read_yaml(Path(name))
+        file, name = name, str(table.get("name", Path(name).stem))
+        if name in STRATEGIES:
+            raise ConfigError(f"the table in {file} is called {name!r}, as a strategy is; name it otherwise")
+    row = find_strategy(name, table)
+    if not row.is_pretrained and table is None:
+        if config.weights not in (None, "none"):
+            raise ConfigError(f"strategy {name!r} starts from random weights; leave out weights, or use 'full'")
+        if config.head_init == "source":
+            raise ConfigError("head_init=source needs pretrained weights, and random ones were asked for")
+    return NamedStrategy(name, table, row)
+
+
+def ineffective_settings(config: Config) -> list[str]:
+    """Return one sentence for each setting that was asked for and changes nothing."""
+    is_asked = config.model_fields_set
+    # A file of one's own may not be read yet; what its table uses is the same for all.
+    row = find_strategy(config.strategy, {} if _is_file(config.strategy) else config.table)
+    owners = {key: owner or f"strategy {_users(key)}" for key, owner in USED_BY_SOME.items() if key not in row.uses}
+    owners |= {key: owner for key, owner in IGNORED_BY_SOME.items() if key in row.ignores}
+    has_selection = selects(config)
+    needs: dict[str, tuple[bool, str]] = {
+        "momentum": (config.optimizer == "sgd", "optimizer sgd"),
+        "warmup": (config.schedule == "cosine", "schedule cosine"),
+        "step_epochs": (config.schedule == "step", "schedule step"),
+        "refit": (has_selection, "best_epoch or patience"),
+        "select_on": (has_selection, "best_epoch or patience"),
+        "select_by": (has_selection, "best_epoch or patience"),
+        "validation_fraction": (has_selection or config.selection_score, "best_epoch, patience or selection_score"),
+        "decay_all": (config.weight_decay > 0, "weight_decay above 0"),
+    }
+    owners |= {key: owner for key, (is_there, owner) in needs.items() if not is_there}
+    defaults = Config.model_fields
+    return [
+        f"{key} has no effect here; it belongs to {owners[key]}"
+        for key in defaults
+        if key in owners and key in is_asked and getattr(config, key) != defaults[key].default
+    ]
+
+
+def selects(config: Config) -> bool:
+    """Tell whether held-out images choose the epoch."""
+    return config.best_epoch or config.patience is not None
+
+
+def _users(key: str) -> str:
+    return either(name for name, row in STRATEGIES.items() if key in row.uses)
+
+
+def _is_file(strategy: str) -> bool:
+    return strategy.endswith((".yaml", ".yml"))

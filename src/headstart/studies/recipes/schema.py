@@ -1,0 +1,285 @@
+"""What a recipe's file may say: its keys, their types, and what a cell may set.
+
+A file may come from a stranger. It names no place to write to and no file of weights, settings or code; what it makes
+Headstart fetch are data sets of the catalogue and published networks, by name. Texts are one printable line, because
+they end up on a terminal.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from headstart.config import Config, make_config
+from headstart.errors import ConfigError, did_you_mean, unknown
+from headstart.experiment.settings import strategy_of
+
+HALF: Final = "half"
+"""As `stages`: the upper half of the backbone's stages, counted when the backbone is known."""
+
+Settings = Mapping[str, Any]
+
+# Settings that are not a cell's, and who decides instead.
+NOT_OF_A_CELL: Final = {
+    "data": "the recipe's own `data` names the images",
+    "map": "the recipe's own `map` merges classes",
+    "max_per_class": "the recipe's own `train_per_class` and `reported_per_class` say how many",
+    "seed": "--seeds says how many there are",
+    "threads": "it belongs to the machine",
+    "out": "everything is written below --out",
+    "repeat": "what a run decided is its own",
+}
+
+
+class _Wording(NamedTuple):
+    """What the text of a setting must look like."""
+
+    pattern: str
+    expected: str
+
+
+# Settings whose text could name a file, or something to fetch.
+WORDINGS: Final = {
+    "backbone": _Wording(r"(timm/)?\w[\w.-]*", "the name of a network, such as resnet18 or timm/resnet26"),
+    "strategy": _Wording(r"\w[\w-]*", "the name of a strategy; one of your own is written into `table`"),
+    "weights": _Wording("none", "none; the person who runs the recipe names a file or run, with --weights"),
+    "device": _Wording(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:N or mps"),
+}
+
+
+def _check_text(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("expected one line of printable text")
+    return text
+
+
+def _check_texts(value: object) -> None:
+    """Check every text in a setting, names of its inner keys included."""
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, dict):
+        _check_texts([*value, *value.values()])
+    elif isinstance(value, list):
+        for each in value:
+            _check_texts(each)
+
+
+def _check_part_name(name: str) -> str:
+    # It becomes part of the names of files.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,59}", name):
+        raise ValueError(f"{name!r} is not possible: expected letters, digits, spaces, - and _, 60 at most")
+    return name
+
+
+def _check_wording(setting: str, value: Any) -> Any:
+    if not re.fullmatch(WORDINGS[setting].pattern, str(value)):
+        raise ValueError(f"{setting}={value!r} is not possible in a recipe: expected {WORDINGS[setting].expected}")
+    return value
+
+
+def _check_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what is no setting, and what a file from a stranger must not decide."""
+    _check_texts(settings)
+    for key, value in settings.items():
+        if key not in Config.model_fields:
+            raise ValueError(f"unknown setting {key!r}.{did_you_mean(key, Config.model_fields)}")
+        if key in NOT_OF_A_CELL:
+            raise ValueError(f"a recipe cannot set {key}: {NOT_OF_A_CELL[key]}")
+        if key in WORDINGS and value is not None:
+            _check_wording(key, value)
+        # Elsewhere a text is `class=row` pairs, or a file that holds them.
+        if key == "match" and not isinstance(value, dict):
+            raise ValueError(f"match={value!r} is not possible in a recipe: expected a mapping from class to row")
+    return settings
+
+
+def _as_names(value: object) -> object:
+    """Read one name, or a list of them."""
+    return [value] if isinstance(value, str) else value
+
+
+Text = Annotated[str, Field(max_length=1000), AfterValidator(_check_text)]
+Name = Annotated[Text, Field(max_length=100)]
+PartName = Annotated[str, AfterValidator(_check_part_name)]
+Network = Annotated[str, AfterValidator(partial(_check_wording, "backbone"))]
+CheckedSettings = Annotated[dict[str, Any], AfterValidator(_check_settings)]
+
+
+class Spec(BaseModel):
+    """Part of a file: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Published(Spec):
+    """A figure that the lesson printed.
+
+    Attributes:
+        cell: Which row it belongs to.
+        accuracy: As it was published.
+        source: Where.
+    """
+
+    cell: Name
+    accuracy: Text
+    source: Text
+
+
+class Part(Spec):
+    """Cells that answer one question together, each compared with the most accurate on the reported images.
+
+    Attributes:
+        name: For `--part`.
+        question: What the table below it answers.
+        cells: Its rows.
+        published: Figures of the source, printed beside it.
+        needs: What must be there, or the part is left out and says why: `source classes` (the weights' own final
+            layer, with names or `match`), `backbones` (several), or nothing.
+    """
+
+    name: PartName
+    question: Text
+    cells: tuple[Name, ...] = Field(min_length=1)
+    published: tuple[Published, ...] = ()
+    needs: Literal["", "source classes", "backbones"] = ""
+
+
+class CellSpec(BaseModel):
+    """One way to train, a row of a part's table; its settings stand beside `use`.
+
+    Attributes:
+        use: Presets that it starts from; later ones win.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: Annotated[tuple[str, ...], BeforeValidator(_as_names)] = ()
+
+    @property
+    def settings(self) -> Settings:
+        """Fields of `Config` that are its own."""
+        return self.model_extra or {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_settings(dict(self.settings))
+        return self
+
+
+class Source(Spec):
+    """A source network that is trained first where no weights are given.
+
+    Attributes:
+        settings: How.
+        always: Whether that is so for networks with published weights too.
+    """
+
+    settings: CheckedSettings
+    always: bool = False
+
+    def checked_settings(self) -> dict[str, Any]:
+        """Return its settings, checked and as plain values.
+
+        Raises:
+            ConfigError: One is not valid, or two contradict each other.
+        """
+        return _checked("source", self.settings)
+
+
+class Recipe(Spec):
+    """A lesson, from data to verdict.
+
+    Attributes:
+        name: For the command line; the name of its file.
+        title: One line for people.
+        question: What it asks.
+        data: Catalogue name of its data set, a folder or a manifest.
+        backbones: Its network first; with more, those that are put side by side where no other is asked for.
+        takes: What a run costs.
+        notes: Where Headstart knowingly does otherwise than the source.
+        settings: Of every cell.
+        presets: Settings by name, for cells to `use`.
+        cells: What is trained: name -> what differs from `settings`. In two parts it is the same run.
+        parts: In order; the first is the lesson as it is taught.
+        map: Merges classes, where the data has all of those that it names.
+        train_per_class: Balanced, seeded subset of train, or None for all.
+        reported_per_class: The same for the reported split.
+        match_suffix: The weight files that the numbers in `match` are of, by the end of their names; with other
+            weights rows are found by the names of classes. Empty: all.
+        source: A source network to train first, or None.
+    """
+
+    name: Name
+    title: Text
+    question: Text
+    data: Text
+    backbones: Annotated[tuple[Network, ...], BeforeValidator(_as_names)] = Field(min_length=1)
+    takes: Text
+    notes: tuple[Text, ...] = ()
+    settings: CheckedSettings = {}
+    presets: dict[Name, CheckedSettings] = {}
+    cells: dict[Name, CellSpec] = Field(min_length=1)
+    parts: tuple[Part, ...] = Field(min_length=1)
+    map: dict[Name, Name] = {}
+    train_per_class: int | None = Field(None, ge=1)
+    reported_per_class: int | None = Field(None, ge=1)
+    match_suffix: str = ""
+    source: Source | None = None
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for name, cell in self.cells.items():
+            _check_known(f"cells.{name}", "preset", cell.use, self.presets)
+        _refuse_twice("parts", [part.name for part in self.parts])
+        for part in self.parts:
+            place = f"parts.{part.name}"
+            _check_known(place, "cell", part.cells, self.cells)
+            _refuse_twice(place, part.cells)
+            _check_known(f"{place}.published", "cell of this part", [each.cell for each in part.published], part.cells)
+        return self
+
+    @model_validator(mode="after")
+    def _check_values(self) -> Self:
+        for name in self.cells:
+            self.settings_of(name)
+        if self.source is not None:
+            self.source.checked_settings()
+        return self
+
+    def settings_of(self, cell: str) -> dict[str, Any]:
+        """Return all settings of a cell, checked and as plain values: everyone's, then its presets', then its own.
+
+        Raises:
+            ConfigError: One is not valid, or two contradict each other.
+        """
+        settings = dict(self.settings)
+        for preset in self.cells[cell].use:
+            settings |= self.presets[preset]
+        settings |= self.cells[cell].settings
+        if settings.get("stages") == HALF:
+            return {**_checked(f"cells.{cell}", {**settings, "stages": 1}), "stages": HALF}
+        return _checked(f"cells.{cell}", settings)
+
+
+def _checked(place: str, settings: Settings) -> dict[str, Any]:
+    """Return settings as the values that `Config` makes of them, without those that were not given."""
+    try:
+        config = make_config(settings)
+        strategy_of(config)
+        return config.model_dump(exclude_unset=True)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def _check_known(place: str, what: str, names: Sequence[str], known: Mapping[str, object] | Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{place}: {unknown(what, name, known)}")
+
+
+def _refuse_twice(place: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{place}: {name!r} is named twice; name it once")

@@ -1,0 +1,257 @@
+import io
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart import preprocessing
+from headstart.data.sources import FILES, read_picture
+from headstart.errors import UnreadableImageError
+from headstart.preprocessing import decode, eval_view, train_view
+from headstart.types import InputSpec
+
+SPEC = InputSpec(size=(24, 32), resize=40)
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(source: bytes | Image.Image) -> np.ndarray:
+    picture = decode(source)
+    assert picture.mode == "RGB"
+    return np.asarray(picture)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP", "JPEG2000", "TGA"])
+def test_reads_the_formats_whatever_the_name_says(picture: Image.Image, tmp_path: Path, kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    path = tmp_path / "wrong name.jpg"
+    path.write_bytes(saved(picture, kind, **options))
+    found = read_picture(FILES, str(path))
+    assert np.array_equal(np.asarray(found), pixels(path.read_bytes()))
+    difference = np.abs(np.asarray(found).astype(int) - np.asarray(picture).astype(int))
+    assert difference.max() <= (40 if kind == "GIF" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_turns_upright_once(picture: Image.Image, orientation: int, kind: str) -> None:
+    undo = {6: 8, 8: 6}.get(orientation, orientation)
+    method = preprocessing._UPRIGHT.get(undo)
+    turned = picture.transpose(method) if method is not None else picture
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    upright = decode(saved(turned, kind, exif=exif.tobytes(), **options))
+    assert np.abs(np.asarray(upright).astype(int) - np.asarray(picture).astype(int)).max() <= 12
+    assert np.array_equal(pixels(upright), np.asarray(upright))
+    opened = Image.open(io.BytesIO(saved(turned, kind, exif=exif.tobytes(), **options)))
+    assert np.array_equal(pixels(opened), np.asarray(upright))
+
+
+@pytest.mark.parametrize("junk", [0, 9, 255])
+def test_junk_orientation_is_ignored(picture: Image.Image, junk: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = junk
+    assert np.array_equal(pixels(saved(picture, "PNG", exif=exif.tobytes())), np.asarray(picture))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b""])
+def test_broken_exif_is_ignored(picture: Image.Image, exif: bytes) -> None:
+    assert pixels(saved(picture, "JPEG", exif=exif)).shape == (45, 60, 3)
+
+
+def test_orientation_that_is_no_number_is_ignored(picture: Image.Image) -> None:
+    entry = struct.pack("<HHHI4sI", 1, 0x0112, 2, 4, b"top\0", 0)  # one entry: orientation, as text
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + entry
+    assert np.array_equal(pixels(saved(picture, "PNG", exif=exif)), np.asarray(picture))
+
+
+def test_grey_modes_keep_their_brightness() -> None:
+    expected = np.repeat(GREY[..., None], 3, axis=2)
+    wide = GREY.astype(np.uint16) * 257
+    assert np.array_equal(pixels(Image.fromarray(GREY)), expected)
+    assert np.array_equal(pixels(saved(Image.fromarray(wide), "PNG")), expected)
+    assert np.array_equal(pixels(saved(Image.fromarray(wide), "TIFF")), expected)
+    assert np.array_equal(pixels(Image.fromarray(wide.astype(np.int32))), expected)
+    assert np.array_equal(pixels(Image.fromarray(wide.astype(">u2"))), expected)
+    assert np.array_equal(pixels(saved(Image.fromarray(GREY.astype(np.float32) / 255), "TIFF")), expected)
+    assert np.array_equal(pixels(Image.fromarray(GREY.astype(np.float32))), expected)
+
+
+def test_values_outside_every_range_are_scaled_and_not_clipped() -> None:
+    for values in (GREY.astype(np.float32) * 1000 - 5000, GREY.astype(np.int32) * 100_000):
+        assert np.array_equal(pixels(Image.fromarray(values))[..., 0], GREY)
+    odd = np.array([[np.nan, 0.0], [0.5, 1.0]], dtype=np.float32)
+    assert pixels(Image.fromarray(odd))[..., 0].tolist() == [[0, 0], [128, 255]]
+    assert not pixels(Image.fromarray(np.full((3, 3), -7, dtype=np.int32))).any()
+
+
+def test_one_bit_and_cmyk() -> None:
+    bits = Image.fromarray(GREY > 100)
+    assert set(np.unique(pixels(saved(bits, "PNG")))) == {0, 255}
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    red = pixels(saved(cmyk, "JPEG"))[4, 4].astype(int)
+    assert red[0] > 200
+    assert red[1:].max() < 60
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "La", "RGBa"])
+def test_transparency_becomes_white(mode: str) -> None:
+    rgba = Image.new("RGBA", (4, 2), (10, 10, 10, 255))
+    rgba.paste((10, 10, 10, 0), (0, 0, 2, 2))
+    source = rgba.convert("LA").convert(mode) if mode in ("LA", "La") else rgba.convert(mode)
+    result = pixels(source)
+    assert (result[:, :2] == 255).all()
+    assert (result[:, 2:] == 10).all()
+
+
+def test_transparent_palette_and_colour_key_become_white() -> None:
+    indexed = Image.new("P", (4, 2), 1)
+    indexed.putpalette([200, 0, 0, 0, 0, 200])
+    indexed.paste(0, (0, 0, 2, 2))
+    opaque = pixels(saved(indexed, "PNG"))
+    assert opaque[0, 0].tolist() == [200, 0, 0]
+    for transparency in (0, b"\0\xff"):
+        result = pixels(saved(indexed, "PNG", transparency=transparency))
+        assert result[0, 0].tolist() == [255, 255, 255]
+        assert result[0, 3].tolist() == [0, 0, 200]
+    key = pixels(saved(Image.new("RGB", (2, 2), (1, 2, 3)), "PNG", transparency=(1, 2, 3)))
+    assert (key == 255).all()
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    for kind in ("GIF", "PNG", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert pixels(data)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "no such file"), (b"", "not an image"), (b"hello", "not an image"), (b"%!PS-Adobe-3.0 EPSF-3.0", "not an")],
+)
+def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "näme with space.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=reason) as caught:
+        read_picture(FILES, str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_a_truncated_image_is_unreadable(picture: Image.Image, kind: str) -> None:
+    data = saved(picture, kind)
+    with pytest.raises(UnreadableImageError):
+        decode(data[: len(data) * 2 // 3])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("smallest", "shorter"), [(None, 450), (451, 450), (450, 450), (200, 225), (80, 113), (1, 57)])
+def test_a_jpeg_may_be_decoded_smaller_and_nothing_else(
+    picture: Image.Image, smallest: int | None, shorter: int, orientation: int
+) -> None:
+    large, exif = picture.resize((600, 450)), Image.Exif()
+    exif[0x0112] = orientation
+    found = decode(saved(large, "JPEG", quality=95, exif=exif.tobytes()), smallest=smallest)
+    assert min(found.size) == shorter
+    assert (found.width > found.height) == (orientation == 1)
+    upright = large if orientation == 1 else large.transpose(Image.Transpose.ROTATE_270)
+    expected = upright.resize(found.size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int)).mean() < 2
+    assert decode(saved(large, "PNG"), smallest=smallest).size == large.size
+
+
+def test_the_spec_says_how_small_a_picture_may_be_decoded() -> None:
+    assert SPEC.smallest_side is None
+    assert replace(SPEC, decoder="pillow-scaled").smallest_side == 40
+    assert replace(SPEC, decoder="pillow-scaled", resize=(30, 50)).smallest_side == 50
+
+
+def test_a_picture_given_is_not_changed(picture: Image.Image) -> None:
+    before = picture.tobytes(), picture.mode, dict(picture.info)
+    eval_view(decode(picture), SPEC)
+    train_view(decode(picture), SPEC, "strong", np.random.default_rng(0))
+    assert (picture.tobytes(), picture.mode, dict(picture.info)) == before
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (33, 71), (640, 640), (41, 40)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_eval_view_is_torchvisions(size: tuple[int, int], interpolation: str) -> None:
+    from torchvision.transforms import v2
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    spec = InputSpec(size=(36, 36), resize=40, interpolation=interpolation)  # type: ignore[arg-type]
+    mode = v2.InterpolationMode(interpolation)
+    theirs = v2.Compose([v2.Resize(40, interpolation=mode), v2.CenterCrop(36)])(picture)
+    assert np.array_equal(eval_view(picture, spec), np.asarray(theirs))
+
+
+@pytest.mark.parametrize("resize", [40, (30, 50), (24, 32), 10, (5, 5)])
+@pytest.mark.parametrize("size", [(60, 45), (1, 1), (3, 2000), (2000, 3), (31, 24)])
+@pytest.mark.parametrize("augment", ["none", "flip", "crop", "strong"])
+def test_every_view_has_the_size_asked_for(
+    resize: int | tuple[int, int], size: tuple[int, int], augment: preprocessing.Augment
+) -> None:
+    picture = Image.new("RGB", size, "teal")
+    spec = InputSpec(size=(24, 32), resize=resize)
+    view = train_view(picture, spec, augment, np.random.default_rng(1))
+    assert (view.shape, view.dtype) == ((24, 32, 3), np.uint8)
+    if augment != "strong":
+        assert (view == np.array([0, 128, 128])).all()
+
+
+def test_a_very_long_picture_costs_no_more_memory_than_a_strip() -> None:
+    assert eval_view(Image.new("RGB", (60_000, 2)), SPEC).shape == (24, 32, 3)
+
+
+def test_flip_is_the_evaluation_view_or_its_mirror(picture: Image.Image) -> None:
+    plain = eval_view(picture, SPEC)
+    views = [train_view(picture, SPEC, "flip", np.random.default_rng(seed)) for seed in range(40)]
+    flipped = [np.array_equal(view, plain[:, ::-1]) for view in views]
+    assert all(turned or np.array_equal(view, plain) for turned, view in zip(flipped, views, strict=True))
+    assert 8 < sum(flipped) < 32
+    assert np.array_equal(train_view(picture, SPEC, "none", np.random.default_rng(0)), plain)
+
+
+def test_crops_vary_within_the_bounds_of_the_method(picture: Image.Image) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        left, top, right, bottom = preprocessing._random_box(picture, rng)
+        width, height = right - left, bottom - top
+        assert 0 <= left < right <= picture.width
+        assert 0 <= top < bottom <= picture.height
+        assert 0.07 <= width * height / (picture.width * picture.height) <= 1
+        assert 0.68 <= width / height <= 1.47  # 3/4 to 4/3, rounded to whole pixels of a small crop
+
+
+@pytest.mark.parametrize("augment", ["flip", "crop", "strong"])
+def test_views_depend_on_the_generator_only(picture: Image.Image, augment: preprocessing.Augment) -> None:
+    def view(seed: int) -> bytes:
+        return train_view(picture, SPEC, augment, np.random.default_rng(seed)).tobytes()
+
+    assert view(5) == view(5)
+    assert len({view(seed) for seed in range(8)}) > 1
+
+
+@pytest.mark.parametrize("name", list(preprocessing._OPERATIONS))
+@pytest.mark.parametrize("strength", [-1.0, -0.5, 0.0, 0.5, 1.0])
+def test_each_operation_keeps_size_and_mode(name: str, strength: float) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(20, 200, (45, 60, 3), dtype=np.uint8))
+    result = preprocessing._OPERATIONS[name](picture, strength)
+    assert (result.size, result.mode) == (picture.size, "RGB")
+    if strength == 0 and name not in ("autocontrast", "equalize", "solarize"):
+        assert np.array_equal(np.asarray(result), np.asarray(picture))
+    if abs(strength) == 1 and name != "identity":
+        assert not np.array_equal(np.asarray(result), np.asarray(picture))
