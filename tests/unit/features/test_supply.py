@@ -25,6 +25,7 @@ from headstart.features.supply import FeatureSupply, PhaseInputs, network_input
 from headstart.features.trunk import as_stored
 from headstart.machine import has_bf16
 from headstart.models.classifier import ClassifierNetwork
+from headstart.models.libraries import LIBRARIES
 from headstart.training.plan import Phase, Rule, apply_modes, resolve
 from tests.helpers.fits import PixelSupply
 from tests.helpers.tiny import STAGES, make_model
@@ -324,6 +325,15 @@ def test_rows_of_another_trunk_are_not_taken(make: Maker, model: ClassifierNetwo
     assert make.rows_computed(other, **TORCH) == ALL_ROWS
     assert table_rows(make.folder) == 2 * before
     assert make.rows_computed(other, **TORCH) == make.rows_computed(model, **TORCH) == 0
+
+
+def test_rows_of_another_version_of_the_network_are_not_taken(
+    make: Maker, model: ClassifierNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert make.rows_computed(model, **TORCH) == ALL_ROWS
+    library = LIBRARIES[model.library]
+    monkeypatch.setitem(LIBRARIES, model.library, replace(library, version=lambda: "another"))
+    assert make.rows_computed(model, **TORCH) == ALL_ROWS
 
 
 OTHER_SETTINGS: dict[str, dict[str, Any]] = {
