@@ -244,7 +244,7 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     overrides = overrides or {}
     if path is not None and is_run_config(path):
         values = {**asked_values(values), "repeat": str(path.parent)}
-    if "strategy" in overrides and "table" in values:
+    if "table" in values and overrides.get("strategy", values.get("strategy")) != values.get("strategy"):
         values.pop("table")
     return make_config({**values, **overrides})
 

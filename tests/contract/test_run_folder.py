@@ -11,7 +11,7 @@ import torch
 
 from headstart import experiment
 from headstart.config import make_config
-from tests.conftest import COLOURS
+from tests.helpers.pictures import COLOURS
 
 FILES = {
     "config.yaml", "data_report.json", "environment.json", "manifest.parquet", "metrics.csv", "metrics.json",

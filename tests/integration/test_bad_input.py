@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from headstart import experiment
 from headstart.config import make_config
 from headstart.experiment.tools import write_delta
-from tests.conftest import COLOURS, write_folder
+from tests.helpers.pictures import COLOURS, write_folder
 
 # What `{tiny}` stands for: a network that trains in less than a second.
 TINY = "--backbone simple-cnn --image-size 16 --strategy scratch --augment flip"

@@ -4,10 +4,10 @@ import pytest
 
 from headstart.config import (
     Config,
+    asked_values,
     command_words,
     description,
     dump_config,
-    ineffective_settings,
     load_config,
     make_config,
     parse_assignments,
@@ -47,7 +47,6 @@ def test_a_written_config_reads_back_equal(tmp_path):
         ),
         ({"split_seed": 2**32}, "split_seed=4294967296 is not valid"),
         ({"resize": "1,2,3"}, "one number"),
-        ({"strategy": "scratch", "weights": "a.pth"}, "starts from random weights"),
         ({"head_lr": 0.1, "head_lr_mult": 3.0}, "give one of them"),
         ({"match": "a=1", "head_init": "random"}, "head_init=random uses none; leave one out"),
         ({"match": "a=1", "head_hidden": 8}, "leave out head_hidden"),
@@ -80,25 +79,36 @@ def test_a_match_means_the_source_and_numbers_may_be_numbers(tmp_path):
     assert load_config(tmp_path / "d.yaml") == config
 
 
-def write(path: Path) -> Path:
-    choices = {"stop_after": [2]}
-    config = make_config({"data": "x", "strategy": "mine", "table": {"phases": []}, "lr": 0.5, "choices": choices})
-    path.write_text(dump_config(config))
-    return path
+def run_config(folder: Path, text: str) -> Path:
+    """The settings of a run: those in a folder with a description of the machine."""
+    (folder / "environment.json").write_text("{}")
+    (folder / "config.yaml").write_text(text)
+    return folder / "config.yaml"
 
 
-def test_what_a_run_decided_holds_for_its_own_settings_only(tmp_path):
-    path = write(tmp_path / "c.yaml")
-    same = load_config(path, {"out": "elsewhere", "data": "x"})
-    assert same.choices == {"stop_after": [2]}
-    assert same.lr == 0.5
-    longer = load_config(path, {"epochs": 10})
-    assert longer.choices == {}
-    assert longer.table is not None
-    other = load_config(path, {"strategy": "full"})
-    assert (other.strategy, other.table, other.lr, other.choices) == ("full", None, None, {})
-    assert load_config(path, {"strategy": "full", "lr": 0.1}).lr == 0.1
-    assert load_config(path, {"optimizer": "sgd"}).lr is None
+def test_only_what_was_asked_for_is_written_and_a_run_brings_its_decisions(tmp_path):
+    config = make_config({"data": "x", "epochs": 3})
+    assert dump_config(config) == "data: x\nepochs: 3\n"
+    again = load_config(run_config(tmp_path, dump_config(config)), {"epochs": 4})
+    assert (again.epochs, again.repeat, again.model_fields_set) == (4, str(tmp_path), {"data", "epochs", "repeat"})
+    assert load_config(run_config(tmp_path, ""), {"repeat": "other"}).repeat == "other"
+
+
+def test_a_table_is_that_of_its_own_strategy_only(tmp_path):
+    text = dump_config(make_config({"data": "x", "strategy": "mine", "table": {"phases": []}}))
+    path = run_config(tmp_path, text)
+    assert load_config(path, {"strategy": "mine", "epochs": 2}).table == {"phases": []}
+    assert load_config(path, {"strategy": "full"}).table is None
+
+
+def test_what_version_0_1_may_have_decided_is_not_taken_as_asked_for(tmp_path):
+    every = make_config({}).model_dump(mode="json", exclude={"repeat"})
+    every |= {"data": "x", "lr": 3e-4, "head_init": "source", "head_lr_mult": 1.0, "epochs": 7}
+    every["choices"] = {"stop_after": [2]}
+    assert asked_values(every) == {"data": "x", "epochs": 7}
+    assert asked_values({**every, "head_lr_mult": 3.0}) == {"data": "x", "epochs": 7, "head_lr_mult": 3.0}
+    with pytest.raises(ConfigError, match="unknown setting 'epohcs'"):
+        make_config(asked_values({**every, "epohcs": 3}))
 
 
 def test_a_file_of_ones_own_holds_for_any_strategy(tmp_path):
@@ -112,15 +122,9 @@ def test_a_description_names_all_words_that_a_setting_takes():
     assert description("optimizer") == "adamw, adam or sgd"
 
 
-def test_settings_without_effect_are_named():
-    lines = ineffective_settings(make_config({"strategy": "head", "head_lr_mult": 5.0, "stages": 2, "momentum": 0.5}))
-    assert [line.split()[0] for line in lines] == ["stages", "head_lr_mult", "momentum"]
-    assert ineffective_settings(make_config({"strategy": "full", "head_lr_mult": 5.0})) == []
-
-
-def typed(values) -> Config:
+def typed(config: Config) -> Config:
     """Read the words of a command back, as the command line does."""
-    words = iter(command_words(values)[3:])
+    words = iter(command_words(config)[3:])
     return load_config(None, {flag[2:].replace("-", "_"): word for flag, word in zip(words, words, strict=True)})
 
 
@@ -133,20 +137,17 @@ def typed(values) -> Config:
 )  # fmt: skip
 def test_names_of_any_letters_are_read_back_from_a_command(pairs):
     config = make_config({"data": "d", "map": pairs, "match": pairs})
-    again = typed(config.model_dump())
+    again = typed(config)
     assert (again.map, again.match) == (pairs, pairs)
 
 
 def test_pairs_are_written_as_one_would_type_them():
-    words = command_words({"data": "d", "match": {"hot dog": 934, "bee": "rest"}})
-    assert words[3:] == ["--match", "hot dog=934,bee=rest"]
+    words = command_words(make_config({"data": "d", "match": {"hot dog": 934, "bee": "rest"}}))
+    assert words[3:] == ["--head-init", "source", "--match", "hot dog=934,bee=rest"]
 
 
-def test_a_default_that_a_repeat_would_decide_otherwise_is_written_out():
-    config = make_config({"data": "d", "strategy": "full", "head_init": "source", "head_lr_mult": 10.0})
-    assert typed(config.model_dump()).head_lr_mult == 10.0
-    assert "head_lr_mult" in typed(config.model_dump()).model_fields_set
-    for other in ({"head_init": "random"}, {"strategy": "head"}, {"head_lr": 0.1}):
-        assert "--head-lr-mult" not in command_words({**config.model_dump(), **other})
-    is_open = make_config({"data": "d", "strategy": "full", "head_init": "source"}).model_dump(exclude_unset=True)
-    assert "--head-lr-mult" not in command_words(is_open)
+def test_a_command_has_what_was_asked_for_also_where_that_is_the_default():
+    config = make_config({"data": "d", "strategy": "full", "head_lr_mult": 10.0, "monitor": False, "repeat": "r"})
+    words = ["--strategy", "full", "--head-lr-mult", "10.0", "--no-monitor"]
+    assert command_words(config) == ["headstart", "train", "d", *words]
+    assert command_words(config, "strategy")[3:] == words[2:]

@@ -8,6 +8,7 @@ import pytest
 
 from headstart import experiment
 from headstart.config import make_config
+from headstart.display import Display
 from headstart.experiment.tools import evaluate_folder
 from tests.helpers.pictures import COLOURS, write_folder
 
@@ -25,7 +26,7 @@ def data(tmp_path_factory):
 
 
 def seen(model, data, split):
-    return evaluate_folder(model, str(data), say=print, split=split, engine="torch")["seen_by_the_model"]
+    return evaluate_folder(model, str(data), display=Display(), split=split, engine="torch")["seen_by_the_model"]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def seen(model, data, split):
     [({}, None), ({"best_epoch": True}, "validation"), ({"best_epoch": True, "select_on": "reported"}, "test")],
 )
 def test_images_that_trained_or_selected_are_told(data, tmp_path, settings, split):
-    run = experiment.run(make_config({**TINY, **settings, "data": str(data), "out": str(tmp_path / "run")}))
+    run = experiment.train(make_config({**TINY, **settings, "data": str(data), "out": str(tmp_path / "run")}))
     selected = {"validation": 9, "test": 6}
     for each, count in selected.items():
         line = f"the model selected its epoch on {count} of these {count} images, so the figure is too good"
@@ -42,7 +43,7 @@ def test_images_that_trained_or_selected_are_told(data, tmp_path, settings, spli
 
 
 def test_a_manifest_beside_a_copied_model_is_not_taken_for_a_runs(data, tmp_path):
-    run = experiment.run(make_config({**TINY, "data": str(data), "out": str(tmp_path / "run")}))
+    run = experiment.train(make_config({**TINY, "data": str(data), "out": str(tmp_path / "run")}))
     shutil.copytree(run.model_folder, tmp_path / "model")
     pq.write_table(pa.table({"path": ["a.jpg"], "label": ["sky"]}), tmp_path / "manifest.parquet")
     assert seen(tmp_path / "model", data, "train") == []

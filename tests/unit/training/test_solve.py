@@ -1,6 +1,5 @@
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,8 +31,8 @@ class Views:
         return self.values.shape[2]
 
     @property
-    def paths(self):
-        return [Path(f"/d/{image}.jpg") for image in range(self.num_images)]
+    def keys(self):
+        return [f"/d/{image}.jpg" for image in range(self.num_images)]
 
     def view(self, view, images):
         return self.values[view, images]

@@ -1,0 +1,54 @@
+"""The record of what a run decided."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from headstart.errors import RunError
+from headstart.resolved import Resolved, decisions_of_version_0_1
+from headstart.types import StepChoice
+
+WHERE = Path("r/resolved.json")
+FULL = Resolved(
+    strategy="mine", table={"phases": [{"rules": {"*": None}}]}, lr=0.1, head_lr=1.0, batch_size=4,
+    head_init="source", match={"a": 3, "b": "rest"}, epochs=(1, 2), is_timed=True, stop_after=(1, 1),
+    steps=(None, StepChoice(False, "bf16", True)), engines={4: "openvino bf16"},
+)  # fmt: skip
+
+
+def test_it_is_read_back_equal_and_cannot_change():
+    assert Resolved.from_json(FULL.to_json().encode(), WHERE) == FULL
+    with pytest.raises(ValidationError):
+        FULL.lr = 0.5
+
+
+def test_a_decision_is_a_new_value():
+    later = FULL.with_step(0, StepChoice())
+    assert (FULL.steps[0], later.steps) == (None, (StepChoice(), FULL.steps[1]))
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"strategy": "x", "lr": "fast", "head_lr": 1}'])
+def test_a_damaged_one_says_where_and_what_to_do(data):
+    with pytest.raises(RunError, match=r"r/resolved.json is damaged or another version's \(.*train again"):
+        Resolved.from_json(data, WHERE)
+
+
+OLD = {
+    "strategy": "full", "lr": 1e-3, "head_lr": None, "head_lr_mult": 3.0, "batch_size": 8, "head_init": "random",
+    "phase_epochs": None, "choices": {"stop_after": [2], "step_of_phase_1": {"channels_last": False}},
+}  # fmt: skip
+
+
+def test_the_decisions_of_version_0_1_stand_among_its_settings():
+    found = decisions_of_version_0_1(OLD, [{"epochs": 5}])
+    assert (found.lr, found.head_lr, found.epochs, found.stop_after) == (1e-3, 3e-3, (5,), (2,))
+    assert (found.steps, found.is_timed) == ((StepChoice(False),), False)
+    timed = decisions_of_version_0_1({**OLD, "choices": {"epochs": [4]}}, [{"epochs": 5}])
+    assert (timed.epochs, timed.stop_after, timed.is_timed) == ((4,), None, True)
+
+
+@pytest.mark.parametrize("change", [{"lr": "fast"}, {"choices": 3}, {"batch_size": None}])
+def test_damaged_settings_of_version_0_1_say_so(change):
+    with pytest.raises(RunError, match=r"of version 0.1 are damaged"):
+        decisions_of_version_0_1({**OLD, **change}, [{"epochs": 5}])
