@@ -198,6 +198,10 @@ class Config(BaseModel):
         description="folder; default: runs/<data>-<backbone>-<strategy>-seed<seed>; of compare: runs/compare-<data>",
     )
 
+    def asked(self) -> dict[str, Any]:
+        """Return what was asked for as plain values, in the order of the settings."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
     @model_validator(mode="before")
     @classmethod
     def _match_means_source(cls, values: Any) -> Any:
@@ -312,20 +316,20 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def dump_config(config: Config) -> str:
     """Write what was asked for as YAML that `load_config` reads back to an equal config."""
-    values = config.model_dump(mode="json", exclude_unset=True)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.asked(), sort_keys=False, allow_unicode=True)
 
 
-def command_words(config: Config, *left_out: str) -> list[str]:
+def command_words(asked: Mapping[str, Any], *left_out: str) -> list[str]:
     """Write what was asked for as words of `headstart train`, but for the folder.
 
     Args:
-        config: The settings.
+        asked: Settings as plain values, as config.yaml holds them; what is no setting is left out.
         left_out: Names of others to leave out.
     """
-    words = ["headstart", "train", config.data]
-    for name, value in config.model_dump(mode="json", exclude_unset=True).items():
-        if name in ("data", "out", "table", "repeat", *left_out) or value is None:
+    words = ["headstart", "train", str(asked.get("data", ""))]
+    for name, value in asked.items():
+        is_flag = name in Config.model_fields and name not in ("data", "out", "table", "repeat", *left_out)
+        if not is_flag or value is None:
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):

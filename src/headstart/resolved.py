@@ -5,7 +5,7 @@ a resume or a repeat replays the second.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,7 +26,7 @@ class Resolved(BaseModel):
         batch_size: Images per step.
         head_init: Whether the head starts from `random` numbers or from rows of the `source`.
         match: Class -> row of the source's head, `rest` or `none`.
-        epochs: What the schedule of each phase spans.
+        epochs: What the schedule of each phase spans; empty in runs of version 0.1 where no time limit set it.
         is_timed: Whether a time limit set these lengths.
         stop_after: How many epochs of each phase were chosen on images that select; None: all run.
         steps: How the steps of each phase run; None where nothing was timed.
@@ -78,23 +78,21 @@ class Resolved(BaseModel):
             ) from error
 
 
-def decisions_of_version_0_1(settings: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> Resolved:
+def decisions_of_version_0_1(settings: Mapping[str, Any], where: Path) -> Resolved:
     """Read the decisions of a run of version 0.1, which wrote them among its settings.
 
     Args:
         settings: Content of its `config.yaml`.
-        phases: Those of its `plan.json`.
+        where: That file.
 
     Raises:
         RunError: A value is missing or damaged.
     """
     try:
         choices, lr = settings["choices"], float(settings["lr"])
-        step_names = [f"step_of_phase_{number}" for number in range(1, len(phases) + 1)]
-        steps = [StepChoice(**choices[name]) if name in choices else None for name in step_names]
         stop_after = choices.get("stop_after")
-        # plan.json names what was to run, which is what the schedule spans where nothing had been chosen yet.
-        epochs = choices.get("epochs") or settings.get("phase_epochs") or [phase["epochs"] for phase in phases]
+        num_steps = sum(key.startswith("step_of_phase_") for key in choices)
+        steps = [choices.get(f"step_of_phase_{number}") for number in range(1, num_steps + 1)]
         return Resolved(
             strategy=settings["strategy"],
             table=settings.get("table"),
@@ -103,10 +101,10 @@ def decisions_of_version_0_1(settings: Mapping[str, Any], phases: Sequence[Mappi
             batch_size=settings["batch_size"],
             head_init=settings["head_init"],
             match=choices.get("match", {}),
-            epochs=tuple(epochs),
+            epochs=tuple(choices.get("epochs", ())),
             is_timed="epochs" in choices,
             stop_after=None if stop_after is None else tuple(stop_after),
-            steps=tuple(steps),
+            steps=tuple(None if step is None else StepChoice(**step) for step in steps),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"the settings of this run of version 0.1 are damaged: {error}; train again") from error
+        raise RunError(f"{where} is damaged, or is no longer read: {error}; train again with --overwrite") from error

@@ -65,13 +65,21 @@ class Run:
         """Whether it was written before decisions had a file of their own."""
         return not (self.path / RESOLVED).is_file()
 
+    def asked(self) -> dict[str, Any]:
+        """Return what was asked for as plain values, not checked: another version may have had other settings.
+
+        Raises:
+            ConfigError: `config.yaml` cannot be read.
+        """
+        return asked_values(read_yaml(self.path / CONFIG))
+
     def config(self) -> Config:
         """Return what was asked for.
 
         Raises:
             ConfigError: `config.yaml` is not valid.
         """
-        return make_config(asked_values(read_yaml(self.path / CONFIG)))
+        return make_config(self.asked())
 
     def resolved(self) -> Resolved:
         """Return what was decided.
@@ -81,7 +89,7 @@ class Run:
             ConfigError: `config.yaml`, which holds the decisions of version 0.1, is not valid.
         """
         if self.is_of_version_0_1:
-            return decisions_of_version_0_1(read_yaml(self.path / CONFIG), self.plan()["phases"])
+            return decisions_of_version_0_1(read_yaml(self.path / CONFIG), self.path / CONFIG)
         return Resolved.from_json(self._read(RESOLVED), self.path / RESOLVED)
 
     def settings(self) -> dict[str, Any]:
@@ -90,7 +98,7 @@ class Run:
         Raises:
             HeadstartError: A file is not valid.
         """
-        return settings(self.config(), self.resolved())
+        return settings(self.asked(), self.resolved())
 
     def metrics(self) -> dict[str, Any]:
         """Return the final figures, `metrics.json`.
@@ -151,10 +159,10 @@ class Run:
             raise file_error("read", self.path / name, error) from error
 
 
-def settings(config: Config, resolved: Resolved) -> dict[str, Any]:
-    """Return what was asked for as plain values, with what was decided in the place of what was left open."""
+def settings(asked: Mapping[str, Any], resolved: Resolved) -> dict[str, Any]:
+    """Return all settings as plain values, with what was decided in the place of what was left open."""
     decided = {name: getattr(resolved, name) for name in ("strategy", "table", "lr", "head_init", "batch_size")}
-    return {**config.model_dump(mode="json"), **decided}
+    return {**make_config({}).model_dump(mode="json"), **asked, **decided}
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,14 @@ OLD = {
 
 
 def test_the_decisions_of_version_0_1_stand_among_its_settings():
-    found = decisions_of_version_0_1(OLD, [{"epochs": 5}])
-    assert (found.lr, found.head_lr, found.epochs, found.stop_after) == (1e-3, 3e-3, (5,), (2,))
+    found = decisions_of_version_0_1(OLD, WHERE)
+    assert (found.lr, found.head_lr, found.epochs, found.stop_after) == (1e-3, 3e-3, (), (2,))
     assert (found.steps, found.is_timed) == ((StepChoice(False),), False)
-    timed = decisions_of_version_0_1({**OLD, "choices": {"epochs": [4]}}, [{"epochs": 5}])
+    timed = decisions_of_version_0_1({**OLD, "choices": {"epochs": [4]}}, WHERE)
     assert (timed.epochs, timed.stop_after, timed.is_timed) == ((4,), None, True)
 
 
 @pytest.mark.parametrize("change", [{"lr": "fast"}, {"choices": 3}, {"batch_size": None}])
 def test_damaged_settings_of_version_0_1_say_so(change):
-    with pytest.raises(RunError, match=r"of version 0.1 are damaged"):
-        decisions_of_version_0_1({**OLD, **change}, [{"epochs": 5}])
+    with pytest.raises(RunError, match=r"r/resolved.json is damaged, or is no longer read"):
+        decisions_of_version_0_1({**OLD, **change}, WHERE)

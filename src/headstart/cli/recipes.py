@@ -186,5 +186,5 @@ def train_command(cell: "Cell", out: Path) -> str:
     """Write a cell of a study in the folder `out` as a `headstart train` command that one could type."""
     from headstart.config import command_words
 
-    words = command_words(cell.config, "seed")
+    words = command_words(cell.config.asked(), "seed")
     return shlex.join([*words, "--out", str(cell.folder(out, 0))])

@@ -61,8 +61,13 @@ class Facts:
 
     def schedule_epochs(self, phase: int) -> int:
         """Return how many epochs the schedule of a phase spans: more than ran where it was stopped; 0: not known."""
-        lengths = self.resolved.epochs
-        return lengths[phase - 1] if phase <= len(lengths) else 0
+        values = self.settings
+        lengths = self.resolved.epochs or values["phase_epochs"]
+        if not lengths and values["table"]:
+            lengths = [each.get("epochs", values["epochs"]) for each in values["table"].get("phases", [])]
+        if not lengths:
+            return int(values["epochs"])
+        return int(lengths[phase - 1]) if phase <= len(lengths) else 0
 
 
 def read_run(path: Path) -> Facts:
@@ -111,7 +116,7 @@ def commands(facts: Facts) -> list[tuple[str, str]]:
     exact = ["headstart", "train", "--config", str(path / runs.CONFIG), "--out", f"{path}-again"]
     found = [("the same settings, with what was decided by timing or selection", shlex.join(exact))]
     if not facts.settings["table"]:  # a table of one's own fits into no flag
-        found.append(("the settings that were asked for", shlex.join(command_words(facts.run.config()))))
+        found.append(("the settings that were asked for", shlex.join(command_words(facts.run.asked()))))
     found.append(("this page", shlex.join(["headstart", "report", str(path)])))
     return found
 

@@ -163,7 +163,7 @@ def _check_folder(job: _Job) -> None:
 
     run, config = Run(job.path), job.cell.config
     resolved = decide(config, read_manifest(job.path / runs.MANIFEST).labels)
-    here, there = settings_key(runs.settings(config, resolved)), settings_key(run.settings())
+    here, there = settings_key(runs.settings(config.asked(), resolved)), settings_key(run.settings())
     if not resolved.batch_size:  # found by timing
         here.pop("batch_size")
     others = [f"{key}={there[key]} (here {value})" for key, value in here.items() if there[key] != value]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from headstart.data.loading import Batch, BatchSource, ImageBatches
 from headstart.data.manifest import ImageRecord
 from headstart.data.sources import FILES
+from headstart.display import Display
 from headstart.engines.parity import TOLERANCE
 from headstart.features import supply, trunk
 from headstart.features.cache import FeatureCache
@@ -58,7 +59,7 @@ def model() -> ClassifierNetwork:
 
 
 @dataclass
-class Maker:
+class Maker(Display):
     """Makes supplies of the same images; notes what they say and how many rows they compute."""
 
     images: list[Path]
@@ -95,12 +96,14 @@ class Maker:
             device=CPU,
             views=views,
             cache=(cache or FeatureCache(self.folder / "features")) if cached else None,
-            say=self.said.append,
-            progress=self._note,
+            display=self,
             **settings,
         )
 
-    def _note(self, title: str, done: int, total: int) -> None:
+    def note(self, line: str) -> None:
+        self.said.append(line)
+
+    def progress(self, title: str, done: int, total: int) -> None:
         assert title == "computing features"
         assert 0 < done <= total
         self.computed += total if done == total else 0

@@ -15,6 +15,7 @@ from headstart import runs
 from headstart.config import dump_config, make_config
 from headstart.data.manifest import ImageRecord, Manifest, write_manifest
 from headstart.history import MetricsLog
+from headstart.resolved import Resolved
 from headstart.stats.metrics import classification_metrics
 from headstart.types import InputSpec
 from tests.helpers.pictures import draw_picture
@@ -50,6 +51,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
         rows: Sequence[dict[str, Any]] | None = None,
         phases: Sequence[tuple[str, int]] = (("head", 2),),
         metrics: dict[str, Any] | None = None,
+        stop_after: tuple[int, ...] | None = None,
         **settings: Any,
     ) -> Path:
         rng = np.random.default_rng(0)
@@ -61,6 +63,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
         for path in pictures:
             draw_picture("apple", rng).save(path)
         lengths = [epochs for _, epochs in phases]
+        resolved = Resolved(strategy="head", lr=0.01, head_lr=0.1, epochs=tuple(lengths), stop_after=stop_after)
         shared = {"data": str(tmp_path / "fruit"), "backbone": "simple-cnn", "lr": 0.01, "phase_epochs": lengths}
         config = make_config({**shared, **settings})
         stages = [{"stage": stage, "parameters": 10, "trainable": 10, "learning_rates": rates}
@@ -72,6 +75,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
                   "backbone": "simple-cnn", "trainable_parameters": 10, "time_s": {"total": 1.5}}  # fmt: skip
         files = {
             "config.yaml": dump_config(config),
+            "resolved.json": resolved.to_json(),
             "environment.json": json.dumps({"python": "3.11", "git_commit": None, "packages": {"torch": "2.15"}}),
             "data_report.json": json.dumps({"counts": {"validation": dict.fromkeys(labels, 3)}, "warnings": ["w1"]}),
             "plan.json": json.dumps({"strategy": "head", "phases": plan}),

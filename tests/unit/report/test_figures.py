@@ -99,7 +99,7 @@ def test_without_monitoring_there_is_one_line(make_run):
 
 def test_both_fits_are_shown_and_the_chosen_epoch_is_marked(make_run):
     rows = [*history(("head", 4), fit="selection"), *history(("head", 4))[:2]]
-    path = make_run(rows=rows, best_epoch=True, phase_epochs=[4], choices={"stop_after": [2]})
+    path = make_run(rows=rows, best_epoch=True, phase_epochs=[4], stop_after=(2,))
     (first, selecting), (second, final) = training_figures(read_run(path), "run1")
     assert (first, second) == ("First fit, to select or score", "Final fit")
     assert ["chosen" in figure.svg for figure in selecting] == [True, True, False]
