@@ -64,14 +64,17 @@ def augmented(manifest: Path, spec: InputSpec, augment: Augment, seed: int) -> l
         listed = read_manifest(manifest)
     except HeadstartError:
         return []
-    rows, rng = [], np.random.default_rng(seed)
+    rows: list[tuple[str, list[Thumbnail]]] = []
+    rng = np.random.default_rng(seed)
     for number in np.unique(np.linspace(0, len(listed.labels) - 1, _MAX_ROWS).astype(int)):
         picture = _first_picture(listed, number, spec)
         if picture is not None:
             name = listed.labels[number]
-            views = [eval_view(picture, spec), *(train_view(picture, spec, augment, rng) for _ in range(_NUM_VIEWS))]
-            texts = (f"{name}: {'evaluation view' if not i else f'augmented view {i}'}" for i in range(len(views)))
-            rows.append((name, [thumbnail(Image.fromarray(v), t) for v, t in zip(views, texts, strict=True)]))
+            views = [thumbnail(Image.fromarray(eval_view(picture, spec)), f"{name}: evaluation view")]
+            for view in range(1, _NUM_VIEWS + 1):
+                pixels = train_view(picture, spec, augment, rng)
+                views.append(thumbnail(Image.fromarray(pixels), f"{name}: augmented view {view}"))
+            rows.append((name, views))
     return rows
 
 
