@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from PIL import Image
 from headstart import preprocessing
 from headstart.data.sources import FILES, read_picture
 from headstart.errors import UnreadableImageError
-from headstart.preprocessing import decode, eval_view, train_view
+from headstart.preprocessing import byte_statistics, decode, eval_view, normalize, train_view
 from headstart.types import InputSpec
 
 SPEC = InputSpec(size=(24, 32), resize=40)
@@ -255,3 +257,27 @@ def test_each_operation_keeps_size_and_mode(name: str, strength: float) -> None:
         assert np.array_equal(np.asarray(result), np.asarray(picture))
     if abs(strength) == 1 and name != "identity":
         assert not np.array_equal(np.asarray(result), np.asarray(picture))
+
+
+def test_normalisation_of_tensors_and_of_bytes_is_one() -> None:
+    import torch
+
+    spec = replace(SPEC, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    pixels = torch.randint(0, 256, (2, 3, 24, 32), dtype=torch.uint8)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    before = pixels.clone()
+    found = normalize(pixels, spec)
+    assert torch.equal(pixels, before)
+    assert found.dtype == torch.float32
+    assert found.stride() == pixels.stride()
+    for channel in range(3):
+        expected = pixels[:, channel].float().div(255).sub(spec.mean[channel]).div(spec.std[channel])
+        assert torch.equal(found[:, channel], expected)
+        mean, std = (values[channel] for values in byte_statistics(spec))
+        assert torch.allclose((pixels[:, channel] - mean) / std, expected, atol=1e-6)
+
+
+def test_preparing_pictures_loads_no_torch() -> None:
+    modules = "headstart.preprocessing, headstart.data.dataset, headstart.data.pictures, headstart.inference.inputs"
+    code = f"import sys, {modules}, headstart.report.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

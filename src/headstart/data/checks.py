@@ -88,7 +88,11 @@ def unreadable_headers(
 ) -> list[BadImage]:
     """Read the header of every image and return those without a usable one, in order."""
     reasons = _map("reading headers", partial(_header_problem, source), records, threads, progress)
-    return [BadImage(shown(r.key), reason) for r, reason in zip(records, reasons, strict=True) if reason]
+    bad = []
+    for record, reason in zip(records, reasons, strict=True):
+        if reason:
+            bad.append(BadImage(shown(record.key), reason))
+    return bad
 
 
 def fingerprint(
@@ -175,8 +179,9 @@ def find_leaks(records: Sequence[ImageRecord], pixels: Sequence[str]) -> dict[in
     leaks = {}
     for positions in _copies(pixels):
         judge = max(positions, key=lambda position: _RANK[records[position].split])
+        original = records[judge]
         for position in positions:
-            record, original = records[position], records[judge]
+            record = records[position]
             if _RANK[record.split] < _RANK[original.split]:
                 leaks[position] = Leak(record.key, record.split, original.key, original.split)
     return leaks
@@ -184,19 +189,23 @@ def find_leaks(records: Sequence[ImageRecord], pixels: Sequence[str]) -> dict[in
 
 def find_duplicates(records: Sequence[ImageRecord], pixels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Return the groups of images with the same pixels and label within one split."""
-    keys = [f"{hashed} {record.split} {record.label}" for record, hashed in zip(records, pixels, strict=True)]
-    return tuple(tuple(records[position].key for position in group) for group in _copies(keys))
+    same = [f"{hashed} {record.split} {record.label}" for record, hashed in zip(records, pixels, strict=True)]
+    groups = []
+    for positions in _copies(same):
+        groups.append(tuple(records[position].key for position in positions))
+    return tuple(groups)
 
 
 def find_conflicts(
     records: Sequence[ImageRecord], pixels: Sequence[str], labels: Sequence[str]
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Return the groups of images with the same pixels and more than one label, as (path, class name)."""
-    return tuple(
-        tuple((records[position].key, labels[records[position].label]) for position in group)
-        for group in _copies(pixels)
-        if len({records[position].label for position in group}) > 1
-    )
+    groups = []
+    for positions in _copies(pixels):
+        copies = [records[position] for position in positions]
+        if len({record.label for record in copies}) > 1:
+            groups.append(tuple((record.key, labels[record.label]) for record in copies))
+    return tuple(groups)
 
 
 def _copies(keys: Iterable[str]) -> list[list[int]]:

@@ -26,7 +26,7 @@ from headstart.data.checks import (
     unreadable_headers,
 )
 from headstart.data.folders import Listing, counted
-from headstart.data.manifest import Manifest, scan
+from headstart.data.manifest import ImageRecord, Manifest, scan
 from headstart.data.sources import shown
 from headstart.data.splits import make_splits, subset
 from headstart.data.threads import default_threads
@@ -192,14 +192,18 @@ def _with_hashes(
     bad = [result for result in found if isinstance(result, BadImage)]
     if not skip_bad:
         raise_unreadable(bad)
-    pairs = list(zip(manifest.records, found, strict=True))
-    records = [replace(record, sha256=p.sha256) for record, p in pairs if isinstance(p, Fingerprint)]
-    pixels = [print_.pixels for _, print_ in pairs if isinstance(print_, Fingerprint)]
+    records: list[ImageRecord] = []
+    pixels: list[str] = []
+    for record, result in zip(manifest.records, found, strict=True):
+        if isinstance(result, Fingerprint):
+            records.append(replace(record, sha256=result.sha256))
+            pixels.append(result.pixels)
     return replace(manifest, records=tuple(records)), pixels, bad
 
 
 def _refuse(leaks: Sequence[Leak]) -> None:
-    first, more = leaks[0], f", and {len(leaks) - 1} more such copies" if len(leaks) > 1 else ""
+    first = leaks[0]
+    more = f", and {len(leaks) - 1} more such copies" if len(leaks) > 1 else ""
     raise DataError(
         f"{first.path} ({first.split}) is an exact copy of {first.copy_of} ({first.copy_of_split}){more}; remove them, "
         "or use --leaks drop"
@@ -207,19 +211,18 @@ def _refuse(leaks: Sequence[Leak]) -> None:
 
 
 def _sentences(report: DataReport) -> list[str]:
-    bad, leaks, duplicates, conflicts = report.unreadable, report.leaks, report.duplicates, report.conflicts
     sentences = []
-    if bad:
+    if bad := report.unreadable:
         sentences.append(f"left out {counted(bad, 'unreadable ')}, first {bad[0].path}: {bad[0].reason}")
-    if leaks:
+    if leaks := report.leaks:
         done = "dropped" if report.leaks_policy == "drop" else "kept"
         sentences.append(
             f"{done} {counted(leaks)} with exactly the pixels of one in another split, first {leaks[0].path} "
             f"({leaks[0].split}), a copy of {leaks[0].copy_of} ({leaks[0].copy_of_split})"
         )
-    if duplicates:
+    if duplicates := report.duplicates:
         sentences.append(f"{counted(duplicates)} found more than once within a split, first {duplicates[0][0]}")
-    if conflicts:
+    if conflicts := report.conflicts:
         pictures = " and ".join(f"{path} ({label})" for path, label in conflicts[0][:2])
         sentences.append(f"{counted(conflicts)} found under different labels, first {pictures}")
     return sentences

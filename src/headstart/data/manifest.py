@@ -78,7 +78,10 @@ class Manifest:
         """Return split -> class name -> number of images, zeros included."""
         found = Counter((record.split, record.label) for record in self.records)
         splits = self.splits or tuple({record.split: None for record in self.records})
-        return {split: {name: found[split, label] for label, name in enumerate(self.labels)} for split in splits}
+        counts = {}
+        for split in splits:
+            counts[split] = {name: found[split, label] for label, name in enumerate(self.labels)}
+        return counts
 
     def with_records(self, records: Iterable[ImageRecord]) -> Self:
         """Return the same data set with other records, sorted."""
@@ -121,7 +124,9 @@ def scan(
 
 def data_name(path: Path) -> str:
     """Return what a data set is called: as its folder, or as its manifest file without the suffix."""
-    return path.stem if path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir() else path.name
+    if path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir():
+        return path.stem
+    return path.name
 
 
 def group_numbers(groups: Iterable[str | None]) -> list[int]:
@@ -285,5 +290,7 @@ def _columns(path: Path, names: Sequence[str]) -> dict[str, int]:
 
 
 def _fields(row: Sequence[str], columns: Mapping[str, int]) -> tuple[str, str, str, str]:
-    path, label, split, group = (row[columns[key]].strip() if key in columns else "" for key in _COLUMNS)
-    return path, label, split, group
+    def cell(key: str) -> str:
+        return row[columns[key]].strip() if key in columns else ""
+
+    return cell("path"), cell("label"), cell("split"), cell("group")

@@ -44,8 +44,10 @@ def explain(run: Run, *, num_mistakes: int = 6, num_right: int = 4) -> dict[str,
     Raises:
         RunError: The run is not finished, or cannot be written to.
         ModelError: Its model cannot be loaded.
+        DataError: Another version of Headstart wrote its manifest.
     """
-    model, folder = load_classifier(run.model_folder), run.path / EXPLANATIONS
+    model = load_classifier(run.model_folder)
+    folder = run.path / EXPLANATIONS
     source = read_source(run.path / MANIFEST)
     found: dict[str, Any] = {"method": "Grad-CAM", "layer": None, "reason": None, "images": []}
     try:

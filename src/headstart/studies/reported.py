@@ -79,13 +79,13 @@ def check_same_images(first: Reported, other: Reported) -> None:
     if not only_here and not only_there:
         return
     owner, missing = (first, only_here) if only_here else (other, only_there)
-    path = next(path for path, image in zip(owner.paths, owner.images, strict=True) if image in missing)
+    paths = [path for path, image in zip(owner.paths, owner.images, strict=True) if image in missing]
     relabelled = len({sha for sha, _ in only_here} & {sha for sha, _ in only_there})
     labels = f" ({relabelled} of them the same picture with another class)" if relabelled else ""
     raise DataError(
         f"the reported images differ: {first.run.path} reports {len(first.images)} and {other.run.path} "
         f"{len(other.images)}; {only_here.total()} are in the first alone and {only_there.total()} in the second"
-        f"{labels}, such as {path}; compare runs with the same data, split_seed and max_per_class"
+        f"{labels}, such as {paths[0]}; compare runs with the same data, split_seed and max_per_class"
     )
 
 
