@@ -1,7 +1,6 @@
 """How steps run is chosen by their time, with a clear winner only, and nothing is left behind by the trial."""
 
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,23 @@ NCHW, NHWC = StepChoice(False), StepChoice(True)
 BF16 = StepChoice(True, "bf16")
 AUTO = candidates(CPU, "auto", channels_last=True)
 LONG = 10**5  # images: worth timing
+
+
+class Clock:
+    """Stands still but while something sleeps; with a `tick`, each look at it takes that long."""
+
+    def __init__(self, tick: float = 0.0) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+CLOCK = Clock()
 
 
 class Sleepy(nn.Module):
@@ -47,7 +63,7 @@ class Sleepy(nn.Module):
         precision = "bf16" if torch.is_autocast_enabled("cpu") else "32"
         choice = StepChoice(is_nhwc, precision)
         self.runs.append(choice)
-        time.sleep(self.seconds(choice))
+        CLOCK.sleep(self.seconds(choice))
         hidden = self.conv(inputs)
         assert hidden.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
         return self.fc(torch.relu(self.norm(hidden)).mean((2, 3)))
@@ -55,6 +71,7 @@ class Sleepy(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "time", CLOCK)
     monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", float("inf"))
 
 
@@ -226,7 +243,7 @@ def test_a_compiled_way_has_to_repay_its_trial(
     monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
     monkeypatch.setattr(tuning, "_WORTH_TUNING_S", 0.0)
     monkeypatch.setattr(tuning, "_LEAST_TO_COMPILE", 80)
-    monkeypatch.setattr(torch, "compile", lambda module, **how: time.sleep(trial_s) or Sleepy(lambda choice: 0.02))
+    monkeypatch.setattr(torch, "compile", lambda module, **how: CLOCK.sleep(trial_s) or Sleepy(lambda choice: 0.02))
     chosen = choose_step(Sleepy(lambda choice: 0.12), *batch(), (NHWC, NCHW), num_images=80)
     assert chosen.compiled == is_compiled
 
@@ -252,6 +269,7 @@ def test_very_long_work_may_be_compiled_and_need_not_be_where_there_is_no_compil
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """Inductor runs a C++ compiler; where it finds none that way of running is left out."""
+    monkeypatch.setattr(tuning, "time", Clock(tick=0.01))
     monkeypatch.setitem(tuning._WORTH_COMPILING_S, "cpu", 0.0)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     tried: list[bool] = []
