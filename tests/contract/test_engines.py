@@ -25,7 +25,7 @@ from headstart.machine import has_bf16
 from headstart.models.classifier import ClassifierNetwork
 from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
-from tests.helpers.networks import SIDE, SMALL, build
+from tests.helpers.networks import FAMILIES, SIDE, build
 from tests.helpers.tiny import TinyNet, make_model
 
 CPU = torch.device("cpu")
@@ -34,20 +34,6 @@ HALF = Choice("openvino", "bf16")
 SPEC = InputSpec((8, 8), 8, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # each channel has its own
 Rows = npt.NDArray[np.floating]
 
-# One of each family in every run; the others, which the same engines run the same way, in `make soak`.
-QUICK = (
-    "timm/resnet10t",
-    "timm/vgg11",
-    "timm/tf_efficientnet_lite0",
-    "timm/convnext_atto",
-    "timm/densenet121",
-    "timm/vit_tiny_patch16_224",
-    "torchvision/mobilenet_v3_small",
-    "torchvision/vit_b_16",
-    "headstart/simple-cnn",
-    "headstart/resnet18_v2",
-)
-FAMILIES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in SMALL]
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

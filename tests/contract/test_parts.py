@@ -10,7 +10,7 @@ from torch import Tensor
 from headstart.models.adapters import PARTS, Parts, adapter_layout, is_part, merged_state, restore_adapters
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier, load_classifier, save_classifier
-from tests.helpers.networks import SIDE, SMALL, build, with_parts
+from tests.helpers.networks import FAMILIES, SIDE, build, with_parts
 
 
 def logits_of(classifier: ClassifierNetwork, images: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def train(classifier: ClassifierNetwork) -> None:
 
 
 @pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_parts_change_nothing_at_first_and_what_is_saved_is_what_was_trained(name: str, parts: Parts) -> None:
     torch.set_num_threads(1)
     model, images = build(name), torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))

@@ -1,5 +1,7 @@
 """Every strategy of the real table, on a network of every family: a new row is tested without writing a test."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -18,13 +20,13 @@ from headstart.training.plan import describe, resolve
 from headstart.training.strategies import STRATEGIES
 from headstart.types import InputSpec
 from tests.helpers.fits import PixelSupply
-from tests.helpers.networks import NETWORKS, plan_for, with_parts
+from tests.helpers.networks import FAMILIES, NETWORKS, plan_for, with_parts
 from tests.helpers.tiny import TensorBatches
 
 TRAINED = ("timm/mobilenetv3_small_050", "timm/resnet10t", "timm/test_vit", "simple-cnn", "resnet18_v2")
 
 
-@pytest.fixture(params=NETWORKS, scope="module")
+@pytest.fixture(params=FAMILIES, scope="module")
 def model(request):
     """A classifier of each family, without any numbers."""
     library, _, name = request.param.partition("/")
@@ -77,10 +79,10 @@ def test_only_a_phase_of_the_head_alone_is_solved(strategy, model):
 def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    size = 160 if name == "timm/test_vit" else 64
+    size = 160 if name == "timm/test_vit" else 32
     model = build_classifier(create_backbone(name, weights="none", image_size=size), ("a", "b", "c"))
     # Decay on everything: a residual branch that starts at zero gives what lies before it no gradient.
-    settings = {"epochs": 2, "phases": 3, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "decay_all": True}
+    settings = {"epochs": 1, "phases": 3, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "decay_all": True}
     config = make_config({"strategy": strategy, **settings})
     resolved = decide(config, model.labels)
     insert_parts(config, STRATEGIES[strategy], model)
@@ -90,13 +92,12 @@ def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name):
                 parameter.fill_(1)
     pixels = torch.randint(0, 255, (8, 3, size, size), dtype=torch.uint8)
     batches = TensorBatches(pixels, torch.arange(8) % 3, 4)
-    for phase in build_plan(config, resolved, model).phases:
+    plan = build_plan(config, resolved, model)
+    for phase in plan.phases:
         applied = resolve(phase, model.network, model.stages)
         before = {key: tensor.clone() for key, tensor in model.network.state_dict().items()}
-        one = build_plan(config, resolved, model)
-        alone = type(one)(one.strategy, (phase,), one.is_pretrained)
         supply, fabric = PixelSupply(model.network, batches), Fabric(accelerator="cpu", devices=1)
-        run_fit(Fit(model, alone, supply, fit_settings(config), fabric))
+        run_fit(Fit(model, replace(plan, phases=(phase,)), supply, fit_settings(config), fabric))
         same = {key for key, tensor in model.network.state_dict().items() if torch.equal(before[key], tensor)}
         saved_frozen = {key for key in before if key in applied.frozen}
         assert same >= saved_frozen

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import pytest
 import timm
 import torch
 import torchvision.models as tv
@@ -50,6 +51,20 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "headstart/resnet18_v2": lambda: resnet18_v2(10),
 }
 
+# One of each family in every run; the others, of which the code under test sees no difference, in `make soak`.
+_QUICK = (
+    "timm/resnet10t",
+    "timm/vgg11",
+    "timm/tf_efficientnet_lite0",
+    "timm/convnext_atto",
+    "timm/densenet121",
+    "timm/vit_tiny_patch16_224",
+    "torchvision/mobilenet_v3_small",
+    "torchvision/vit_b_16",
+    "headstart/simple-cnn",
+    "headstart/resnet18_v2",
+)
+FAMILIES = [name if name in _QUICK else pytest.param(name, marks=pytest.mark.soak) for name in NETWORKS]
 
 SIDE = 32  # pixels
 

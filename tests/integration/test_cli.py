@@ -223,15 +223,15 @@ def test_data_list(headstart):
 
 
 def test_help_is_quick_and_import_loads_no_torch():
-    times = []
-    for _ in range(5):
+    seconds = []
+    while len(seconds) < 5 and min(seconds, default=1) >= 0.5:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-m", "headstart", "--help"], capture_output=True, text=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "train" in done.stdout
     # Processor time, which other work on the machine does not lengthen; nothing in it waits.
-    assert min(times) < 0.5
+    assert min(seconds) < 0.5
     code = "import sys, headstart; headstart.Config; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": ""})
 

@@ -1,5 +1,4 @@
 import re
-import time
 
 import numpy as np
 import pytest
@@ -28,6 +27,13 @@ def width(interval):
     return interval.high - interval.low
 
 
+@pytest.fixture
+def fewer_draws(monkeypatch):
+    """A thousand draws, and no search for how many images would do: what thousands of simulated studies need."""
+    monkeypatch.setattr(resampling, "_BLOCKS", 1)
+    monkeypatch.setattr(compare, "_images_needed", lambda *given: None)
+
+
 # Does it cover what it promises? `python -m benchmarks.coverage` has more of it.
 
 
@@ -42,8 +48,8 @@ def width(interval):
     ],
     ids=str,
 )
-def test_intervals_cover_and_equal_models_are_seldom_told_apart(scenario, monkeypatch):
-    monkeypatch.setattr(resampling, "_BLOCKS", 1)
+@pytest.mark.usefixtures("fewer_draws")
+def test_intervals_cover_and_equal_models_are_seldom_told_apart(scenario):
     found = measure(scenario, 600)
     assert 0.93 <= found.accuracy <= 0.97
     assert 0.93 <= found.worse <= 0.97
@@ -51,6 +57,7 @@ def test_intervals_cover_and_equal_models_are_seldom_told_apart(scenario, monkey
     assert found.false <= 0.05
 
 
+@pytest.mark.usefixtures("fewer_draws")
 def test_the_plain_bootstrap_would_not_have_covered():
     found = measure(Scenario(0.9, 150, 3, spread=0.3), 120, plain=True)
     assert found.plain < 0.88 < found.accuracy
@@ -184,6 +191,7 @@ def test_many_comparisons_ask_for_more():
     assert among.images_needed > 1.5 * alone.images_needed > 120  # at the level of the first of ten
 
 
+@pytest.mark.usefixtures("fewer_draws")
 def test_the_best_of_many_on_the_same_images_is_told_apart_as_rarely_as_promised(monkeypatch):
     monkeypatch.setattr(resampling, "_BLOCKS", 2)
     rng, told = np.random.default_rng(0), {True: 0, False: 0}
@@ -274,12 +282,38 @@ def test_one_comparison_and_none():
     assert list(compare_to_first({"a": right, "b": right, "c": right})) == ["b", "c"]
 
 
-def test_ten_thousand_images_take_no_time():
+class CountingGenerator:
+    """Counts the numbers that are drawn."""
+
+    made = ()
+
+    def __init__(self, seed):
+        self._generator, self.count = np.random.Generator(np.random.PCG64(seed)), 0
+        CountingGenerator.made += (self,)
+
+    def __getattr__(self, name):
+        def draw(*arguments):
+            drawn = getattr(self._generator, name)(*arguments)
+            self.count += drawn.size
+            return drawn
+
+        return draw
+
+
+def test_ten_thousand_images_take_no_time(monkeypatch):
+    """Equal images are drawn at once, and how many would do is found by halving."""
     right, other = answers(3, 10_000, 0.8), answers(5, 10_000, 0.79, seed=1)
-    started = time.perf_counter()
+    generators, moments, find_moments = [], [], compare.difference_moments
+    monkeypatch.setattr(
+        np.random, "default_rng", lambda seed: generators.append(CountingGenerator(seed)) or generators[-1]
+    )
+    monkeypatch.setattr(compare, "difference_moments", lambda *given: moments.append(given) or find_moments(*given))
     accuracy_interval(right)
     compare_to_first({"a": right, "b": other}, np.arange(10_000) // 4)
-    assert time.perf_counter() - started < 3
+    num_draws, (of_accuracy, of_difference) = 1000 * resampling._BLOCKS, CountingGenerator.made
+    assert num_draws < of_accuracy.count < 10 * num_draws
+    assert num_draws < of_difference.count < 200 * num_draws
+    assert len(moments) < 20
 
 
 @pytest.mark.parametrize(

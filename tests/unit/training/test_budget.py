@@ -33,7 +33,7 @@ def test_timing_leaves_the_model_and_its_training_alone(model, batches, held_out
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     other = replace(model, network=copy.deepcopy(model.network))
     seconds = epoch_seconds(model, Plan("x", PHASES), pixels(batches, held_out), FitSettings(), fabric)
-    assert all(0 < each < 10 for each in seconds)
+    assert all(each > 0 for each in seconds)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
     run(model, PHASES[1:], batches, tmp_path / "timed")
     run(other, PHASES[1:], batches, tmp_path / "other")
