@@ -21,7 +21,7 @@ def settings_page() -> str:
         "# Settings",
         "",
         "Every setting is a key of a YAML file (`--config FILE`, in which a run's own `config.yaml` works too), of",
-        "`--set key=value` and of `headstart.fit`. All but `data` (an argument), `table` and `choices` are flags of",
+        "`--set key=value` and of `headstart.fit`. All but `data` (an argument) and `table` are flags of",
         "`headstart train`, `plan`, `lr-find`, `compare`, `rank` and `data show` too (`--head-lr-mult 10`). Flags win",
         "over `--set`, which wins over the file.",
         "",
@@ -76,9 +76,9 @@ def test_commands_and_their_flags_exist(page, flags):
         assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", text)) <= flags[names[0]], f"headstart {text}"
 
 
-def test_all_settings_but_three_are_flags(flags):
+def test_all_settings_but_two_are_flags(flags):
     without = {name for name in Config.model_fields if "--" + name.replace("_", "-") not in flags["train"]}
-    assert without == {"data", "table", "choices"}
+    assert without == {"data", "table"}
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def make_run(tmp_path) -> Callable[..., Path]:
         for path in pictures:
             draw_picture("apple", rng).save(path)
         lengths = [epochs for _, epochs in phases]
-        resolved = Resolved(strategy="head", lr=0.01, head_lr=0.1, epochs=tuple(lengths), stop_after=stop_after)
+        epochs = tuple(settings.get("phase_epochs", lengths))
+        resolved = Resolved(strategy="head", lr=0.01, head_lr=0.1, epochs=epochs, stop_after=stop_after)
         shared = {"data": str(tmp_path / "fruit"), "backbone": "simple-cnn", "lr": 0.01, "phase_epochs": lengths}
         config = make_config({**shared, **settings})
         stages = [{"stage": stage, "parameters": 10, "trainable": 10, "learning_rates": rates}

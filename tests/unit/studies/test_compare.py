@@ -11,13 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from headstart.training.observers import SilentProgress
 
 from headstart import experiment, runs
-from headstart.config import Config, dump_config, load_config, make_config
+from headstart.config import Config, dump_config, make_config
 from headstart.data.manifest import ImageRecord, Manifest, write_manifest
+from headstart.display import Display
 from headstart.errors import ConfigError, DataError, HeadstartError, RunError
-from headstart.experiment import session, tools
+from headstart.experiment import tools
+from headstart.experiment.resolve import decide
 from headstart.runs import open_run
 from headstart.stats.metrics import wilson_interval
 from headstart.studies.cells import run_cells
@@ -25,6 +26,7 @@ from headstart.studies.compare import compare, compare_runs
 from headstart.studies.grid import make_cells, parse_vary
 from headstart.studies.progress import TimeLeft, duration
 from headstart.studies.reported import group_runs
+from headstart.types import StepChoice
 from tests.helpers.pictures import COLOURS
 
 TINY = {
@@ -99,12 +101,6 @@ def test_two_tables_of_one_name_are_refused(tmp_path):
         make_cells(Config(), strategies=[str(tmp_path / name / "mine.yaml") for name in "ab"])
 
 
-def test_the_rate_of_a_run_is_not_another_strategys(tmp_path):
-    (tmp_path / "config.yaml").write_text(dump_config(Config(strategy="head", lr=1e-2, data="d")))
-    head, full = make_cells(load_config(tmp_path / "config.yaml"), strategies=("head", "full"))
-    assert (head.config.lr, full.config.lr) == (1e-2, None)
-
-
 def test_values_that_hold_commas():
     assert parse_vary(["phase_epochs=1,2;3,4"]) == {"phase_epochs": ["1,2", "3,4"]}
     cells = make_cells(Config(), strategies=("lp-ft",), vary={"phase_epochs": ["1,2", "3,4"]})
@@ -142,7 +138,7 @@ def planned(monkeypatch):
 
 @pytest.mark.parametrize(("flags", "is_scored"), [((), True), (("--no-selection-score",), False)])
 def test_a_runs_settings_are_scored_unless_that_was_refused(headstart, planned, tmp_path, flags, is_scored):
-    (tmp_path / "config.yaml").write_text(dump_config(Config(data="fruit", selection_score=False)))
+    (tmp_path / "config.yaml").write_text(dump_config(Config(data="fruit")))
     words = ("fruit", "--config", tmp_path / "config.yaml", "--strategies", "head,full")
     assert "every cell failed" in headstart("compare", *words, *flags)[2]
     assert [cell.config.selection_score for cell in planned[0][0]] == [is_scored] * 2
@@ -201,11 +197,11 @@ def test_a_study_from_a_source_head_trains_as_train_does_and_goes_on(study, tmp_
     source = next(row.runs[0] for row in comparison.rows if row.name == "scratch")
     config = make_config({**TINY, "data": config.data, "weights": str(source), "out": str(tmp_path / "s")})
     compare(config, strategies=("head", "full"), seeds=1)  # it knows the classes, so its head goes on
-    found = {name: open_run(tmp_path / "s" / name / "seed0").config() for name in ("head", "full")}
-    alone = experiment.run(config.model_copy(update={"strategy": "head", "out": str(tmp_path / "alone")}))
-    assert found["head"].head_init == alone.config().head_init == "source"
-    assert found["head"].lr == alone.config().lr == 1e-3
-    assert found["full"].head_lr_mult == 1
+    found = {name: open_run(tmp_path / "s" / name / "seed0").resolved() for name in ("head", "full")}
+    alone = experiment.train(config.model_copy(update={"strategy": "head", "out": str(tmp_path / "alone")})).resolved()
+    assert found["head"].head_init == alone.head_init == "source"
+    assert found["head"].lr == alone.lr == 1e-3
+    assert found["full"].head_lr == found["full"].lr
     before = files_of(tmp_path / "s")
     compare(config, strategies=("head", "full"), seeds=1)
     assert files_of(tmp_path / "s") == before
@@ -237,13 +233,13 @@ def test_an_unfinished_run_is_resumed_and_a_new_seed_is_added(study, tmp_path):
 def test_a_new_seed_takes_over_what_timing_chose_for_the_others(study, tmp_path):
     config, _ = study
     shutil.copytree(Path(config.out) / "head" / "seed0", tmp_path / "s" / "head" / "seed0")
-    begun, choice = open_run(tmp_path / "s" / "head" / "seed0"), {"precision": "bf16"}
-    timed = begun.config().model_copy(update={"choices": {"step_of_phase_1": choice, "stop_after": [1]}})
-    (begun.path / "config.yaml").write_text(dump_config(timed))
+    begun, choice = open_run(tmp_path / "s" / "head" / "seed0"), StepChoice(precision="bf16")
+    timed = begun.resolved().replace(steps=(choice,), stop_after=(1,))
+    (begun.path / "resolved.json").write_text(timed.to_json())
     cells = make_cells(config.model_copy(update={"batch_size": 0}), strategies=("head",))
     run_cells(cells, [0, 1], tmp_path / "s")
-    added = open_run(tmp_path / "s" / "head" / "seed1").config()
-    assert added.choices == {"step_of_phase_1": choice}
+    added = open_run(tmp_path / "s" / "head" / "seed1").resolved()
+    assert (added.steps, added.stop_after) == ((choice,), None)
     assert added.batch_size == timed.batch_size == 8
 
 
@@ -316,7 +312,7 @@ def table_of(folder: Path, path: Path, splits: dict[str, str], swap: dict[str, s
 
 def fitted(data: Path, out: Path, **changes):
     settings = {**TINY, "strategy": "scratch", "selection_score": True, **changes}
-    return experiment.run(make_config({**settings, "data": str(data), "out": str(out)}))
+    return experiment.train(make_config({**settings, "data": str(data), "out": str(out)}))
 
 
 def fits_of(run) -> list[str]:
@@ -345,7 +341,7 @@ def test_a_validation_split_beside_a_test_split_scores_the_final_model(make_fold
     sizes = {"train": 6, "val": 3, "test": 2}
     data = make_folder({f"{split}/{label}": size for split, size in sizes.items() for label in COLOURS})
     run = fitted(data, tmp_path / "run")
-    measured = tools.evaluate_folder(run.path, str(data), say=print, split="validation", engine="torch")
+    measured = tools.evaluate_folder(run.path, str(data), display=Display(), split="validation", engine="torch")
     score = run.metrics()["selection"]
     assert (score["split"], score["num_images"], run.metrics()["split"]) == ("validation", 9, "test")
     assert score["log_loss"] == pytest.approx(measured["log_loss"], abs=1e-6)
@@ -370,22 +366,28 @@ def test_where_the_reported_images_choose_the_epoch_others_score(image_folder, t
     assert any("select_on=reported" in line for line in comparison.verdict)
 
 
-class _Stops(SilentProgress):
+class _Stops(Display):
     """Interrupts a fit at its first step."""
 
-    def on_step(self):
-        raise KeyboardInterrupt
+    def __init__(self, moment):
+        self._moment, self._title = moment, ""
+
+    def begin_training(self, title, num_steps, done):
+        self._title = title
+
+    def step(self):
+        if self._title == self._moment:
+            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("moment", ["training", "scratch selection"])
 def test_an_interrupted_run_keeps_its_score(image_folder, tmp_path, moment):
     config = {**TINY, "strategy": "scratch", "selection_score": True, "data": str(image_folder), "epochs": 2}
-    whole = experiment.run(make_config({**config, "out": str(tmp_path / "whole")}))
+    whole = experiment.train(make_config({**config, "out": str(tmp_path / "whole")}))
     stopped = make_config({**config, "out": str(tmp_path / "stopped")})
-    observers = {moment: _Stops()}
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(stopped, make_observer=lambda title: observers.get(title, SilentProgress()))
-    run = session.resume(tmp_path / "stopped")
+        experiment.train(stopped, display=_Stops(moment))
+    run = experiment.resume(tmp_path / "stopped")
     assert fits_of(run) == fits_of(whole)
     score, expected = ({**each.metrics()["selection"], "time_s": 0} for each in (run, whole))
     assert score == expected
@@ -415,7 +417,9 @@ def fake_run(folder: Path, right: str, score: float | None = None, *, seed=0, im
             "time_s": 1.0,
         }  # fmt: skip
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(dump_config(make_config({"data": str(folder), "seed": seed, **settings})))
+    config = make_config({"data": str(folder), "seed": seed, **settings})
+    (folder / "config.yaml").write_text(dump_config(config))
+    (folder / "resolved.json").write_text(decide(config, ("ant", "bee")).to_json())
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with (folder / "manifest.parquet").open("wb") as file:
         write_manifest(manifest, file)
@@ -473,7 +477,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_cell(tmp_path):
     ]  # fmt: skip
     grouped = group_runs([run.path for run in reversed(made)])
     assert {name: [run.path.name for run in each] for name, each in grouped.items()} == {
-        "head": ["0", "1"], "full, lr=None": ["2"], "full, lr=0.1": ["3"],
+        "head": ["0", "1"], "full, lr=0.0003": ["2"], "full, lr=0.1": ["3"],
         f"scratch ({tmp_path}/4)": ["4"], f"scratch ({tmp_path}/5)": ["5"],
     }  # fmt: skip
     with pytest.raises(RunError, match="named twice"):

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from headstart.experiment.preparation import prepare
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
@@ -16,10 +15,12 @@ from headstart import cli
 from headstart.config import dump_config, load_config, make_config
 from headstart.engines.choose import open_engine
 from headstart.errors import ConfigError, ModelError
-from headstart.experiment import run
+from headstart.experiment import train
+from headstart.experiment.experiment import Experiment
 from headstart.features import cache, trunk
 from headstart.studies import rank as study
 from headstart.studies.rank import rank
+from tests.helpers.displays import Remembering
 
 SETTINGS = {"image_size": 32, "engine": "torch", "precision": "32", "threads": 1}
 
@@ -37,17 +38,17 @@ def settings(image_folder):
 
 def features_of(settings, backbone):
     """Compute the features of the training images in plain PyTorch."""
-    prepared = prepare(make_config({**settings, "backbone": backbone}))
-    network, records = prepared.model.network.eval(), prepared.manifest.of_split("train")
-    head = dict(network.named_modules())[prepared.model.stages[-1].prefixes[0]]
+    experiment = Experiment.prepare(make_config({**settings, "backbone": backbone}))
+    network, records = experiment.model.network.eval(), experiment.train
+    head = dict(network.named_modules())[experiment.model.stages[-1].prefixes[0]]
     rows = []
     head.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].flatten(1).numpy()))
     from headstart.data.sources import FILES, read_picture
     from headstart.preprocessing import eval_view
 
-    pixels = np.stack([eval_view(read_picture(FILES, record.key), prepared.model.spec) for record in records])
+    pixels = np.stack([eval_view(read_picture(FILES, record.key), experiment.model.spec) for record in records])
     with torch.no_grad():
-        prepared.model.logits(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        experiment.model.logits(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     return rows[0], np.array([record.label for record in records])
 
 
@@ -77,9 +78,9 @@ def test_the_engine_that_is_timed_is_the_one_that_computed_the_features(settings
 
 
 def test_order_ranks_and_notes(settings):
-    said = []
+    display = Remembering()
     config = make_config({**settings, "epochs": 3})
-    rows = rank(config, ["simple-cnn", "lite0"], say=said.append)
+    rows = rank(config, ["simple-cnn", "lite0"], display=display)
     assert [row.rank for row in rows] == [1, 2]
     assert {row.backbone for row in rows} == {"simple-cnn", "lite0"}
     assert rows[0].probe_loss < rows[1].probe_loss
@@ -87,16 +88,16 @@ def test_order_ranks_and_notes(settings):
     assert [(row.backbone, row.probe_loss, row.logme) for row in again] == [
         (row.backbone, row.probe_loss, row.logme) for row in rows
     ]
-    assert any("simple-cnn has random weights" in line for line in said)
-    assert "note: nothing is trained here, so epochs has no effect" in said
+    assert any("simple-cnn has random weights" in line for line in display.said)
+    assert "note: nothing is trained here, so epochs has no effect" in display.said
 
 
 def test_of_a_run_only_what_was_meant_is_said_to_have_no_effect(settings, tmp_path):
-    config = make_config({**settings, "weights": "none", "lr": 0.5, "choices": {"epochs": [5]}})
-    (tmp_path / "config.yaml").write_text(dump_config(config))
-    said = []
-    rank(load_config(tmp_path / "config.yaml"), ["simple-cnn"], say=said.append)
-    assert said[0] == "note: nothing is trained here, so lr has no effect"
+    (tmp_path / "config.yaml").write_text(dump_config(make_config({**settings, "weights": "none", "lr": 0.5})))
+    (tmp_path / "environment.json").write_text("{}")
+    display = Remembering()
+    rank(load_config(tmp_path / "config.yaml"), ["simple-cnn"], display=display)
+    assert display.said[0] == "note: nothing is trained here, so lr has no effect"
 
 
 def test_a_run_uses_the_features_that_a_ranking_has_computed(settings, tmp_path, monkeypatch):
@@ -107,18 +108,18 @@ def test_a_run_uses_the_features_that_a_ranking_has_computed(settings, tmp_path,
     monkeypatch.setattr(
         cache.FeatureTable, "append", lambda self, keys, rows: (added.append(len(keys)), original(self, keys, rows))
     )
-    train = {**settings, "backbone": "lite0", "views": 1, "epochs": 1, "monitor": False, "out": str(tmp_path / "run")}
-    run(make_config(train))
+    own = {**settings, "backbone": "lite0", "views": 1, "epochs": 1, "monitor": False, "out": str(tmp_path / "run")}
+    train(make_config(own))
     assert sum(added) == 0
 
 
 def test_with_too_few_images_to_hold_out_logme_decides(make_folder):
     folder = make_folder({f"{split}/{label}": 1 for split in ("train", "val") for label in ("apple", "sky")})
-    said = []
-    rows = rank(make_config({**SETTINGS, "data": str(folder)}), ["lite0", "simple-cnn"], say=said.append)
+    display = Remembering()
+    rows = rank(make_config({**SETTINGS, "data": str(folder)}), ["lite0", "simple-cnn"], display=display)
     assert [row.probe_loss for row in rows] == [row.probe_accuracy for row in rows] == [None, None]
     assert rows[0].logme >= rows[1].logme
-    assert any("ranked by LogME" in line for line in said)
+    assert any("ranked by LogME" in line for line in display.said)
 
 
 @pytest.mark.parametrize("names", [[], ["lite0", "lite0"]])

@@ -12,7 +12,8 @@ from headstart.training.plan import Phase, Rule, apply_modes, resolve
 from headstart.training.schedules import lr_factor
 from headstart.training.step import step_seed
 from headstart.types import StepChoice
-from tests.helpers.fits import HEAD, Killed, Killer, Rows, SolvableSupply, assert_equal, run, state
+from tests.helpers.displays import Killed, Killer
+from tests.helpers.fits import HEAD, Rows, SolvableSupply, assert_equal, run, state
 from tests.helpers.tiny import STAGES, TensorBatches, make_model
 
 LAST = Phase("+ layer2", (Rule("fc", 1.0), Rule("layer2", 1.0), Rule("*", None)), 0.02, 2, "batch")
