@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from headstart import experiment
 from headstart.config import make_config
@@ -16,7 +17,7 @@ from tests.helpers.pictures import COLOURS
 FILES = {
     "config.yaml", "data_report.json", "environment.json", "manifest.parquet", "metrics.csv", "metrics.json",
     "model/README.md", "model/config.json", "model/labels.txt", "model/model.safetensors",
-    "model/preprocessor_config.json", "plan.json", "predictions.parquet",
+    "model/preprocessor_config.json", "plan.json", "predictions.parquet", "resolved.json",
 }  # fmt: skip
 METRICS = {
     "accuracy", "backbone", "balanced_accuracy", "best_epochs", "confusion", "device", "ece", "engine", "epochs_run",
@@ -54,7 +55,7 @@ def run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "strategy": "scratch", "best_epoch": True, "selection_score": True, "threads": 1,
     }  # fmt: skip
     out = tmp_path_factory.mktemp("contract") / "run"
-    return experiment.run(make_config({**settings, "out": str(out)})).path
+    return experiment.train(make_config({**settings, "out": str(out)})).path
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def tuned(run: Path, image_folder: Path) -> Path:
         "data": str(image_folder), "backbone": "simple-cnn", "image_size": 16, "augment": "flip", "epochs": 1,
         "strategy": "head", "weights": str(run), "threads": 1,
     }  # fmt: skip
-    return experiment.run(make_config({**settings, "out": str(run.with_name("tuned"))})).path
+    return experiment.train(make_config({**settings, "out": str(run.with_name("tuned"))})).path
 
 
 def read(run: Path, name: str) -> dict[str, Any]:
@@ -104,6 +105,20 @@ def test_history(run):
     assert reader.fieldnames == HISTORY
     assert list(dict.fromkeys(row["fit"] for row in rows)) == ["selection", "final"]
     assert list(dict.fromkeys(row["val_split"] for row in rows)) == ["inner validation", "validation"]
+
+
+def test_what_was_asked_and_what_was_decided(run, image_folder):
+    asked = yaml.safe_load((run / "config.yaml").read_text())
+    assert asked == {
+        "data": str(image_folder), "backbone": "simple-cnn", "image_size": 16, "augment": "flip", "epochs": 2,
+        "strategy": "scratch", "best_epoch": True, "selection_score": True, "threads": 1, "out": str(run),
+    }  # fmt: skip
+    decided = read(run, "resolved.json")
+    assert decided.keys() == {
+        "strategy", "table", "lr", "head_lr", "batch_size", "head_init", "match", "epochs", "is_timed", "stop_after",
+        "steps", "engines",
+    }  # fmt: skip
+    assert (decided["epochs"], len(decided["stop_after"]), len(decided["steps"])) == ([2], 1, 1)
 
 
 def test_environment(run):

@@ -281,9 +281,9 @@ SETTINGS = [
         before=(write("mine.yaml", "epochs: many"),),
     ),
     Row(
-        "choices of other phases",
+        "what version 0.1 decided, in a file of one's own",
         "train --config mine.yaml",
-        "error: choices do not fit the 1 phases of scratch; leave choices out of the file",
+        "error: unknown setting 'choices'. See: headstart train --help",
         before=(
             write(
                 "mine.yaml",
@@ -1629,8 +1629,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     settings = {"data": "fruit", "backbone": "simple-cnn", "image_size": 16, "augment": "flip", "epochs": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        experiment.run(make_config({**settings, "strategy": "scratch", "out": "run"}))
-        experiment.run(make_config({**settings, "strategy": "head", "weights": "run", "out": "tuned"}))
+        experiment.train(make_config({**settings, "strategy": "scratch", "out": "run"}))
+        experiment.train(make_config({**settings, "strategy": "head", "weights": "run", "out": "tuned"}))
         write_delta(Path("tuned"), Path("tuned.safetensors"))
         shutil.rmtree("run/checkpoints")
         shutil.rmtree("tuned/checkpoints")

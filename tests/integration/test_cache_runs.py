@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from headstart.training.observers import Row, SilentProgress
 
 from headstart import experiment
 from headstart.config import make_config
-from headstart.experiment import session
+from headstart.display import Display, Row
 from headstart.features import cache, supply, trunk
 from headstart.runs import Run
+from tests.helpers.displays import Remembering
 from tests.helpers.pictures import COLOURS, write_folder
 from tests.helpers.processes import Forked
 
@@ -43,12 +43,10 @@ class Trainer:
     def __call__(self, *, cache_folder: Path | None = None, **settings: Any) -> Run:
         torch.set_num_threads(1)
         self._patch.setenv("HEADSTART_CACHE", str(cache_folder or self.cache))
-        self.said.clear()
-        return experiment.run(make_config(self.settings(**settings)), say=self._note)
-
-    def _note(self, line: str) -> None:
-        if "random weights" not in line:
-            self.said.append(line)
+        display = Remembering()
+        run = experiment.train(make_config(self.settings(**settings)), display=display)
+        self.said = [line for line in display.said if "random weights" not in line]
+        return run
 
     def model(self, **settings: Any) -> bytes:
         return model_of(self(**settings).path)
@@ -297,11 +295,12 @@ def run_until_killed(pipe: Connection, settings: Mapping[str, Any]) -> None:
     """Train, and send SIGKILL to this very process when some features have been computed."""
     cache._SHARD_BYTES = 2000  # so that some rows are on disk already
 
-    def progress(title: str, done: int, total: int) -> None:
-        if title == "computing features" and done >= 64:
-            os.kill(os.getpid(), signal.SIGKILL)
+    class Killing(Display):
+        def progress(self, title: str, done: int, total: int) -> None:
+            if title == "computing features" and done >= 64:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    experiment.run(make_config(settings), progress=progress)
+    experiment.train(make_config(settings), display=Killing())
 
 
 def test_a_run_that_is_killed_while_it_computes_features_resumes_to_the_same_bytes(
@@ -317,20 +316,20 @@ def test_a_run_that_is_killed_while_it_computes_features_resumes_to_the_same_byt
     assert (folder / "config.yaml").exists()
     assert not (folder / "metrics.json").exists()
     assert train.shards()  # of the rows computed so far
-    resumed = session.resume(folder)
+    resumed = experiment.resume(folder)
     assert model_of(folder) == model_of(whole.path)
     assert rows_of(resumed) == rows_of(whole)
     counts = [run.metrics()["epochs_run"] for run in (resumed, whole)]
     assert counts[0] == counts[1] == [2, 2]
 
 
-class _StopsAt(SilentProgress):
+class _StopsAt(Display):
     """Interrupts a run when its table of epochs gets a row of such a phase and epoch."""
 
     def __init__(self, phase: int, epoch: int) -> None:
         self._position = phase, epoch
 
-    def on_epoch(self, row: Row) -> None:
+    def epoch(self, row: Row) -> None:
         if (row["phase"], row["epoch"]) == self._position:
             raise KeyboardInterrupt
 
@@ -343,8 +342,8 @@ def test_a_run_that_is_interrupted_around_the_solved_head_resumes_to_the_same_by
     whole = train(**settings)
     stopped = train.settings(**settings)
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(make_config(stopped), make_observer=lambda title: _StopsAt(phase, epoch))
-    resumed = session.resume(Path(stopped["out"]))
+        experiment.train(make_config(stopped), display=_StopsAt(phase, epoch))
+    resumed = experiment.resume(Path(stopped["out"]))
     assert model_of(resumed.path) == model_of(whole.path)
     assert rows_of(resumed) == rows_of(whole)
     assert resumed.metrics()["epochs_run"] == whole.metrics()["epochs_run"] == [0, 2]
@@ -353,7 +352,7 @@ def test_a_run_that_is_interrupted_around_the_solved_head_resumes_to_the_same_by
 def run_when_told(pipe: Connection, settings: Mapping[str, Any]) -> None:
     pipe.send("ready")
     pipe.recv()
-    experiment.run(make_config(settings))
+    experiment.train(make_config(settings))
 
 
 def test_two_runs_at_once_on_one_cache_end_like_one_alone(train: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:

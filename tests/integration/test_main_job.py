@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import headstart
-from headstart.config import load_config
+from headstart.runs import open_run
 from tests.helpers.command_line import TINY
 
 
@@ -150,11 +150,11 @@ def test_selection_uses_a_part_of_train_and_refits_on_all(headstart, image_folde
     words = ("train", image_folder, *TINY, "--epochs", 6, "--patience", 3, "--lr", "0.01", "--out", out)
     outcome = headstart(*words)
     assert outcome.code == 0, outcome.err
-    config, metrics = load_config(out / "config.yaml"), json.loads((out / "metrics.json").read_text())
+    resolved, metrics = open_run(out).resolved(), json.loads((out / "metrics.json").read_text())
     rows = headstart_rows(out)
     assert {row["val_split"] for row in rows if row["fit"] == "selection"} == {"inner validation"}
     selection = [float(row["val_loss"]) for row in rows if row["fit"] == "selection"]
-    assert config.choices["stop_after"] == [selection.index(min(selection)) + 1] == metrics["epochs_run"]
+    assert [*resolved.stop_after] == [selection.index(min(selection)) + 1] == metrics["epochs_run"]
     assert len([row for row in rows if row["fit"] == "final"]) == metrics["epochs_run"][0]
     assert metrics["selected_on_reported"] is False
     repeat = headstart("train", "--config", out / "config.yaml", "--out", tmp_path / "again")
@@ -203,7 +203,7 @@ def test_a_table_of_ones_own_and_a_time_limit(headstart, image_folder, tmp_path)
     words = ("train", image_folder, "--backbone", "simple-cnn", "--image-size", 32, "--strategy", table)
     outcome = headstart(*words, "--time-limit", "2s", "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
-    epochs = load_config(tmp_path / "run" / "config.yaml").choices["epochs"]
+    epochs = [*open_run(tmp_path / "run").resolved().epochs]
     assert 1 <= epochs[0] < 400
     expected_s = int(re.search(r"time limit 2 s: epochs per phase .*, about (\d+) s", outcome.err)[1])
     assert expected_s <= 2 or epochs == [1, 1]

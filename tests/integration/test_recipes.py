@@ -188,7 +188,7 @@ def test_the_commands_that_are_shown_are_the_cells(headstart, monkeypatch, snack
         caught.append(config)
         raise HeadstartError("caught")
 
-    monkeypatch.setattr("headstart.experiment.run", catch)
+    monkeypatch.setattr("headstart.experiment.train", catch)
     for cell in cells:
         headstart(*shlex.split(train_command(cell, lesson.out))[1:])
     folders = [f"lesson/{cell.slug}/seed0" for cell in cells]

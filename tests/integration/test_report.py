@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from headstart.training.observers import TensorBoardLog
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from headstart.history import MetricsLog
 from headstart.runs import open_run
+from headstart.training.consumers import drawn_in_tensorboard
+from headstart.training.loop import EpochDone, FitStarted
 from tests.helpers.command_line import TINY
 
 
@@ -101,12 +101,10 @@ def test_event_files_say_what_the_table_says(headstart, image_folder, tmp_path):
 
 def test_rows_that_come_again_after_a_resume_replace_their_events(tmp_path):
     for kept, losses in ((0, (1.0, 2.0, 3.0)), (1, (20.0, 30.0, 40.0))):
-        with TensorBoardLog(MetricsLog(tmp_path / "metrics.csv", fit="final"), tmp_path / "events") as log:
-            log.truncate_to(kept)
-            for epoch, loss in enumerate(losses, kept + 1):
-                log.append({"fit": "final", "phase": 1, "epoch": epoch, "train_loss": loss})
+        rows = ({"phase": 1, "epoch": epoch, "train_loss": loss} for epoch, loss in enumerate(losses, kept + 1))
+        events = [FitStarted(4, kept, kept), *(EpochDone(row, best="") for row in rows)]
+        assert list(drawn_in_tensorboard(iter(events), tmp_path / "events")) == events  # they are passed on
     assert scalars(tmp_path / "events")["loss/train"] == [(1, 1.0), (2, 20.0), (3, 30.0), (4, 40.0)]
-    assert [row["train_loss"] for row in MetricsLog(tmp_path / "metrics.csv").rows()] == [1.0, 20.0, 30.0, 40.0]
 
 
 def test_without_the_package_nothing_is_trained(headstart, image_folder, tmp_path, monkeypatch):
