@@ -24,11 +24,9 @@ class Forked:
     """
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
-        descriptor, name = tempfile.mkstemp(prefix="forked-")
-        os.close(descriptor)
-        self._output = Path(name)
+        self._output = tempfile.NamedTemporaryFile(prefix="forked-")  # noqa: SIM115, deleted with this value
         self.pipe, theirs = _server.Pipe()
-        around = (name, os.getcwd(), dict(os.environ))
+        around = (self._output.name, os.getcwd(), dict(os.environ))
         self._process = _server.Process(target=_run, args=(around, function, theirs, arguments), daemon=True)
         self._process.start()
         theirs.close()
@@ -56,7 +54,7 @@ class Forked:
     @property
     def output(self) -> str:
         """What went to standard output and standard error so far."""
-        return self._output.read_text(encoding="utf-8")
+        return Path(self._output.name).read_text(encoding="utf-8")
 
 
 def headstart(pipe: Connection, *words: str) -> None:

@@ -647,7 +647,7 @@ DATA = [
     Row(
         "a run in place of data",
         "train run",
-        "error: no image in {here}/run (files without an image extension: 13); expected "
+        "error: no image in {here}/run (files without an image extension: 14); expected "
         "FOLDER/<class>/picture.jpg or FOLDER/train/<class>/picture.jpg",
     ),
     Row(
@@ -1532,8 +1532,8 @@ OTHERS = [
     Row(
         "unknown recipe",
         "recipe show hotdogs",
-        "error: recipe 'hotdogs' is not known. Did you mean 'hotdog' or 'hotdog-gluon'? There are: hotdog, "
-        "hotdog-gluon, animals-vehicles, ants-bees, pretrain-transfer",
+        "error: recipe 'hotdogs' is not known. Did you mean 'hotdog' or 'hotdog-gluon'? There are: "
+        "animals-vehicles, ants-bees, hotdog, hotdog-gluon, pretrain-transfer, or a YAML file of your own",
     ),
     Row(
         "unknown part",

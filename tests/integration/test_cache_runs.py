@@ -4,6 +4,7 @@ They end in the same bytes.
 """
 
 import csv
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -78,6 +79,22 @@ def train(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tr
     monkeypatch.setattr(supply, "_WRITE_SPEED", 1e15)
     monkeypatch.setattr(supply, "_READ_SPEED", 1e15)
     return Trainer(pictures, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def streamed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Return a function that gives a run which kept nothing, as others have to end; for equal settings it is one."""
+    runs: dict[str, Run] = {}
+
+    def run(**settings: Any) -> Run:
+        key = json.dumps(settings, sort_keys=True)
+        if key not in runs:
+            torch.set_num_threads(1)
+            values = {**SMALL, **settings, "data": str(pictures), "cache": False}
+            runs[key] = experiment.run(make_config({**values, "out": str(tmp_path_factory.mktemp("streamed") / "run")}))
+        return runs[key]
+
+    return run
 
 
 @pytest.fixture
@@ -248,7 +265,12 @@ UNWRITABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 @pytest.mark.parametrize("name", UNWRITABLE)
 def test_without_a_usable_folder_the_run_ends_all_the_same(
-    train: Trainer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    train: Trainer,
+    streamed: Train,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     place, limit = UNWRITABLE[name]
     if name == "no permission":
@@ -258,7 +280,7 @@ def test_without_a_usable_folder_the_run_ends_all_the_same(
         pytest.skip("there is no /proc")
     (tmp_path / "file").write_text("no folder")
     settings = {"strategy": "gradual", "phases": 2, "epochs": 1}
-    expected = train.model(cache=False, **settings)
+    expected = model_of(streamed(**settings).path)
     monkeypatch.setenv("HEADSTART_CACHE_LIMIT", limit)
     assert train.model(cache_folder=place(tmp_path), **settings) == expected
     assert any("kept in memory only" in line for line in train.said), train.said
@@ -266,10 +288,10 @@ def test_without_a_usable_folder_the_run_ends_all_the_same(
 
 
 def test_without_memory_either_features_are_computed_in_every_epoch(
-    train: Trainer, monkeypatch: pytest.MonkeyPatch
+    train: Trainer, streamed: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"strategy": "head"}
-    expected = train.model(cache=False, **settings)
+    expected = model_of(streamed(**settings).path)
     monkeypatch.setenv("HEADSTART_CACHE_LIMIT", "1KB")
     monkeypatch.setattr(cache, "_default_memory_bytes", lambda: 1000)
     assert train.model(**settings) == expected
@@ -304,10 +326,10 @@ def run_until_killed(pipe: Connection, settings: Mapping[str, Any]) -> None:
 
 
 def test_a_run_that_is_killed_while_it_computes_features_resumes_to_the_same_bytes(
-    train: Trainer, monkeypatch: pytest.MonkeyPatch
+    train: Trainer, streamed: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"strategy": "gradual", "phases": 2, "epochs": 2}
-    whole = train(cache_folder=train.cache.with_name("another cache"), **settings)
+    whole = streamed(**settings)
     killed = train.settings(**settings)
     monkeypatch.setenv("HEADSTART_CACHE", str(train.cache))
     process = Forked(run_until_killed, killed)
@@ -336,10 +358,11 @@ class _StopsAt(Display):
 
 @pytest.mark.parametrize(("phase", "epoch"), [(1, 0), (2, 1), (2, 2)])
 def test_a_run_that_is_interrupted_around_the_solved_head_resumes_to_the_same_bytes(
-    train: Trainer, phase: int, epoch: int
+    train: Trainer, streamed: Train, monkeypatch: pytest.MonkeyPatch, phase: int, epoch: int
 ) -> None:
     settings = {"strategy": "lp-ft", "epochs": 2}
-    whole = train(**settings)
+    whole = streamed(**settings)
+    monkeypatch.setenv("HEADSTART_CACHE", str(train.cache))
     stopped = train.settings(**settings)
     with pytest.raises(KeyboardInterrupt):
         experiment.train(make_config(stopped), display=_StopsAt(phase, epoch))
@@ -355,9 +378,11 @@ def run_when_told(pipe: Connection, settings: Mapping[str, Any]) -> None:
     experiment.train(make_config(settings))
 
 
-def test_two_runs_at_once_on_one_cache_end_like_one_alone(train: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_at_once_on_one_cache_end_like_one_alone(
+    train: Trainer, streamed: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"strategy": "gradual", "phases": 2, "epochs": 2}
-    alone = train.model(cache_folder=train.cache.with_name("another cache"), **settings)
+    alone = model_of(streamed(**settings).path)
     other = train.settings(**settings)
     monkeypatch.setenv("HEADSTART_CACHE", str(train.cache))
     process = Forked(run_when_told, other)

@@ -1,7 +1,5 @@
 """What people type wrong: one line that says what to do, exit code 2, and no run folder."""
 
-import io
-import itertools
 import json
 import os
 import resource
@@ -12,7 +10,6 @@ import sys
 import pytest
 from PIL import Image
 
-from headstart.cli import shared
 from tests.helpers.command_line import TINY
 
 
@@ -274,18 +271,6 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(headstart, 
     assert outcome.code == 2
     assert message in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
-
-
-def test_the_line_of_a_pass_is_taken_from_the_terminal(monkeypatch):
-    terminal = io.StringIO()
-    monkeypatch.setattr(terminal, "isatty", lambda: True)
-    monkeypatch.setattr(sys, "stderr", terminal)
-    clock = itertools.count()
-    monkeypatch.setattr(shared.time, "monotonic", lambda: float(next(clock)))
-    for done in (1, 2, 3):
-        shared.data_progress("a long pass", done, 3)
-    assert "a long pass: 2 of 3\r" in terminal.getvalue()
-    assert terminal.getvalue().endswith("\r\x1b[K")
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,33 @@ def test_a_folder_without_splits_gets_one_in_the_manifest(headstart, make_folder
     assert manifest["split"].count("test") == 4
 
 
+def test_a_split_that_is_made_parts_no_group(headstart, make_folder, tmp_path):
+    """Four pictures of each thing, named by a table of images."""
+    folder = make_folder({"apple": 24, "sky": 24})
+    paths = sorted(folder.rglob("*.*"))
+    rows = [f"{path},{path.parent.name},{path.parent.name} {int(path.stem) // 4}" for path in paths]
+    (tmp_path / "images.csv").write_text("\n".join(["path,label,group", *rows]))
+    words = ("train", tmp_path / "images.csv", *TINY, "--epochs", 2, "--best-epoch", "--out", tmp_path / "run")
+    outcome = headstart(*words)
+    assert outcome.code == 0, outcome.err
+    manifest = pq.read_table(tmp_path / "run" / "manifest.parquet").to_pydict()
+    splits = {}
+    for group, split in zip(manifest["group"], manifest["split"], strict=True):
+        splits.setdefault(group, set()).add(split)
+    assert len(splits) == 12
+    assert all(len(each) == 1 for each in splits.values())
+    assert {split for each in splits.values() for split in each} == {"train", "test"}
+
+
+def test_a_batch_size_of_zero_is_the_usual_one_on_a_cpu(headstart, image_folder, tmp_path):
+    for size in (0, 32):
+        words = ("train", image_folder, *TINY, "--epochs", 1, "--tune", "off", "--batch-size", size)
+        outcome = headstart(*words, "--device", "cpu", "--out", tmp_path / f"{size}")
+        assert outcome.code == 0, outcome.err
+    found, usual = ((tmp_path / size / "model" / "model.safetensors").read_bytes() for size in ("0", "32"))
+    assert found == usual
+
+
 def test_a_table_of_ones_own_and_a_time_limit(headstart, image_folder, tmp_path):
     table = tmp_path / "mine.yaml"
     table.write_text(
