@@ -91,13 +91,12 @@ def measure(strategy: str, folder: str, epochs: int, out: str) -> dict[str, dict
     from headstart.features import supply, trunk
     from headstart.features.cache import FeatureTable
     from headstart.inference import inputs
-    from headstart.training import engine
 
     clocks.begin("rest")
     for owner, name, title in (
-        (session, "prepare", "data and network"),
+        (session.Experiment, "prepare", "data and network"),
         (supply.FeatureSupply, "_above", "features"),
-        (engine._Phase, "run", "training"),
+        (session, "run_fit", "training"),
         (session, "load", "evaluation"),
         (session, "evaluate", "evaluation"),
     ):

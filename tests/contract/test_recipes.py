@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from headstart.display import Display
 from headstart.experiment.experiment import fit_settings
 from headstart.experiment.network import build_model, build_plan
 from headstart.experiment.reading import read_data
@@ -241,7 +242,7 @@ def test_sizes_and_classes_of_the_data(lessons, tmp_path):
     assert config.map == ten
     # 2,000 and 400 images in two classes.
     assert config.max_per_class == {"train": 1000, "test": 200}
-    manifest, _ = read_data(config)
+    manifest, _ = read_data(config, Display())
     assert manifest.counts() == {split: {"animal": 6, "vehicle": 4} for split in ("train", "test")}
     others = write_folder(tmp_path / "two", {f"{split}/{name}": 1 for split in ("train", "val") for name in "ab"})
     config = next(iter(cells_of(make_lesson("animals-vehicles", data=others, weights="none")).values()))

@@ -91,7 +91,9 @@ def streamed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
         if key not in runs:
             torch.set_num_threads(1)
             values = {**SMALL, **settings, "data": str(pictures), "cache": False}
-            runs[key] = experiment.run(make_config({**values, "out": str(tmp_path_factory.mktemp("streamed") / "run")}))
+            runs[key] = experiment.train(
+                make_config({**values, "out": str(tmp_path_factory.mktemp("streamed") / "run")})
+            )
         return runs[key]
 
     return run
