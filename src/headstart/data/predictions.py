@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.manifest import ImageRecord, Manifest, read_manifest
+from headstart.data.manifest import ImageRecord, Manifest
 from headstart.errors import RunError
-from headstart.runs import MANIFEST, PREDICTIONS, Run
+from headstart.runs import PREDICTIONS, Run
 
 _CLASS_PREFIX = "p_"  # of the columns of probabilities
 
@@ -31,12 +32,12 @@ class Predictions:
     classes: Sequence[str]
     probabilities: npt.NDArray[np.floating]
 
-    @property
+    @cached_property
     def is_correct(self) -> npt.NDArray[np.bool_]:
         """(N,), whether the predicted class is the true one."""
         return np.array([label == guess for label, guess in zip(self.labels, self.predicted, strict=True)], np.bool_)
 
-    @property
+    @cached_property
     def confidence(self) -> npt.NDArray[np.float64]:
         """(N,), the probability of the predicted class."""
         column = {name: position for position, name in enumerate(self.classes)}
@@ -56,23 +57,24 @@ class Predictions:
         return self._most_confident_first(np.flatnonzero(self.is_correct).tolist())
 
     def _most_confident_first(self, rows: list[int]) -> list[int]:
-        confidence = self.confidence
-        return sorted(rows, key=lambda row: -confidence[row])
+        return sorted(rows, key=lambda row: -self.confidence[row])
 
 
 def read_predictions(run: Run, manifest: Manifest | None = None) -> Predictions:
-    """Read the predictions of a run, and check that they are about the reported images of its manifest.
+    """Read the predictions of a run.
 
     Args:
         run: A finished run.
-        manifest: The run's, where it is at hand; default: it is read, and nothing is checked where it is gone.
+        manifest: The run's, where they have to be about its reported images, in its order.
 
     Raises:
         RunError: The run is not finished, its file is damaged, or it does not fit the manifest.
-        DataError: The manifest is damaged.
     """
     table = run.predictions()
-    missing = {"path", "label", "predicted"}.difference(table.column_names)
+    needed = {"path", "label", "predicted"}
+    if "predicted" in table.column_names:
+        needed.update(f"{_CLASS_PREFIX}{name}" for name in table.column("predicted").to_pylist())
+    missing = needed.difference(table.column_names)
     if missing:
         raise RunError(
             f"{run.path / PREDICTIONS} has no column {', '.join(sorted(missing))}; train again with --overwrite"
@@ -89,8 +91,6 @@ def read_predictions(run: Run, manifest: Manifest | None = None) -> Predictions:
         probabilities=probabilities,
     )
 
-    if manifest is None and (run.path / MANIFEST).is_file():
-        manifest = read_manifest(run.path / MANIFEST)
     if manifest is not None:
         expected = [manifest.labels[record.label] for record in reported_records(run, manifest)]
         if found.labels != expected:

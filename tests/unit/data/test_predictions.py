@@ -1,4 +1,4 @@
-"""One reader of predictions.parquet: typed, in the manifest's order, and checked against it."""
+"""One reader of predictions.parquet: typed, in the manifest's order, and checked against it where that is asked."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from headstart.data.manifest import ImageRecord, Manifest, write_manifest
+from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.predictions import read_predictions, reported_records
-from headstart.errors import DataError, RunError
-from headstart.runs import MANIFEST, PREDICTIONS, Run, create_run_folder, write_parquet
+from headstart.errors import RunError
+from headstart.runs import PREDICTIONS, Run, create_run_folder, write_parquet
 
 TABLE = {
     "path": ["/a", "/b", "/c", "/d"],
@@ -29,11 +29,9 @@ def manifest() -> Manifest:
 
 
 @pytest.fixture
-def run(tmp_path: Path, manifest: Manifest) -> Run:
+def run(tmp_path: Path) -> Run:
     run = create_run_folder(tmp_path / "run", {"config.yaml": "data: x", "metrics.json": '{"split": "test"}'})
     write_parquet(run.path / PREDICTIONS, pa.table(TABLE))
-    with (run.path / MANIFEST).open("wb") as file:
-        write_manifest(manifest, file)
     return run
 
 
@@ -56,21 +54,15 @@ def test_rows_are_listed_most_confident_first(run: Run) -> None:
     assert found.mistakes("ant", "cat") == []
 
 
-def test_predictions_of_other_images_are_refused(run: Run) -> None:
+def test_predictions_of_other_images_are_refused(run: Run, manifest: Manifest) -> None:
     write_parquet(run.path / PREDICTIONS, pa.table(TABLE | {"label": TABLE["label"][::-1]}))
     with pytest.raises(RunError, match=r"predictions of .*run do not fit its manifest; train again with --overwrite"):
-        read_predictions(run)
+        read_predictions(run, manifest)
 
 
-def test_without_a_manifest_nothing_is_checked_and_a_damaged_one_is_said(run: Run) -> None:
-    (run.path / MANIFEST).write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="is not a parquet file"):
-        read_predictions(run)
-    (run.path / MANIFEST).unlink()
-    assert read_predictions(run).paths == TABLE["path"]
-
-
-def test_a_column_that_is_missing_is_named(run: Run) -> None:
-    write_parquet(run.path / PREDICTIONS, pa.table({"path": ["/a"], "label": ["ant"]}))
-    with pytest.raises(RunError, match=r"predictions\.parquet has no column predicted"):
+@pytest.mark.parametrize("column", ["path", "label", "predicted", "p_cat"])
+def test_a_column_that_is_missing_is_named(run: Run, column: str) -> None:
+    rest = {name: values for name, values in TABLE.items() if name != column}
+    write_parquet(run.path / PREDICTIONS, pa.table(rest))
+    with pytest.raises(RunError, match=rf"predictions\.parquet has no column {column};"):
         read_predictions(run)

@@ -131,6 +131,11 @@ def test_mistakes_come_first_and_pictures_are_written(finished):
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == before
 
 
+def test_a_damaged_manifest_is_in_nobodys_way(finished):
+    (finished.path / runs.MANIFEST).write_bytes(b"PAR1")
+    assert len(explain(finished)["images"]) == 3
+
+
 def test_the_numbers_of_images_are_bounds(finished):
     found = explain(finished, num_mistakes=1, num_right=0)
     assert [image["predicted"] for image in found["images"]] == ["cat"]

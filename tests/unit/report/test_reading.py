@@ -7,7 +7,7 @@ from headstart.config import Config, make_config
 from headstart.errors import RunError
 from headstart.report.page import _case, _pairs
 from headstart.report.reading import commands, read_comparison, read_run, run_names
-from headstart.runs import Run
+from headstart.runs import Run, write_parquet
 
 
 def given_settings(words):
@@ -86,6 +86,21 @@ def test_a_file_that_is_missing_or_damaged_is_said(make_run, name, attribute, em
     assert getattr(facts, attribute) == empty
     assert len(facts.missing) == 1
     assert name.split("/")[-1] in facts.missing[0] or is_damaged
+
+
+def test_a_damaged_manifest_hides_no_predictions(make_run):
+    path = make_run(num_images=6)
+    (path / "manifest.parquet").write_bytes(b"PAR1")
+    assert len(read_run(path).predictions.paths) == 6
+
+
+def test_predictions_without_the_figures_of_a_class_are_left_out_and_said(make_run):
+    path = make_run(num_images=6)
+    table = Run(path).predictions()
+    write_parquet(path / "predictions.parquet", table.drop_columns(["p_apple"]))
+    facts = read_run(path)
+    assert facts.predictions is None
+    assert "predictions.parquet has no column p_apple" in facts.missing[0]
 
 
 def test_a_comparison_is_read_from_a_file_or_taken_as_it_is(tmp_path):
