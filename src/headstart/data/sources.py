@@ -13,7 +13,9 @@ from typing import Any, BinaryIO, ClassVar, Protocol, final
 from PIL import Image
 
 from headstart.errors import DataError, unknown
-from headstart.preprocessing import read_rgb, reading
+from headstart.preprocessing import decode, read_rgb, reading
+
+Picture = str | Image.Image  # the key of one in its source, or the picture itself
 
 
 class Source(Protocol):
@@ -64,18 +66,20 @@ def read_bytes(source: Source, key: str) -> bytes:
         return stream.read()
 
 
-def read_picture(source: Source, key: str, *, smallest: int | None = None) -> Image.Image:
+def read_picture(source: Source, picture: Picture, *, smallest: int | None = None) -> Image.Image:
     """Return an image as `preprocessing.decode` gives it: RGB, upright.
 
     Args:
         source: Where it is.
-        key: Its key.
+        picture: Its key, or the picture itself.
         smallest: See `preprocessing.decode`.
 
     Raises:
         UnreadableImageError: With the key and the reason.
     """
-    with reading(shown(key)), source.open(key) as stream:
+    if isinstance(picture, Image.Image):
+        return decode(picture)
+    with reading(shown(picture)), source.open(picture) as stream:
         return read_rgb(stream, smallest)
 
 
@@ -107,4 +111,7 @@ def restore_source(settings: Mapping[str, Any]) -> Source:
     kind = str(values.pop("kind", ""))
     if kind not in SOURCES:
         raise DataError(f"{unknown('source of images', kind, SOURCES)}; update Headstart")
-    return SOURCES[kind](**values)
+    try:
+        return SOURCES[kind](**values)
+    except TypeError as error:
+        raise DataError(f"the source of images {kind!r} has other settings here ({error}); update Headstart") from error

@@ -11,13 +11,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from headstart.data.folders import has_image_suffix, is_hidden
-from headstart.data.sources import FileSource, Source, read_picture
+from headstart.data.sources import FileSource, Picture, Source, read_picture
 from headstart.data.threads import map_ahead
 from headstart.errors import DataError, UnreadableImageError
-from headstart.preprocessing import Pixels, decode, eval_view
+from headstart.preprocessing import Pixels, eval_view
 from headstart.types import InputSpec
 
-Picture = str | Image.Image  # the key of one in its source, or the picture itself
 Item = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 Inputs = Item | Iterable[Item]
 View = Pixels | UnreadableImageError
@@ -100,11 +99,7 @@ def decoded_views(
 
 def _view(picture: Picture, source: Source, spec: InputSpec) -> View:
     try:
-        if isinstance(picture, Image.Image):
-            image = decode(picture)
-        else:
-            image = read_picture(source, picture, smallest=spec.smallest_side)
-        return eval_view(image, spec)
+        return eval_view(read_picture(source, picture, smallest=spec.smallest_side), spec)
     except UnreadableImageError as error:
         # The tracebacks' frames hold the picture, half decoded, for as long as the error waits for its turn.
         if (cause := error.__cause__) is not None:
@@ -126,7 +121,10 @@ def _check_word(word: str) -> None:
 def _expand(words: Iterable[str], stdin: Iterable[str]) -> Iterator[Path]:
     for word in words:
         if word == "-":
-            yield from (Path(line) for raw in stdin if (line := raw.rstrip("\r\n")))
+            for line in stdin:
+                name = line.rstrip("\r\n")
+                if name:
+                    yield Path(name)
         elif os.path.isdir(word):
             yield from _images_below(word)
         elif os.path.exists(word):
@@ -148,7 +146,9 @@ def _matches(pattern: str) -> Iterator[Path]:
 def _images_below(folder: str) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (Path(root, name) for name in sorted(files) if has_image_suffix(name) and not is_hidden(name))
+        for name in sorted(files):
+            if has_image_suffix(name) and not is_hidden(name):
+                yield Path(root, name)
 
 
 def _no_images(array: npt.NDArray[Any]) -> list[Picture]:
@@ -158,6 +158,9 @@ def _no_images(array: npt.NDArray[Any]) -> list[Picture]:
 
 
 def _describe(value: object) -> str:
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     kind = type(value).__name__
-    return f"a {kind} of {dtype} {tuple(shape)}" if dtype is not None and shape is not None else f"a {kind}"
+    dtype = getattr(value, "dtype", None)
+    shape = getattr(value, "shape", None)
+    if dtype is None or shape is None:
+        return f"a {kind}"
+    return f"a {kind} of {dtype} {tuple(shape)}"

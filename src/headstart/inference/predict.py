@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from headstart.data.sources import Source
+from headstart.data.sources import Picture, Source
 from headstart.data.threads import default_threads
 from headstart.devices import pick_device
 from headstart.engines.choose import choices, open_engine
 from headstart.engines.engine import NUM_SAMPLES, Engine
 from headstart.engines.torch_engine import TorchEngine
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
-from headstart.inference.inputs import NAMED_FILES, Inputs, Item, Picture, View, as_picture, as_pictures, decoded_views
+from headstart.inference.inputs import NAMED_FILES, Inputs, Item, View, as_picture, as_pictures, decoded_views
 from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier
 from headstart.preprocessing import Pixels, why_unreadable
@@ -127,6 +127,7 @@ class Classifier:
         Raises:
             UnreadableImageError: A file is missing or no picture.
             DataError: `inputs` is something else.
+            ConfigError: A number is below 1.
         """
         _check_positive(top_k=top_k)
         pictures = as_pictures(inputs)
@@ -148,6 +149,7 @@ class Classifier:
         Raises:
             UnreadableImageError: A file is missing or no picture.
             DataError: `inputs` is something else.
+            ConfigError: `batch_size` is below 1.
         """
         return all_probabilities(self, as_pictures(inputs), batch_size=batch_size)
 
@@ -162,10 +164,14 @@ class Classifier:
         """
         coming = iter(batches)
         first: list[Pixels] = []
-        while self._engine is None and sum(map(len, first)) < NUM_SAMPLES and (views := next(coming, None)) is not None:
-            first.append(views)
-        if self._engine is None and sum(map(len, first)) >= NUM_SAMPLES:
-            self._engine = self._open(np.concatenate(first)[:NUM_SAMPLES])
+        if self._engine is None:
+            num_views = 0
+            for views in coming:
+                first.append(views)
+                num_views += len(views)
+                if num_views >= NUM_SAMPLES:
+                    self._engine = self._open(np.concatenate(first)[:NUM_SAMPLES])
+                    break
         for logits in (self._engine or self._plain).run(chain(first, coming)):
             yield _softmax(logits)
 
@@ -336,9 +342,10 @@ def _prediction(
 ) -> Prediction:
     path = None if isinstance(picture, Image.Image) else picture
     if isinstance(outcome, UnreadableImageError):
-        cause = outcome.__cause__
         # The row has a path already, so the bare reason is enough.
-        return Prediction(path, None, None, (), why_unreadable(cause) if isinstance(cause, Exception) else str(outcome))
+        cause = outcome.__cause__
+        reason = why_unreadable(cause) if isinstance(cause, Exception) else str(outcome)
+        return Prediction(path, None, None, error=reason)
     best = np.argsort(-outcome, kind="stable")[:top_k]  # stable: ties go to the first class, as in the metrics
     top = tuple((labels[index], float(outcome[index])) for index in best)
     return Prediction(path, *top[0], top)

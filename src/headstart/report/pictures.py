@@ -2,6 +2,7 @@
 
 import base64
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from PIL import Image, ImageOps
 
 from headstart.data.contact_sheet import contact_sheet
 from headstart.data.manifest import Manifest, read_manifest
-from headstart.data.sources import FILES, Source, read_picture
+from headstart.data.sources import FILES, Picture, Source, read_picture
 from headstart.errors import HeadstartError, UnreadableImageError
-from headstart.preprocessing import Augment, decode, eval_view, train_view
+from headstart.preprocessing import Augment, eval_view, train_view
 from headstart.types import InputSpec
 
 _SIDE = 224  # pixels of the square that a picture is fitted into: twice what the page shows, for sharp screens
@@ -34,7 +35,7 @@ class Thumbnail:
     image: Image.Image
 
 
-def thumbnail(picture: str | Image.Image, alt: str, source: Source = FILES) -> Thumbnail:
+def thumbnail(picture: Picture, alt: str, source: Source = FILES) -> Thumbnail:
     """Make a small JPEG of a picture; one that is gone or unreadable gives a placeholder.
 
     Args:
@@ -43,11 +44,7 @@ def thumbnail(picture: str | Image.Image, alt: str, source: Source = FILES) -> T
         source: Where the key is.
     """
     try:
-        if isinstance(picture, Image.Image):
-            image = decode(picture)
-        else:
-            image = read_picture(source, picture, smallest=_SIDE)
-        image = ImageOps.contain(image, (_SIDE, _SIDE))
+        image = ImageOps.contain(read_picture(source, picture, smallest=_SIDE), (_SIDE, _SIDE))
     except (UnreadableImageError, ValueError):  # ValueError: so long a strip that it would be less than a pixel wide
         return Thumbnail("", alt, Image.new("RGB", (_SIDE, _SIDE), "#c8ccd1"))
     buffer = io.BytesIO()
@@ -84,10 +81,9 @@ def _first_picture(manifest: Manifest, label: int, spec: InputSpec) -> Image.Ima
     """Return the first training image of a class, or None where there is none, or it is gone."""
     for record in manifest.of_split("train"):
         if record.label == label:
-            try:
+            with suppress(UnreadableImageError):
                 return read_picture(manifest.source, record.key, smallest=spec.smallest_side)
-            except UnreadableImageError:
-                return None
+            break
     return None
 
 

@@ -100,6 +100,8 @@ def test_a_source_of_a_later_version_is_refused(
     for read in (read_manifest, read_source):
         with pytest.raises(DataError, match=r"source of images 'zip' is not known.*update Headstart"):
             read(path)
+    with pytest.raises(DataError, match=r"source of images 'files' has other settings here.*update Headstart"):
+        restore_source({"kind": "files", "archive": "images.zip"})
 
 
 @pytest.mark.parametrize("source", [FileSource(), FileSource(takes_pipes=True)])
