@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import ssl
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -14,6 +13,7 @@ from email.message import Message
 from pathlib import Path, PurePosixPath
 
 from headstart.errors import DownloadError
+from headstart.files import whole_folder
 
 Progress = Callable[[str, int, int], None]
 
@@ -177,16 +177,9 @@ def extract_zip(archive: Path, folder: Path) -> Path:
     Raises:
         DownloadError: The archive is damaged or refused, or there is no room.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            zipfile.ZipFile(archive) as content,
-            tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary,
-        ):
-            whole = Path(temporary) / "content"
+        with zipfile.ZipFile(archive) as content, whole_folder(folder) as whole:
             _extract_members(content, whole, MAX_RATIO * max(archive.stat().st_size, 10_000), archive)
-            if not folder.exists():  # another process may have been quicker
-                whole.rename(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DownloadError(f"{archive} is damaged or no plain zip file ({error}); delete it and try again") from error
     except OSError as error:
@@ -199,7 +192,6 @@ def _extract_members(content: zipfile.ZipFile, folder: Path, budget: int, archiv
     budget = min(budget, MAX_BYTES)
     if len(members) > MAX_MEMBERS:
         raise DownloadError(f"{archive} has {len(members)} members; more than {MAX_MEMBERS} are refused")
-    folder.mkdir()
     for member in members:
         target = folder / _safe_name(member, archive)
         if member.is_dir():
