@@ -74,7 +74,7 @@ def licence_of(name: str) -> str | None:
     return CATALOG[name].licence if name in CATALOG else None
 
 
-def _zip(url: str, *, sha1: str | None = None) -> Callable[[Path, Progress], None]:
+def _from_zip(url: str, *, sha1: str | None = None) -> Callable[[Path, Progress], None]:
     def make(folder: Path, progress: Progress) -> None:
         archive = folder.parent / "downloads" / url.rsplit("/", 1)[-1]
         sha256 = download(url, archive, sha1=sha1, progress=progress)
@@ -126,7 +126,7 @@ CATALOG: dict[str, Entry] = {
     "hotdog": Entry(
         "hot dogs and other pictures, 2,000 train and 800 test (d2l.ai)",
         "not stated by its publisher (d2l.ai); photographs from the web, for study",
-        _zip(
+        _from_zip(
             "https://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip", sha1="fba480ffa8aa7e0febbb511d181409f899b9baa5"
         ),
         "hotdog",
@@ -134,7 +134,7 @@ CATALOG: dict[str, Entry] = {
     "hymenoptera": Entry(
         "ants and bees, 245 train and 153 validation (PyTorch's transfer-learning tutorial)",
         "not stated by its publisher (PyTorch tutorials); a subset of ImageNet, for non-commercial research",
-        _zip("https://download.pytorch.org/tutorial/hymenoptera_data.zip"),
+        _from_zip("https://download.pytorch.org/tutorial/hymenoptera_data.zip"),
         "hymenoptera_data",
     ),
     "cifar10-animals-vehicles": Entry(

@@ -116,17 +116,22 @@ def _locate(source: str | Path, progress: Progress | None) -> tuple[Path, str | 
     """Return the path, the catalogue name if it is one, and warnings."""
     from headstart.data import catalog
 
-    word, path = str(source), Path(source).expanduser()
+    word = str(source)
+    path = Path(source).expanduser()
     is_name = catalog.is_catalog_name(word)
+    if _exists(path) and is_name:
+        return path, None, (f"read {word!r} from the folder here; the catalogue has a data set of that name too",)
     if _exists(path):
-        both = f"read {word!r} from the folder here; the catalogue has a data set of that name too"
-        return path, None, (both,) if is_name else ()
+        return path, None, ()
     if is_name:
         return catalog.resolve(word, progress), word, ()
-    beside: list[str] = []
+
+    known: list[str] = []
     with contextlib.suppress(OSError):
-        beside = sorted(os.listdir(path.parent))
-    hint = did_you_mean(path.name, [*beside, *(catalog.CATALOG if path.parent == Path() else ())])
+        known = sorted(os.listdir(path.parent))
+    if path.parent == Path():
+        known += catalog.CATALOG
+    hint = did_you_mean(path.name, known)
     raise DataError(
         f"there is no folder, manifest or catalogue data set {word!r}.{hint} Give a folder of class folders, a CSV or "
         "parquet manifest, or a name from: headstart data list"

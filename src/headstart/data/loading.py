@@ -86,7 +86,7 @@ class ImageBatches:
         views: int | None = None,
         pictures: Pictures | None = None,
     ) -> None:
-        """Remember what to read; nothing is read yet.
+        """Remember what to read; nothing is read yet, except to hash an image whose record has no SHA-256.
 
         Args:
             records: The images.
@@ -162,8 +162,11 @@ class ImageBatches:
 
     def pixels(self, order: npt.NDArray[np.int64], epoch: int, batch_size: int) -> Iterator[Pixels]:
         """Yield the views of an epoch as `uint8` (N, H, W, 3), in the order given."""
-        numbers = None if self.num_views is None else self.view_numbers(epoch)
-        tasks = ((int(i), (epoch if numbers is None else int(numbers[i]),)) for i in order)
+        if self.num_views is None:
+            numbers = np.full(self.num_images, epoch)
+        else:
+            numbers = self.view_numbers(epoch)
+        tasks = ((int(i), (int(numbers[i]),)) for i in order)
         return self._stacked(tasks, batch_size, most=1)
 
     def views(self, tasks: Sequence[Task], batch_size: int) -> Iterator[Pixels]:
@@ -196,7 +199,9 @@ def num_views(augment: Augment | None, views: int | None) -> int | None:
     """Return how many different views there are: the evaluation view alone, it and its mirror image, or as asked."""
     if augment in (None, "none"):
         return 1
-    return views if views is None or augment != "flip" else min(views, 2)
+    if views is not None and augment == "flip":
+        return min(views, 2)
+    return views
 
 
 def numbered_view(image: Image.Image, spec: InputSpec, augment: Augment, digest: bytes, number: int) -> Pixels:

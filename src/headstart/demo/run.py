@@ -52,7 +52,9 @@ def run_demo(out: Path, echo: Callable[[str], None], display: Display) -> dict[s
 
 
 def _show_predictions(trained: Run, folder: Path, echo: Callable[[str], None]) -> None:
-    pictures = [sorted(each.iterdir())[i] for each in sorted((folder / "test").iterdir()) for i in (0, 1)]
+    pictures: list[Path] = []
+    for each in sorted((folder / "test").iterdir()):
+        pictures += sorted(each.iterdir())[:2]
     for prediction in load(trained.path).predict(pictures):
         picture = Path(prediction.path or "")
         echo(f"  {picture.parent.name}/{picture.name}: {prediction.label} ({prediction.probability:.3f})")

@@ -5,6 +5,7 @@ bun, iced eclairs, corn, bananas) share the hot dog's outline, so that colour or
 apart.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -54,15 +55,17 @@ def render_snacks(
             f"cannot render snacks into {folder}: it exists and is not empty; name a new folder or remove it"
         )
     counts = {"train": train_per_class, "test": test_per_class}
-    jobs = [(split, label, index) for split in SPLITS for label in LABELS for index in range(counts[split])]
+    pictures: list[tuple[str, str, int]] = []
+    for split, label in itertools.product(SPLITS, LABELS):
+        pictures += [(split, label, index) for index in range(counts[split])]
     try:
         with whole_folder(folder) as whole:
-            for done, (split, label, index) in enumerate(jobs):
+            for done, (split, label, index) in enumerate(pictures, 1):
                 path = whole / split / label / f"{index:04d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 draw_snack(split, label, index, seed=seed, size=size).save(path, compress_level=3)
                 if progress is not None:
-                    progress("rendering snacks", done + 1, len(jobs))
+                    progress("rendering snacks", done, len(pictures))
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror}; choose another folder or make room") from error
     return folder

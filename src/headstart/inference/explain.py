@@ -56,11 +56,13 @@ def explain(run: Run, *, num_mistakes: int = 6, num_right: int = 4) -> dict[str,
         raise file_error("create", folder, error) from error
     try:
         for row in _chosen(run, num_mistakes, num_right):
-            if (view := _view(source, row["path"], model)) is not None:
-                classes = dict.fromkeys((row["predicted"], row["label"]))
-                maps, found["layer"] = grad_cam(model, view, [model.labels.index(name) for name in classes])
-                files = _write(folder, len(found["images"]), view, maps)
-                found["images"].append({**row, "has_evidence": [bool(each.any()) for each in maps], **files})
+            view = _eval_view_of(source, row["path"], model)
+            if view is None:
+                continue
+            classes = dict.fromkeys((row["predicted"], row["label"]))
+            maps, found["layer"] = grad_cam(model, view, [model.labels.index(name) for name in classes])
+            files = _write(folder, len(found["images"]), view, maps)
+            found["images"].append({**row, "has_evidence": [bool(each.any()) for each in maps], **files})
     except ModelError as error:
         found["reason"] = str(error)
     write_json(folder / f"{EXPLANATIONS}.json", found)
@@ -89,16 +91,16 @@ def grad_cam(
     Raises:
         ModelError: The network has no such layer.
     """
-    outputs, logits = _run(model, view)
+    outputs, logits = _outputs_and_logits(model, view)
     size = (view.shape[0], view.shape[1])
     for name, output in reversed(outputs):
-        maps = [_map(logits[index], output, size) for index in classes]
+        maps = [_evidence_map(logits[index], output, size) for index in classes]
         if all(each is not None for each in maps):
             return [each for each in maps if each is not None], name
     raise ModelError(f"Grad-CAM needs a layer whose output has positions; {model.architecture} has none below its head")
 
 
-def _run(model: ClassifierNetwork, view: Pixels) -> tuple[list[tuple[str, Tensor]], Tensor]:
+def _outputs_and_logits(model: ClassifierNetwork, view: Pixels) -> tuple[list[tuple[str, Tensor]], Tensor]:
     """Run the network with gradients; return the outputs of the parts of its stages as they came, and the logits."""
     outputs: list[tuple[str, Tensor]] = []
 
@@ -107,8 +109,11 @@ def _run(model: ClassifierNetwork, view: Pixels) -> tuple[list[tuple[str, Tensor
             outputs.append((name, output))
 
     modules = dict(model.network.named_modules())
-    names = [name for stage in model.stages[:-1] for name in stage.prefixes if name in modules]
-    handles = [modules[name].register_forward_hook(partial(keep, name)) for name in names]
+    handles = []
+    for stage in model.stages[:-1]:
+        for name in stage.prefixes:
+            if name in modules:  # else it is a parameter of the network itself
+                handles.append(modules[name].register_forward_hook(partial(keep, name)))
     device = next(model.network.parameters()).device
     try:
         with torch.enable_grad():
@@ -120,7 +125,7 @@ def _run(model: ClassifierNetwork, view: Pixels) -> tuple[list[tuple[str, Tensor
     return outputs, logits
 
 
-def _map(logit: Tensor, output: Tensor, size: tuple[int, int]) -> npt.NDArray[np.float32] | None:
+def _evidence_map(logit: Tensor, output: Tensor, size: tuple[int, int]) -> npt.NDArray[np.float32] | None:
     """Return the class's map at a layer, or None where its output has no positions that the logit depends on."""
     activations = _positions(output, size)
     if activations is None:
@@ -175,7 +180,7 @@ def _chosen(run: Run, num_mistakes: int, num_right: int) -> Iterator[dict[str, A
         }
 
 
-def _view(source: Source, key: str, model: ClassifierNetwork) -> Pixels | None:
+def _eval_view_of(source: Source, key: str, model: ClassifierNetwork) -> Pixels | None:
     try:
         return eval_view(read_picture(source, key, smallest=model.spec.smallest_side), model.spec)
     except UnreadableImageError:

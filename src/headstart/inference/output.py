@@ -78,9 +78,9 @@ def _write_table(predictions: Iterable[Prediction], stream: TextIO) -> None:
     width = max((len(label) for row in first for label, _ in row.top), default=0)
     for row in chain(first, rows):
         # The path comes last: it is the column that cannot be made to fit.
-        cells = [f"{probability:.4f}  {label:<{width}}" for label, probability in row.top] or [
-            f"{'-':<6}  {'-':<{width}}"
-        ]
+        cells = [f"{probability:.4f}  {label:<{width}}" for label, probability in row.top]
+        if not cells:
+            cells = [f"{'-':<6}  {'-':<{width}}"]
         note = f"  (cannot be read: {row.error})" if row.error is not None else ""
         stream.write(f"{'  '.join(cells)}  {_path(row) or '-'}{note}\n")
 
@@ -95,10 +95,12 @@ def _write_json(predictions: Iterable[Prediction], stream: TextIO) -> None:
 
 def _write_csv(predictions: Iterable[Prediction], stream: TextIO, *, top_k: int) -> None:
     writer = csv.writer(stream, lineterminator="\n")
-    more = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "probability")]
+    more: list[str] = []
+    for rank in range(2, top_k + 1):
+        more += [f"label_{rank}", f"probability_{rank}"]
     writer.writerow(["path", "label", "probability", *more, "error"])
     for row in predictions:
-        cells = [cell for pair in row.top[:top_k] for cell in pair]
+        cells = list(chain.from_iterable(row.top[:top_k]))
         writer.writerow([_path(row), *cells, *[""] * (2 * top_k - len(cells)), row.error])
 
 
