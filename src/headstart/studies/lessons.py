@@ -1,5 +1,6 @@
 """A recipe with everything decided: which data, network, weights, seeds and folder. `teaching` runs it."""
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -216,9 +217,11 @@ def _check_networks(backbones: Iterable[str], weights: str | Path | None) -> Non
 
 def _check_cells(recipe: Recipe, parts: Sequence[Part], backbones: Sequence[str]) -> None:
     """Refuse networks of cells that are not known, and tables called as strategies, before anything is fetched."""
-    cells = {cell: recipe.settings_of(cell) for part in parts for cell in part.cells}
-    _check_networks({*backbones, *(settings.get("backbone", backbones[0]) for settings in cells.values())}, None)
-    for cell, settings in cells.items():
+    _check_networks(backbones, None)
+    for cell in itertools.chain.from_iterable(part.cells for part in parts):
+        settings = recipe.settings_of(cell)
+        if "backbone" in settings:
+            _check_networks([settings["backbone"]], None)
         strategy = settings.get("strategy", DEFAULT_STRATEGY)
         if settings.get("table") and strategy in STRATEGIES:
             raise ConfigError(f"cells.{cell}: strategy {strategy!r} has a table of its own; name the table otherwise")
@@ -245,11 +248,13 @@ def _fit_to_data(
     recipe: Recipe, data: str, fetch: bool, progress: Progress | None
 ) -> tuple[tuple[str, ...], Mapping[str, str], Mapping[str, int]]:
     """Return the data's classes, the map of classes that suits them, and the size of the subset by its own splits."""
-    path, reported = Path(data).expanduser(), "test"
-    is_there = path.exists() or (is_catalog_name(data) and (fetch or (data_root() / data).exists()))
+    path = Path(data).expanduser()
+    if not path.exists() and is_catalog_name(data) and (fetch or (data_root() / data).exists()):
+        path = resolve(data, progress)
+    reported = "test"
     labels: tuple[str, ...] = ()
-    if is_there:
-        manifest, _ = scan(path if path.exists() else resolve(data, progress))
+    if path.exists():
+        manifest, _ = scan(path)
         labels = manifest.labels
         if manifest.splits not in ((), ("train",)):
             reported = manifest.reported

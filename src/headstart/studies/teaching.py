@@ -18,6 +18,8 @@ from headstart.studies.lessons import SOURCE, Lesson
 from headstart.studies.progress import StudyProgress
 from headstart.studies.recipes import Part
 
+_TRAINED = ("name", "epochs", "trainable", "parameters")  # what is said of a phase
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -128,9 +130,9 @@ def _note(lesson: Lesson, outcome: Outcome) -> None:
 
 def trained_parameters(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[dict[str, Any]]]:
     """Return, per cell, what each phase of its first run trained: name, epochs, trainable and all parameters."""
-    keys = ("name", "epochs", "trainable", "parameters")
-    return {
-        cell: [{key: phase[key] for key in keys} for phase in found[0].plan()["phases"]]
-        for cell, found in runs.items()
-        if found
-    }
+    trained = {}
+    for cell, found in runs.items():
+        if found:
+            phases = found[0].plan()["phases"]
+            trained[cell] = [{key: phase[key] for key in _TRAINED} for phase in phases]
+    return trained

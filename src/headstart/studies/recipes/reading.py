@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from headstart.errors import ConfigError, did_you_mean, unknown
-from headstart.studies.recipes.schema import Part, Published, Recipe, Source
+from headstart.studies.recipes.schema import Part, Published, Recipe, SourceSpec
 
 _FILES = sorted(Path(__file__).parent.glob("*.yaml"), key=lambda file: file.stem)
 RECIPES: Final = {file.stem: file for file in _FILES}
@@ -17,7 +17,7 @@ RECIPES: Final = {file.stem: file for file in _FILES}
 
 _MOST_BYTES = 1 << 20
 _YAML_WORDS = {"dictionary or instance of CellSpec": "mapping", "dictionary": "mapping", "tuple": "list"}
-_SPECS: dict[str, type[BaseModel]] = {"parts": Part, "published": Published, "source": Source}
+_SPECS: dict[str, type[BaseModel]] = {"parts": Part, "published": Published, "source": SourceSpec}
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -100,9 +100,9 @@ def _describe(error: ValidationError) -> str:
     """Say where the first problem is, and what: `parts[0].question is missing`."""
     # What a misspelt key leaves missing is an error too, and says less.
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    place, key = _place(first["loc"]), str(first["loc"][-1]) if first["loc"] else ""
+    place = _place(first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {place}.{did_you_mean(key, _known_keys(first['loc']))}"
+        return f"unknown key {place}.{did_you_mean(str(first['loc'][-1]), _known_keys(first['loc']))}"
     if first["type"] == "missing":
         return f"{place} is missing"
     message = str(first["msg"])
@@ -118,13 +118,18 @@ def _place(location: Sequence[str | int]) -> str:
     """Write a place in the file: `parts[0].published[1].accuracy`."""
     place = ""
     for part in location:
-        # A name may hold what no terminal should be sent.
-        place += f"[{part}]" if isinstance(part, int) else f".{part if part.isprintable() else repr(part)}"
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif part.isprintable():
+            place += f".{part}"
+        else:  # no terminal should be sent it
+            place += f".{part!r}"
     return place.removeprefix(".")
 
 
 def _known_keys(location: Sequence[str | int]) -> list[str]:
     """Return the keys that there are where an unknown one stands."""
-    *owners, _ = (part for part in location if isinstance(part, str))
-    spec = _SPECS[owners[-1]] if owners else Recipe
-    return [key for key in spec.model_fields if key != "name" or spec is not Recipe]
+    owners = [part for part in location[:-1] if isinstance(part, str)]
+    if owners:
+        return list(_SPECS[owners[-1]].model_fields)
+    return [key for key in Recipe.model_fields if key != "name"]

@@ -163,12 +163,12 @@ class CellSpec(BaseModel):
         return self.model_extra or {}
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_own_settings(self) -> Self:
         _check_settings(dict(self.settings))
         return self
 
 
-class Source(Spec):
+class SourceSpec(Spec):
     """A source network that is trained first where no weights are given.
 
     Attributes:
@@ -226,7 +226,7 @@ class Recipe(Spec):
     train_per_class: int | None = Field(None, ge=1)
     reported_per_class: int | None = Field(None, ge=1)
     match_suffix: str = ""
-    source: Source | None = None
+    source: SourceSpec | None = None
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
