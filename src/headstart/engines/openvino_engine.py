@@ -119,7 +119,7 @@ def convert(module: nn.Module, spec: InputSpec) -> Any:
         import openvino as ov
         from openvino.preprocess import PrePostProcessor
 
-        model = _convert(module, spec)
+        model = _from_trace(module, spec)
         model.reshape([BATCH, 3, *spec.size])
         steps = PrePostProcessor(model)
         steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
@@ -138,8 +138,8 @@ def _as_engine_error() -> Iterator[None]:
         raise EngineError(f"OpenVINO cannot run it: {' '.join(str(error).split())[:200]}") from error
 
 
-def _convert(module: nn.Module, spec: InputSpec) -> Any:
-    """Convert a network to OpenVINO's representation.
+def _from_trace(module: nn.Module, spec: InputSpec) -> Any:
+    """Convert a network as it is, without its preprocessing.
 
     A traced function carries its weights as constants and is converted in a fifth of the time that
     `openvino.convert_model` takes for a module; the optimisations that the latter adds, compiling does anyway.

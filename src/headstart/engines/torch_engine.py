@@ -53,7 +53,10 @@ class TorchEngine:
                 whenever a batch comes.
             batch: Images per pass through the network, the last one being filled up; None: batches as they come.
         """
-        self.precision, self._device, self._batch, self._spec = precision, device, batch, spec
+        self.precision = precision
+        self._device = device
+        self._batch = batch
+        self._spec = spec
         self._module: Callable[[Tensor], Tensor] = module
         if fold:
             folded = fold_batch_norms(module).to(memory_format=torch.channels_last)

@@ -90,10 +90,16 @@ class FeatureSupply:
             precision: `auto`, `32` or `bf16`, of the engine.
             pinned: Number of frozen stages -> the engine that was found before, such as `openvino 32`.
             display: Told what goes on; default: nothing is shown.
+
+        Raises:
+            ConfigError: The engine or precision is not known, or is not for this device.
         """
-        self.train, self.held_out = train, held_out
+        self.train = train
+        self.held_out = held_out
         self.numbered = train.numbered(views)
-        self._model, self._device, self._cache = model, device, cache
+        self._model = model
+        self._device = device
+        self._cache = cache
         self._candidates = choices(device, engine=engine, precision=precision)
         self.display = display or Display()
         self.engines = dict(pinned or {})
@@ -139,7 +145,6 @@ class FeatureSupply:
         table = None
         if cache is not None:
             table = self._fill(cache, trunk, wanted, None if solves else len(epochs))
-        self.engines[parts.boundary] = trunk.recipe.engine_name
 
         def batches(images: ImageBatches) -> BatchSource:
             if table is None:
@@ -148,6 +153,7 @@ class FeatureSupply:
 
         train = batches(self.numbered)
         held_out = None if self.held_out is None else batches(self.held_out)
+        self.engines[parts.boundary] = trunk.recipe.engine_name
         if table is None:
             return PhaseInputs(parts.tail, train, held_out)
         is_solvable = all_views and len(table.shape) == 1

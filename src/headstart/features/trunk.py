@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +58,14 @@ class Recipe:
         return f"{self.engine} {self.precision}"
 
 
+@final
 class Trunk:
-    """The part of a network below a boundary, with the engine that runs it."""
+    """The part of a network below a boundary, with the engine that runs it.
+
+    Attributes:
+        key: Names everything that a row depends on, but for the image, the number of its view and the engine.
+        recipe: How its rows are computed; another one after `open`, where another engine was found than before.
+    """
 
     def __init__(
         self,
@@ -73,14 +79,32 @@ class Trunk:
         *,
         pinned: str | None = None,
     ) -> None:
+        """Find out how rows are computed: as they were before, or else by opening an engine.
+
+        Args:
+            parts: A network that is cut above stage 0.
+            model: The network, with its preprocessing.
+            images: The first of them are what engines are compared on.
+            candidates: From `engines.choose.choices`.
+            device: Where the network is.
+            cache: Beside it, what was found is kept for other runs; None: nothing is kept.
+            say: Told which engine was refused, and why.
+            pinned: The engine to begin with, such as `openvino 32`, where this machine has it.
+        """
         assert parts.trunk is not None
-        self._module, self._spec, self._images = parts.trunk, model.spec, images
-        self._device, self._say = device, say
-        names = [str(candidate) for candidate in candidates]
-        self._pinned = pinned if pinned in names else None  # another machine may not have it
-        self._candidates = candidates[names.index(self._pinned) :] if self._pinned else candidates
+        self._module = parts.trunk
+        self._spec = model.spec
+        self._images = images
+        self._device = device
+        self._say = say
+        self._pinned: str | None = None
+        self._candidates = candidates
+        for position, candidate in enumerate(candidates):
+            if str(candidate) == pinned:
+                self._pinned = pinned
+                self._candidates = candidates[position:]
         self._engine: Engine | None = None
-        self.key = _key(parts.trunk, model, images, candidates, device)
+        self.key = _rows_key(parts.trunk, model, images, candidates, device)
         self._file = cache.folder.parent / "engines" / f"{self.key}.json" if cache is not None else None
         self.recipe = self._read() or self._choose()
 
@@ -136,10 +160,12 @@ class Trunk:
 
 def as_stored(rows: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Round rows to what is stored; what a 16-bit number cannot hold becomes the largest one."""
-    return (rows.clip(-_LARGEST_HALF, _LARGEST_HALF) if dtype == np.float16 else rows).astype(dtype)
+    if dtype == np.float16:
+        rows = rows.clip(-_LARGEST_HALF, _LARGEST_HALF)
+    return rows.astype(dtype)
 
 
-def _key(
+def _rows_key(
     trunk: nn.Module,
     model: ClassifierNetwork,
     images: ImageBatches,
@@ -147,7 +173,7 @@ def _key(
     device: torch.device,
 ) -> str:
     """Name everything that a row depends on, but for the image and the number of its view."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_features()
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_features()
     facts: dict[str, Any] = {
         "code": getattr(trunk, "code", ""),
         "modules": [(name, repr(module)) for name, module in trunk.named_children()],
@@ -155,7 +181,7 @@ def _key(
         "spec": model.spec.to_dict(),
         "augment": images.augment,
         "engines": [str(candidate) for candidate in candidates],
-        "device": [device.type, name],
+        "device": [device.type, processor],
         "packages": {package: package_version(package) for package in _PACKAGES},
         "sources": [hashlib.sha256(file.read_bytes()).hexdigest() for file in _CODE],
     }
