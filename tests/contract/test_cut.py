@@ -1,6 +1,7 @@
 """A network of every family, cut at the boundary of every phase of every strategy, computes what it did uncut."""
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import pytest
 import timm
@@ -9,11 +10,12 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from headstart.features.cut import cut
-from headstart.models.adapters import PARTS, Parts, is_part
+from headstart.models.adapters import is_part
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.stages import derive_stages
 from headstart.training.plan import Phase, ResolvedPhase, apply_modes, resolve
 from headstart.training.strategies import STRATEGIES
+from headstart.types import Parts
 from tests.helpers.networks import SIDE, SMALL, build, plan_for, with_parts
 
 
@@ -61,7 +63,7 @@ def backward(function: Callable[[Tensor], Tensor], inputs: Tensor, network: nn.M
     return logits, {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("parts", [None, *PARTS])
+@pytest.mark.parametrize("parts", [None, *get_args(Parts)])
 def test_every_phase_computes_what_it_did_uncut(model: ClassifierNetwork, images: Tensor, parts: Parts | None) -> None:
     if parts is not None:
         model = with_parts(parts, model)

@@ -2,14 +2,16 @@
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from headstart.models.adapters import PARTS, Parts, adapter_layout, is_part, merged_state, restore_adapters
+from headstart.models.adapters import adapter_layout, is_part, merged_state, restore_adapters
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier, load_classifier, save_classifier
+from headstart.types import Parts
 from tests.helpers.networks import FAMILIES, SIDE, build, with_parts
 
 
@@ -26,7 +28,7 @@ def train(classifier: ClassifierNetwork) -> None:
             torch.nn.init.uniform_(parameter, -0.05, 0.05)
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("parts", get_args(Parts))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_parts_change_nothing_at_first_and_what_is_saved_is_what_was_trained(name: str, parts: Parts) -> None:
     torch.set_num_threads(1)
@@ -50,7 +52,7 @@ def test_parts_change_nothing_at_first_and_what_is_saved_is_what_was_trained(nam
         assert homes == {stage.name for stage in changed.stages} - {"stem", "head"}
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("parts", get_args(Parts))
 @pytest.mark.parametrize("name", ["lite0", "resnet18", "timm/test_vit", "simple-cnn"])
 def test_a_saved_model_comes_back(name: str, parts: Parts, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ again once it is saved.
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from headstart.errors import ModelError
-from headstart.types import Parts, Stage
+from headstart.types import Stage
 
-PARTS: tuple[Parts, ...] = get_args(Parts)
 _PART_NAMES = (".lora_a", ".lora_b", ".adapter.")
 
 
@@ -62,15 +61,21 @@ class Adapter(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.down, self.up = nn.Linear(channels, width), nn.Linear(width, channels)
+        self.down = nn.Linear(channels, width)
+        self.up = nn.Linear(width, channels)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map (N, C, H, W), (N, L, C) or (N, C) to the same shape."""
-        is_image = hidden.ndim == 4
-        change: Tensor = self.up(functional.gelu(self.down(hidden.movedim(1, -1) if is_image else hidden)))
-        return hidden + (change.movedim(-1, 1) if is_image else change)
+        if hidden.ndim == 4:
+            return hidden + self._change(hidden.movedim(1, -1)).movedim(-1, 1)
+        return hidden + self._change(hidden)
+
+    def _change(self, hidden: Tensor) -> Tensor:
+        """Map (..., C) to the same shape."""
+        change: Tensor = self.up(functional.gelu(self.down(hidden)))
+        return change
 
 
 def is_part(name: str) -> bool:
@@ -163,7 +168,7 @@ def insert_adapters(network: nn.Module, stages: tuple[Stage, ...], *, width: int
         width: Of the bottleneck.
         size: (height, width) of the input, pixels.
     """
-    parts_by_stage = [list(_parts(network, stage)) for stage in stages if stage.name != "stem"]
+    parts_by_stage = [list(_module_names(network, stage)) for stage in stages if stage.name != "stem"]
     parts = list(itertools.chain.from_iterable(parts_by_stage))
     channels = _output_channels(network, parts, size)
     places = []
@@ -227,7 +232,7 @@ def restore_adapters(network: nn.Module, layout: object, what: str) -> None:
         raise ModelError(f"{what}: 'adapters' of its config is damaged ({reason}); bring the folder again") from error
 
 
-def _parts(network: nn.Module, stage: Stage) -> Iterator[str]:
+def _module_names(network: nn.Module, stage: Stage) -> Iterator[str]:
     """Name the modules that a stage consists of, one by one where they are a plain list."""
     modules = dict(network.named_modules())
     for prefix in stage.prefixes:

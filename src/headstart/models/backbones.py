@@ -12,12 +12,11 @@ from headstart.errors import ModelError
 from headstart.models.adapters import restore_adapters
 from headstart.models.heads import describe_head, head_of, new_head, num_features, replace_head
 from headstart.models.libraries import Loaded, Source
-from headstart.models.sources import backbone_names, find_source, licence_of
+from headstart.models.sources import find_source, licence_of
 from headstart.models.stages import derive_stages, has_known_stages
-from headstart.models.weights import WEIGHTS_FILE, load_into, read_model_json, read_state_dict, saved_model_folder
+from headstart.models.weights import load_into, read_model_json, read_state_dict, saved_model_folder
+from headstart.runs import WEIGHTS
 from headstart.types import InputSpec, Stage
-
-__all__ = ["Backbone", "backbone_names", "create_backbone", "describe_backbone", "read_spec"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,7 @@ def create_backbone(name: str, *, weights: str | None = None, image_size: int | 
     """Build a network and load its weights. Random weights come from torch's global generator.
 
     Args:
-        name: One of `backbone_names`, or a timm name without its prefix where torchvision has no such model.
+        name: One of `sources.backbone_names`, or a timm name without its prefix where torchvision has no such model.
         weights: None for the published ones, `none` for random ones, else a weight file, run or model folder.
         image_size: Side of the network's input, pixels, where it shall differ from that of the weights.
 
@@ -170,9 +169,7 @@ def _saved_spec(folder: Path, source: Source) -> InputSpec:
     own = config.get("headstart")
     architecture = config.get("architecture")
     if not isinstance(own, dict):
-        raise ModelError(
-            f"{folder} was not written by Headstart; give its weight file: --weights {folder / WEIGHTS_FILE}"
-        )
+        raise ModelError(f"{folder} was not written by Headstart; give its weight file: --weights {folder / WEIGHTS}")
     if (own.get("library"), architecture) != (source.library.name, source.architecture):
         raise ModelError(
             f"{folder} holds a {architecture} of {own.get('library')}; the backbone is {source.architecture} of "

@@ -20,8 +20,9 @@ from headstart.models.heads import head_of, new_head, num_features, replace_head
 from headstart.models.libraries import library_named
 from headstart.models.source_head import SourceHead, start_from_source
 from headstart.models.stages import derive_stages
-from headstart.models.weights import WEIGHTS_FILE, load_into, read_model_json, read_state_dict, saved_model_folder
+from headstart.models.weights import load_into, read_model_json, read_state_dict, saved_model_folder
 from headstart.preprocessing import normalize
+from headstart.runs import WEIGHTS
 from headstart.types import InputSpec, Stage
 
 LORA_FILE = "lora.safetensors"
@@ -131,7 +132,7 @@ def save_classifier(classifier: ClassifierNetwork, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise file_error("create", folder, error) from error
-    write_atomic(folder / WEIGHTS_FILE, weights)
+    write_atomic(folder / WEIGHTS, weights)
     factors, scale = lora_factors(classifier.network)
     if factors:
         write_atomic(folder / LORA_FILE, safetensors.torch.save(factors, metadata={"scale": repr(scale)}))
@@ -152,7 +153,7 @@ def load_classifier(folder: Path) -> ClassifierNetwork:
             f"{folder} holds no trained model (config.json is missing); give a finished run or model folder"
         )
     config = read_model_json(place / "config.json")
-    weights = place / WEIGHTS_FILE
+    weights = place / WEIGHTS
     check_config(config, str(place / "config.json"))
     _check_digest(weights, config["headstart"].get("weights_sha256"))
     return rebuild_classifier(config, read_spec(place), read_state_dict(weights), str(weights))
@@ -273,7 +274,9 @@ def _preprocessor_config(spec: InputSpec) -> dict[str, Any]:
 
 def _one_line(label: str) -> str:
     """Keep a label on one line of labels.txt: as it is, or as a JSON string where it holds a line break."""
-    return label if label.splitlines() == [label] and not label.startswith('"') else json.dumps(label)
+    if label.splitlines() == [label] and not label.startswith('"'):
+        return label
+    return json.dumps(label)
 
 
 def check_config(config: dict[str, Any], file: str) -> None:

@@ -144,6 +144,7 @@ def save_params(network: ResNetV2, path: Path | str) -> None:
     """Write a network as a `.params` file, which `load_parameters` of MXNet reads with `npx.set_np()` on or off.
 
     Raises:
+        ModelError: A tensor is of a type that MXNet lacks.
         RunError: The file cannot be written.
     """
     write_params(Path(path), from_state_dict(network.state_dict()))

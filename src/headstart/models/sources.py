@@ -39,6 +39,9 @@ def licence_of(source: Source, weights: str | None, saved: Path | None) -> str:
         source: The backbone.
         weights: As for `create_backbone`.
         saved: The model folder that the weights are from, if they are from one.
+
+    Raises:
+        ModelError: That folder is damaged.
     """
     library = source.library
     code = f"code {library.code_licence} ({library.name})"

@@ -38,7 +38,7 @@ def derive_stages(network: nn.Module, library: str) -> tuple[Stage, ...]:
     containers = _ancestors(head)
     if family is not None:
         containers.update(family.containers)
-    parts = [part for part in _parts(network, containers) if part != head]
+    parts = [part for part in _part_names(network, containers) if part != head]
     openers = {} if family is None else family.openers(network, parts)
 
     # Parts before the first block are the stem; with no block at all there is only a body.
@@ -80,12 +80,12 @@ def _ancestors(name: str) -> set[str]:
     return {".".join(words[:count]) for count in range(1, len(words))}
 
 
-def _parts(network: nn.Module, containers: set[str], prefix: str = "") -> Iterator[str]:
+def _part_names(network: nn.Module, containers: set[str], prefix: str = "") -> Iterator[str]:
     """Name the direct parameters, buffers and children of the network, and of its containers in their place."""
     for name, _ in (*network.named_parameters(recurse=False), *network.named_buffers(recurse=False)):
         yield prefix + name
     for name, child in network.named_children():
         if prefix + name in containers:
-            yield from _parts(child, containers, f"{prefix}{name}.")
+            yield from _part_names(child, containers, f"{prefix}{name}.")
         else:
             yield prefix + name

@@ -18,11 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from headstart.errors import HeadstartError, ModelError, did_you_mean
+from headstart.errors import ModelError, did_you_mean
 from headstart.models.gluon_params import read_params, to_state_dict
 from headstart.runs import WEIGHTS, locate
 
-WEIGHTS_FILE = WEIGHTS
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _WRAPPING_PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -110,10 +109,12 @@ def torch_hub_file(url: str, backbone: str) -> Path:
     try:
         _check_reachable(url)
         folder.mkdir(parents=True, exist_ok=True)
-        digest = re.search(r"-([a-f0-9]{8,})\.", file.name)
-        torch.hub.download_url_to_file(url, str(file), digest and digest.group(1), progress=sys.stderr.isatty())
+        # A published file's name ends in the first digits of its SHA-256.
+        found = re.search(r"-([a-f0-9]{8,})\.", file.name)
+        digest = found.group(1) if found else None
+        torch.hub.download_url_to_file(url, str(file), digest, progress=sys.stderr.isatty())
     except Exception as error:  # a hub fails in many ways; each ends in the same advice
-        raise _unreachable(backbone, error, str(file.name), url, f"{folder}", "put it there") from error
+        raise _unreachable(backbone, error, file.name, url, folder, "put it there") from error
     return file
 
 
@@ -129,9 +130,10 @@ def hugging_face_file(repository: str, names: tuple[str, ...], backbone: str) ->
         ModelError: It is not there and cannot be fetched.
     """
     hub: Any = importlib.import_module("huggingface_hub")
-    repository, _, revision = repository.partition("@")
+    repository, _, tag = repository.partition("@")
+    revision = tag or None
     for name in names:
-        cached = hub.try_to_load_from_cache(repository, name, revision=revision or None)
+        cached = hub.try_to_load_from_cache(repository, name, revision=revision)
         if isinstance(cached, str):
             return Path(cached)
     folder = Path(hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
@@ -141,13 +143,11 @@ def hugging_face_file(repository: str, names: tuple[str, ...], backbone: str) ->
             raise OSError("HF_HUB_OFFLINE is set")
         _check_reachable(url)  # the hub's own client would retry for most of a minute
         for name in names[:-1]:
-            if hub.file_exists(repository, name, revision=revision or None):
-                return Path(hub.hf_hub_download(repository, name, revision=revision or None))
-        return Path(hub.hf_hub_download(repository, names[-1], revision=revision or None))
+            if hub.file_exists(repository, name, revision=revision):
+                return Path(hub.hf_hub_download(repository, name, revision=revision))
+        return Path(hub.hf_hub_download(repository, names[-1], revision=revision))
     except Exception as error:  # a hub fails in many ways; each ends in the same advice
-        raise _unreachable(
-            backbone, error, names[0], url, str(folder), "copy that folder from such a machine"
-        ) from error
+        raise _unreachable(backbone, error, names[0], url, folder, "copy that folder from such a machine") from error
 
 
 def saved_model_folder(path: Path) -> Path | None:
@@ -172,7 +172,7 @@ def read_model_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _unreachable(backbone: str, error: Exception, file: str, url: str, folder: str, bring: str) -> HeadstartError:
+def _unreachable(backbone: str, error: Exception, file: str, url: str, folder: Path, bring: str) -> ModelError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return ModelError(
         f"the weights of {backbone} are not on this machine and cannot be fetched ({reason[:200]}): missing file "
@@ -206,9 +206,7 @@ def weight_file(path: Path) -> Path:
         raise ModelError(f"no weight file at {path}; give a .safetensors or .pth file, a run folder, or 'none'")
     weights = locate(path).weights
     if weights is None:
-        raise ModelError(
-            f"{path} is no run or model folder: it holds no {WEIGHTS_FILE}; give a finished run, or a file"
-        )
+        raise ModelError(f"{path} is no run or model folder: it holds no {WEIGHTS}; give a finished run, or a file")
     return weights
 
 

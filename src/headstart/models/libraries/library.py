@@ -63,18 +63,6 @@ class Publication:
     licence: Callable[[Source], str]
 
 
-def _no_head(network: nn.Module) -> None:
-    return None
-
-
-def _no_keys(network: nn.Module) -> dict[str, Any]:
-    return {}
-
-
-def _no_conversion(source: Source, size: Size, state: Mapping[str, Tensor]) -> None:
-    return None
-
-
 @dataclass(frozen=True, eq=False)
 class Library:
     """A library of networks that can be fine-tuned. To add one: a file with one of these, and a row in `LIBRARIES`.
@@ -112,9 +100,9 @@ class Library:
     version: Callable[[], str]
     publication: Publication | None = None
     families: Mapping[type[nn.Module], Family] = field(default_factory=dict)
-    declared_head: Callable[[nn.Module], str | tuple[str, ...] | None] = _no_head
-    convert: Callable[[Source, Size, Mapping[str, Tensor]], nn.Module | None] = _no_conversion
-    config_keys: Callable[[nn.Module], dict[str, Any]] = _no_keys
+    declared_head: Callable[[nn.Module], str | tuple[str, ...] | None] = lambda network: None
+    convert: Callable[[Source, Size, Mapping[str, Tensor]], nn.Module | None] = lambda source, size, state: None
+    config_keys: Callable[[nn.Module], dict[str, Any]] = lambda network: {}
     own_loader: str = ""
 
     def build(self, architecture: str, size: Size, **arguments: Any) -> nn.Module:

@@ -41,11 +41,10 @@ class SourceHead:
 
     def summary(self) -> dict[str, str]:
         """Say for each class of the data what it starts from: `310 (ant, emmet, pismire)`, `rest` or `none`."""
-        matched = self.matching.to_dict()
-        return {
-            label: f"{word} ({self.classes[word]})" if isinstance(word, int) else word
-            for label, word in matched.items()
-        }
+        said = {}
+        for label, word in self.matching.to_dict().items():
+            said[label] = f"{word} ({self.classes[word]})" if isinstance(word, int) else word
+        return said
 
 
 def read_source_head(
@@ -133,7 +132,15 @@ def run_labels(weights: str | None) -> tuple[str, ...]:
 
 
 def source_classes(weights: str | None, num_outputs: int) -> tuple[SourceClass, ...]:
-    """Return what the outputs of the weights' own head stand for, without names where that is not known."""
+    """Return what the outputs of the weights' own head stand for, without names where that is not known.
+
+    Args:
+        weights: As for `create_backbone`.
+        num_outputs: Of that head.
+
+    Raises:
+        ModelError: The weights are from a folder that is damaged.
+    """
     names = run_labels(weights)
     if len(names) == num_outputs:
         return tuple(SourceClass((name,)) for name in names)
