@@ -134,9 +134,13 @@ def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequen
     if source is None:
         return {}
     if isinstance(source, Mapping):
-        value, folder, where = source, Path(), "the comparison"
+        value = source
+        folder = Path()
+        where = "the comparison"
     else:
-        value, folder, where = _comparison_file(Path(source)), Path(source).parent, str(source)
+        value = _comparison_file(Path(source))
+        folder = Path(source).parent
+        where = str(source)
     rows = []
     known: set[Path] = set()
     for row in value.get("rows", ()):

@@ -161,8 +161,8 @@ def difference_moments(first: Sample, other: Sample, growth: float = 1.0) -> Mom
     stays in any case, because few seeds agree by chance too.
 
     Args:
-        first: On the same images as
-        other: this one.
+        first: The one that is ahead where the difference is positive.
+        other: The one that it is compared with, on the same images.
         growth: As they would be with so many times the units. That shrinks the images' part and the seeds' luck, not
             what seeds vary by beyond it.
     """
