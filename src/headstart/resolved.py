@@ -16,7 +16,7 @@ from headstart.types import StepChoice
 
 
 class Resolved(BaseModel):
-    """What a run decided; frozen. A value per phase is in the order of the plan.
+    """What a run decided; frozen. Values per phase are in the order of the plan.
 
     Attributes:
         strategy: Name of the strategy, or of the user's table.
@@ -29,7 +29,7 @@ class Resolved(BaseModel):
         epochs: What the schedule of each phase spans; empty in runs of version 0.1 where no time limit set it.
         is_timed: Whether a time limit set these lengths.
         stop_after: How many epochs of each phase were chosen on images that select; None: all run.
-        steps: How the steps of each phase run; None where nothing was timed.
+        steps: How the steps of each phase run, as far as that is decided; None of a phase without steps.
         engines: Number of frozen stages -> what computes the features above them, such as `openvino 32`.
     """
 
@@ -52,9 +52,17 @@ class Resolved(BaseModel):
         """Return a copy with other values."""
         return self.model_copy(update=changes)
 
+    def step_of(self, phase: int) -> StepChoice | None:
+        """Return how the steps of a phase, numbered from 0, run; None where that is not decided."""
+        return self.steps[phase] if phase < len(self.steps) else None
+
     def with_step(self, phase: int, step: StepChoice) -> Self:
-        """Return a copy in which the steps of a phase run in this way."""
-        return self.replace(steps=(*self.steps[:phase], step, *self.steps[phase + 1 :]))
+        """Return a copy in which the steps of a phase, numbered from 0, run in this way."""
+        steps = list(self.steps)
+        while len(steps) <= phase:
+            steps.append(None)
+        steps[phase] = step
+        return self.replace(steps=tuple(steps))
 
     def to_json(self) -> str:
         """Return the content of `resolved.json`."""
@@ -78,6 +86,9 @@ class Resolved(BaseModel):
             ) from error
 
 
+_STEP_OF_PHASE = "step_of_phase_"  # and its number from 1; the name of a choice in version 0.1
+
+
 def decisions_of_version_0_1(settings: Mapping[str, Any], where: Path) -> Resolved:
     """Read the decisions of a run of version 0.1, which wrote them among its settings.
 
@@ -89,11 +100,9 @@ def decisions_of_version_0_1(settings: Mapping[str, Any], where: Path) -> Resolv
         RunError: A value is missing or damaged.
     """
     try:
-        choices, lr = settings["choices"], float(settings["lr"])
-        stop_after = choices.get("stop_after")
-        num_steps = sum(key.startswith("step_of_phase_") for key in choices)
-        steps = [choices.get(f"step_of_phase_{number}") for number in range(1, num_steps + 1)]
-        return Resolved(
+        choices = settings["choices"]
+        lr = float(settings["lr"])
+        resolved = Resolved(
             strategy=settings["strategy"],
             table=settings.get("table"),
             lr=lr,
@@ -101,10 +110,14 @@ def decisions_of_version_0_1(settings: Mapping[str, Any], where: Path) -> Resolv
             batch_size=settings["batch_size"],
             head_init=settings["head_init"],
             match=choices.get("match", {}),
-            epochs=tuple(choices.get("epochs", ())),
+            epochs=choices.get("epochs", ()),
             is_timed="epochs" in choices,
-            stop_after=None if stop_after is None else tuple(stop_after),
-            steps=tuple(None if step is None else StepChoice(**step) for step in steps),
+            stop_after=choices.get("stop_after"),
         )
+        for key, step in choices.items():
+            if key.startswith(_STEP_OF_PHASE):
+                number = int(key.removeprefix(_STEP_OF_PHASE))
+                resolved = resolved.with_step(number - 1, StepChoice(**step))
+        return resolved
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{where} is damaged, or is no longer read: {error}; train again with --overwrite") from error

@@ -28,6 +28,11 @@ def test_a_decision_is_a_new_value():
     assert (FULL.steps[0], later.steps) == (None, (StepChoice(), FULL.steps[1]))
 
 
+def test_the_steps_of_a_later_phase_may_be_decided_first():
+    found = Resolved(strategy="lp-ft", lr=0.1, head_lr=1.0).with_step(1, StepChoice())
+    assert found.steps == (None, StepChoice())
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"strategy": "x", "lr": "fast", "head_lr": 1}'])
 def test_a_damaged_one_says_where_and_what_to_do(data):
     with pytest.raises(RunError, match=r"r/resolved.json is damaged or another version's \(.*train again"):
@@ -46,6 +51,11 @@ def test_the_decisions_of_version_0_1_stand_among_its_settings():
     assert (found.steps, found.is_timed) == ((StepChoice(False),), False)
     timed = decisions_of_version_0_1({**OLD, "choices": {"epochs": [4]}}, WHERE)
     assert (timed.epochs, timed.stop_after, timed.is_timed) == ((4,), None, True)
+
+
+def test_a_phase_of_version_0_1_that_was_solved_had_no_steps():
+    found = decisions_of_version_0_1({**OLD, "choices": {"step_of_phase_2": {"precision": "bf16"}}}, WHERE)
+    assert found.steps == (None, StepChoice(precision="bf16"))
 
 
 @pytest.mark.parametrize("change", [{"lr": "fast"}, {"choices": 3}, {"batch_size": None}])

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -89,28 +90,34 @@ class Experiment:
         reading = reading or Reading(config, display)
         manifest, report = reading.result()
         labels = manifest.labels
-        resolved, why_not = repeated(config, labels)
-        is_new = resolved is None
-        resolved = resolved or decide(config, labels)
+
+        before, why_not = repeated(config, labels)
+        resolved = before or decide(config, labels)
         if timed is not None:
             resolved = timed_as(resolved, timed)
+
         model = build_model(config, resolved, labels)
         if model.source_head is not None:
             resolved = resolved.replace(match=model.source_head.matching.to_dict())
         plan = build_plan(config, resolved, model)
         resolved = resolved.replace(epochs=tuple(phase.epochs for phase in plan.phases))
-        if is_new and timed is None:
-            resolved = resolved.replace(steps=(None,) * len(plan.phases))
-        notes = [note for note in (why_not,) if note]
+
         found = cls(config, resolved, manifest, report, reading.pictures, model, plan, display)
         if not resolved.batch_size:
             found = found.with_resolved(resolved.replace(batch_size=found._fastest_batch_size()))
         found._check()
-        return replace(found, notes=(*notes, *plan_notes(config, found.resolved, model, plan)))
+        notes = plan_notes(config, found.resolved, model, plan)
+        if why_not:
+            notes.insert(0, why_not)
+        return replace(found, notes=tuple(notes))
 
     @classmethod
     def of_run(cls, config: Config, resolved: Resolved, manifest: Manifest, *, display: Display | None = None) -> Self:
-        """Build again what a run began with."""
+        """Build again what a run began with.
+
+        Raises:
+            HeadstartError: Its backbone or its weights are not usable any more.
+        """
         model = build_model(config, resolved, manifest.labels)
         plan = build_plan(config, resolved, model)
         return cls(config, resolved, manifest, None, Pictures(), model, plan, display or Display())
@@ -169,27 +176,25 @@ class Experiment:
             held_out: Images to evaluate, or None.
             model: A copy of the network; default: the experiment's.
         """
-        config, batch_size = self.config, self.resolved.batch_size
+        config = self.config
         model = model or self.model
-        made = [
-            ImageBatches(
-                records,
-                model.spec,
-                source=self.manifest.source,
-                batch_size=batch_size if is_train else max(batch_size, 32),
-                augment=config.augment if is_train else None,
-                shuffle=is_train,
-                seed=config.seed,
-                threads=num_threads(config),
-                pictures=self.pictures,
-            )
-            for is_train, records in ((True, train), (False, held_out))
-            if records is not None
-        ]
+        batches = partial(
+            ImageBatches,
+            spec=model.spec,
+            source=self.manifest.source,
+            seed=config.seed,
+            threads=num_threads(config),
+            pictures=self.pictures,
+        )
+        batch_size = self.resolved.batch_size
+        train_batches = batches(train, batch_size=batch_size, augment=config.augment, shuffle=True)
+        held_out_batches = None
+        if held_out is not None:
+            held_out_batches = batches(held_out, batch_size=max(batch_size, 32), augment=None, shuffle=False)
         return FeatureSupply(
             model,
-            made[0],
-            made[1] if held_out is not None else None,
+            train_batches,
+            held_out_batches,
             device=self.fabric.device,
             views=config.views,
             cache=FeatureCache() if config.cache else None,
@@ -201,7 +206,7 @@ class Experiment:
 
     def choose_step(self, phase: PhaseFit) -> StepChoice:
         """Say how the steps of a phase run: as was decided before, or the fastest way."""
-        decided = self.resolved.steps[phase.number] if phase.number < len(self.resolved.steps) else None
+        decided = self.resolved.step_of(phase.number)
         if decided is not None:
             return decided
         options = step_options(self.config)
@@ -267,8 +272,7 @@ def check_before_reading(config: Config) -> None:
 
 def fit_settings(config: Config) -> FitSettings:
     """Take from the settings what the loop wants."""
-    shared = [name for name in FitSettings.__dataclass_fields__ if name in Config.model_fields]
-    values = {name: getattr(config, name) for name in shared}
+    values = {name: getattr(config, name) for name in FitSettings.__dataclass_fields__ if name in Config.model_fields}
     return FitSettings(**values, step=step_options(config)[0], selects=selects(config))
 
 
@@ -278,7 +282,11 @@ def step_options(config: Config) -> tuple[StepChoice, ...]:
 
 
 def make_fabric(device_name: str) -> Fabric:
-    """Make the Fabric of a device."""
+    """Make the Fabric of a device.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
     device = pick_device(device_name)
     # Fabric announces its precision in a line of its own.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

@@ -22,13 +22,14 @@ def decide(config: Config, labels: Sequence[str]) -> Resolved:
     is new: measured in docs/decisions/0007-source-rows.md.
 
     Raises:
-        ConfigError: The strategy is not known.
+        ConfigError: The strategy is not known, or contradicts other settings.
     """
     strategy = strategy_of(config)
     head_init = config.head_init
     if "head_init" not in config.model_fields_set:
         head_init = "source" if _goes_on(config, strategy, labels) else "random"
     has_source_head = head_init == "source"
+
     lr = config.lr or default_lr(strategy.row, config.optimizer, has_source_head=has_source_head)
     multiplier = config.head_lr_mult
     if has_source_head and strategy.row.has_head_rate and "head_lr_mult" not in config.model_fields_set:
@@ -55,7 +56,8 @@ def repeated(config: Config, labels: Sequence[str]) -> tuple[Resolved | None, st
     """Return what the run that is to be repeated decided, or None and why it is decided anew.
 
     Raises:
-        RunError: `config.repeat` is no run folder.
+        RunError: `config.repeat` is no run folder, or a damaged one.
+        ConfigError: Its settings are not valid.
     """
     if config.repeat is None:
         return None, ""
@@ -72,4 +74,10 @@ def repeated(config: Config, labels: Sequence[str]) -> tuple[Resolved | None, st
 
 def timed_as(resolved: Resolved, other: Resolved) -> Resolved:
     """Take over what timing decided for another seed, so that seeds differ in nothing else."""
-    return resolved.replace(batch_size=other.batch_size, epochs=other.epochs, steps=other.steps, engines=other.engines)
+    return resolved.replace(
+        batch_size=other.batch_size,
+        epochs=other.epochs,
+        is_timed=other.is_timed,
+        steps=other.steps,
+        engines=other.engines,
+    )

@@ -94,3 +94,10 @@ def test_another_seed_takes_over_what_was_timed_and_nothing_else(run):
     found = timed_as(own, other)
     assert (found.batch_size, found.epochs, found.steps, found.engines) == (7, (4,), other.steps, other.engines)
     assert (found.lr, found.stop_after, found.match) == (0.5, None, {})
+
+
+def test_lengths_that_a_time_limit_set_are_not_timed_again_for_another_seed(run):
+    _, other = run
+    own = Resolved(strategy="full", lr=0.5, head_lr=1.0)
+    assert timed_as(own, other.replace(is_timed=True)).is_timed
+    assert not timed_as(own, other).is_timed
