@@ -48,7 +48,11 @@ class MetricsLog:
         write_atomic(self.path, earlier + self._csv([row], with_header=not earlier))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the whole rows, with numbers as numbers and empty cells as None."""
+        """Return the whole rows, with numbers as numbers and empty cells as None.
+
+        Raises:
+            RunError: The table cannot be read, or is damaged.
+        """
         text = io.StringIO(self._whole_lines().decode("utf-8", "replace"), newline="")
         found = []
         try:

@@ -24,6 +24,7 @@ CONFIG, RESOLVED, ENVIRONMENT = "config.yaml", "resolved.json", "environment.jso
 MANIFEST, PLAN = "manifest.parquet", "plan.json"
 DATA_REPORT, METRICS, HISTORY, PREDICTIONS = "data_report.json", "metrics.json", "metrics.csv", "predictions.parquet"
 MODEL, EXPLANATIONS = "model", "explanations"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"  # in the model folder
 
 # Only a folder with both is taken for a run that may be replaced: many projects have a config.yaml.
@@ -109,19 +110,35 @@ class Run:
         return self._json(METRICS)
 
     def data_report(self) -> dict[str, Any]:
-        """Return what the checks of the data found, `data_report.json`."""
+        """Return what the checks of the data found, `data_report.json`.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
         return self._json(DATA_REPORT)
 
     def environment(self) -> dict[str, Any]:
-        """Return versions, hardware, git commit and seed, `environment.json`."""
+        """Return versions, hardware, git commit and seed, `environment.json`.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
         return self._json(ENVIRONMENT)
 
     def plan(self) -> dict[str, Any]:
-        """Return what each phase trained, `plan.json`."""
+        """Return what each phase trained, `plan.json`.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
         return self._json(PLAN)
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the epochs so far, oldest first; see `MetricsLog.COLUMNS`. Empty cells are None."""
+        """Return the epochs so far, oldest first; see `MetricsLog.COLUMNS`. Empty cells are None.
+
+        Raises:
+            RunError: The table is damaged.
+        """
         return MetricsLog(self.path / HISTORY).rows()
 
     def predictions(self) -> "pyarrow.Table":
@@ -186,11 +203,11 @@ def locate(path: str | Path) -> Place:
     """Say what lies at a path; all that takes a run or a model asks here."""
     folder = Path(path)
     model = weights = None
-    for each in (folder, folder / MODEL):  # where both are models, the one within is meant
-        if (each / MODEL_CONFIG).is_file():
-            model = each
-        if (each / WEIGHTS).is_file():
-            weights = each / WEIGHTS
+    for place in (folder, folder / MODEL):  # where both are models, the one within is meant
+        if (place / MODEL_CONFIG).is_file():
+            model = place
+        if (place / WEIGHTS).is_file():
+            weights = place / WEIGHTS
     return Place(folder, (folder / CONFIG).is_file(), model, weights)
 
 

@@ -1,6 +1,6 @@
 """Which fits a run needs: to score its settings, to choose its epochs, and for the model that it ends with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headstart.config import Config
 from headstart.experiment.settings import selects
@@ -59,17 +59,7 @@ def planned_fits(config: Config, *, selection: str | None, reported: str, has_le
     elif not config.refit:
         fits.append(PlannedFit("final", INNER_TRAIN, INNER_VALIDATION, INNER_VALIDATION, selects=True))
     else:
-        scores = config.selection_score
-        fits.append(
-            PlannedFit(
-                "selection",
-                INNER_TRAIN,
-                INNER_VALIDATION,
-                INNER_VALIDATION,
-                selects=True,
-                scores=scores,
-                sets_length=True,
-            )
-        )
+        choosing = PlannedFit("selection", INNER_TRAIN, INNER_VALIDATION, INNER_VALIDATION, selects=True)
+        fits.append(replace(choosing, scores=config.selection_score, sets_length=True))
         fits.append(PlannedFit("final", TRAIN, watched, reported))
     return tuple(fits)

@@ -51,13 +51,15 @@ def build_backbone(config: Config, resolved: Resolved) -> Backbone:
 
 
 def _spec(spec: InputSpec, config: Config) -> InputSpec:
+    """Return the input of a backbone as the settings change it."""
     if config.resize is not None:
         size = config.resize
         spec = replace(spec, resize=size[0] if len(size) == 1 else (size[0], size[1]))
         if min(size) < min(spec.size):
             raise ConfigError(f"resize={size} is smaller than the input of {spec.size} that is cut from it")
-    spec = replace(spec, decoder=config.decoder)
-    return replace(spec, interpolation=config.interpolation) if config.interpolation else spec
+    if config.interpolation is not None:
+        spec = replace(spec, interpolation=config.interpolation)
+    return replace(spec, decoder=config.decoder)
 
 
 def _source_head(config: Config, resolved: Resolved, backbone: Backbone, labels: Sequence[str]) -> SourceHead | None:
@@ -134,6 +136,7 @@ def _with_parameters(model: ClassifierNetwork) -> tuple[Stage, ...]:
 
 
 def _with_lengths(plan: Plan, resolved: Resolved) -> tuple[Phase, ...]:
+    """Return the phases with the lengths that were decided, where they were."""
     phases = plan.phases
     for lengths in (resolved.epochs, resolved.stop_after):
         if lengths and len(lengths) != len(phases):

@@ -13,7 +13,7 @@ from headstart.config import dump_config
 from headstart.data.catalog import licence_of
 from headstart.data.manifest import ImageRecord, Manifest, write_manifest
 from headstart.experiment.experiment import Experiment
-from headstart.files import dump_json, write_atomic, write_json
+from headstart.files import write_atomic, write_json
 from headstart.inference.model_card import render_model_card
 from headstart.machine import environment
 from headstart.models.classifier import ClassifierNetwork
@@ -21,7 +21,7 @@ from headstart.resolved import Resolved
 from headstart.runs import Run
 from headstart.training.plan import describe
 
-_SCORE = Path("checkpoints") / "selection" / "score.json"
+_SCORE = Path(runs.CHECKPOINTS) / "selection" / "score.json"
 
 
 def create(experiment: Experiment, out: Path, *, overwrite: bool) -> Run:
@@ -89,4 +89,4 @@ def write_card(run: Run, experiment: Experiment, model: ClassifierNetwork, metri
 
 def write_metrics(run: Run, metrics: dict[str, Any]) -> None:
     """Write the final figures; last, because a run with this file counts as complete."""
-    write_atomic(run.path / runs.METRICS, dump_json(metrics))
+    write_json(run.path / runs.METRICS, metrics)

@@ -222,11 +222,11 @@ class _Session:
                 seconds = 0.0 if fit.sets_length else time.monotonic() - started - (self.cache_s - cache_s)
                 self._write_score(model, seconds)
             if fit.sets_length:
-                self._decide(self.experiment.resolved.replace(stop_after=result.best_epochs))
-                epochs = list(result.best_epochs)
+                epochs = result.best_epochs
+                self._decide(self.experiment.resolved.replace(stop_after=epochs))
                 num_images = len(self.experiment.train)
                 self.experiment.display.say(
-                    f"chosen epochs per phase: {epochs}; training again on all {num_images} images"
+                    f"chosen epochs per phase: {list(epochs)}; training again on all {num_images} images"
                 )
         return fit, model, result
 
@@ -246,37 +246,37 @@ class _Session:
             )
 
     def _fit(self, planned: PlannedFit) -> FitResult:
+        """Do one fit; what it decides on the way is written down at once."""
         experiment, folder = self.experiment, self.run.path
         config, display = experiment.config, experiment.display
         fabric = experiment.fabric
         fabric.to_device(experiment.model.network)
         held_out = experiment.images(planned.held_out) if planned.held_out is not None else None
         supply = experiment.supply(experiment.images(planned.train), held_out)
-        checkpoints = Checkpoints(folder / "checkpoints" / planned.name)
+        checkpoints = Checkpoints(folder / runs.CHECKPOINTS / planned.name)
         start_rest_row(experiment.model, supply, checkpoints, display.note)
-        settings = experiment.fit_settings
         patience = config.patience if planned.selects else None
         fit = Fit(
             experiment.model,
             experiment.plan,
             supply,
-            replace(settings, selects=planned.selects, patience=patience),
+            replace(experiment.fit_settings, selects=planned.selects, patience=patience),
             fabric,
             name=planned.name,
             held_out_name=planned.held_out_name if held_out is not None else None,
         )
+        tensorboard = folder / runs.TENSORBOARD / planned.name if config.log == "tensorboard" else None
         result = run_fit(
             fit,
             checkpoints=checkpoints,
             log=MetricsLog(folder / runs.HISTORY, fit=planned.name),
-            tensorboard=folder / "tensorboard" / planned.name if config.log == "tensorboard" else None,
+            tensorboard=tensorboard,
             choose_step=partial(self._choose_step, supply.engines),
             display=display,
             title="training" if planned.name == "final" else f"{experiment.plan.strategy} {planned.name}",
         )
         self.cache_s += supply.seconds
-        if supply.engines != self.experiment.resolved.engines:
-            self._decide(self.experiment.resolved.replace(engines=dict(supply.engines)))
+        self._decide(self.experiment.resolved.replace(engines=dict(supply.engines)))
         return result
 
     def _choose_step(self, engines: dict[int, str], phase: PhaseFit) -> StepChoice:
@@ -287,6 +287,7 @@ class _Session:
         return choice
 
     def _decide(self, resolved: Resolved) -> None:
+        """Write decisions down, where they are new, and go on with them."""
         if resolved != self.experiment.resolved:
             record.write_resolved(self.run, resolved)
             self.experiment = self.experiment.with_resolved(resolved)

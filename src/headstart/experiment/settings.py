@@ -6,13 +6,7 @@ from typing import Any
 
 from headstart.config import Config, read_yaml
 from headstart.errors import ConfigError, either
-from headstart.training.strategies import (
-    IGNORED_BY_SOME,
-    STRATEGIES,
-    USED_BY_SOME,
-    Strategy,
-    find_strategy,
-)
+from headstart.training.strategies import IGNORED_BY_SOME, STRATEGIES, USED_BY_SOME, Strategy, find_strategy
 
 
 @dataclass(frozen=True)
@@ -37,11 +31,12 @@ def strategy_of(config: Config) -> NamedStrategy:
         ConfigError: It is not known, or contradicts other settings.
     """
     name, table = config.strategy, config.table
-    if _is_file(name):
-        table = read_yaml(Path(name))
-        file, name = name, str(table.get("name", Path(name).stem))
+    if _is_file(config.strategy):
+        file = Path(config.strategy)
+        table = read_yaml(file)
+        name = str(table.get("name", file.stem))
         if name in STRATEGIES:
-            raise ConfigError(f"the table in {file} is called {name!r}, as a strategy is; name it otherwise")
+            raise ConfigError(f"the table in {config.strategy} is called {name!r}, as a strategy is; name it otherwise")
     row = find_strategy(name, table)
     if not row.is_pretrained and table is None:
         if config.weights not in (None, "none"):
@@ -52,12 +47,21 @@ def strategy_of(config: Config) -> NamedStrategy:
 
 
 def ineffective_settings(config: Config) -> list[str]:
-    """Return one sentence for each setting that was asked for and changes nothing."""
-    is_asked = config.model_fields_set
+    """Return one sentence for each setting that was asked for and changes nothing.
+
+    Raises:
+        ConfigError: The strategy is not known.
+    """
     # A file of one's own may not be read yet; what its table uses is the same for all.
     row = find_strategy(config.strategy, {} if _is_file(config.strategy) else config.table)
-    owners = {key: owner or f"strategy {_users(key)}" for key, owner in USED_BY_SOME.items() if key not in row.uses}
-    owners |= {key: owner for key, owner in IGNORED_BY_SOME.items() if key in row.ignores}
+    owners = {}
+    for key, named_owner in USED_BY_SOME.items():
+        if key not in row.uses:
+            owners[key] = named_owner or f"strategy {_users(key)}"
+    for key, other_owner in IGNORED_BY_SOME.items():
+        if key in row.ignores:
+            owners[key] = other_owner
+
     has_selection = selects(config)
     needs: dict[str, tuple[bool, str]] = {
         "momentum": (config.optimizer == "sgd", "optimizer sgd"),
@@ -69,13 +73,16 @@ def ineffective_settings(config: Config) -> list[str]:
         "validation_fraction": (has_selection or config.selection_score, "best_epoch, patience or selection_score"),
         "decay_all": (config.weight_decay > 0, "weight_decay above 0"),
     }
-    owners |= {key: owner for key, (is_there, owner) in needs.items() if not is_there}
-    defaults = Config.model_fields
-    return [
-        f"{key} has no effect here; it belongs to {owners[key]}"
-        for key in defaults
-        if key in owners and key in is_asked and getattr(config, key) != defaults[key].default
-    ]
+    for key, (is_there, needed) in needs.items():
+        if not is_there:
+            owners[key] = needed
+
+    sentences = []
+    for key, field in Config.model_fields.items():
+        is_asked = key in config.model_fields_set and getattr(config, key) != field.default
+        if is_asked and key in owners:
+            sentences.append(f"{key} has no effect here; it belongs to {owners[key]}")
+    return sentences
 
 
 def selects(config: Config) -> bool:

@@ -94,10 +94,12 @@ def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
     run = runs.run_of_model(model)
     if run is None:
         return []
-    known, config = read_manifest(run.path / runs.MANIFEST), run.config()
-    finds_epoch = selects(config) and run.resolved().stop_after is None
+    known = read_manifest(run.path / runs.MANIFEST)
+    config = run.config()
+    uses = {"was trained on": "train"}
     selecting = known.reported if config.select_on == "reported" else known.selection
-    uses = {"was trained on": "train", "selected its epoch on": selecting if finds_epoch else None}
+    if selecting is not None and selects(config) and run.resolved().stop_after is None:
+        uses["selected its epoch on"] = selecting
     lines = []
     for use, split in uses.items():
         used = {record.sha256 for record in known.records if record.split == split}
@@ -121,6 +123,10 @@ def find_learning_rate(
 
     Returns:
         What the test saw, and the setting that the suggestion is a value for.
+
+    Raises:
+        HeadstartError: Settings or data are not usable, or the plot could not be written.
+        TrainingError: The loss was never finite, or the test was too short to show a slope.
     """
     runs.check_output(plot, config.data, "--plot", *_PICTURES, ".pdf", ".svg")
     left_out = [name for name, off in LEFT_OUT.items() if getattr(config, name) != off]
@@ -174,19 +180,16 @@ def show_data(
         HeadstartError: The data is not usable, or the sheet cannot be written.
     """
     runs.check_output(sheet, config.data, "--sheet", *_PICTURES)
-    # The plain sheet needs no network; the augmented one shows what this backbone's input looks like.
     display = display or Display()
-    prepared = Experiment.prepare(config, display=display) if augmented else None
-    manifest = prepared.manifest if prepared else read_data(config, display)[0]
+    # The plain sheet needs no network; the augmented one shows what this backbone's input looks like.
+    experiment = Experiment.prepare(config, display=display) if augmented else None
+    manifest = experiment.manifest if experiment is not None else read_data(config, display)[0]
     chosen = split or "train"
     rows = []
     for label, name in enumerate(manifest.labels):
         records = [record for record in manifest.of_split(chosen) if record.label == label]
-        if prepared is not None and records:
-            spec, picture = prepared.model.spec, read_picture(manifest.source, records[0].key)
-            rng = np.random.default_rng(config.seed)
-            views = [train_view(picture, spec, config.augment, rng) for _ in range(per_class)]
-            rows.append((f"{name}: {config.augment}", [Image.fromarray(v) for v in (eval_view(picture, spec), *views)]))
+        if experiment is not None and records:
+            rows.append((f"{name}: {config.augment}", _views(experiment, records[0], per_class)))
         else:
             pictures = _pictures(manifest, records, per_class, from_end=label % 2 == 1)
             rows.append((f"{name} ({len(records)})", pictures))
@@ -198,6 +201,17 @@ def show_data(
     except (OSError, ValueError) as error:
         raise RunError(f"cannot write the contact sheet {sheet}: {error}; name another file with --sheet") from error
     return manifest
+
+
+def _views(experiment: Experiment, record: ImageRecord, count: int) -> list[Image.Image]:
+    """Return the evaluation view of an image, and training views of it."""
+    config, spec = experiment.config, experiment.model.spec
+    picture = read_picture(experiment.manifest.source, record.key)
+    rng = np.random.default_rng(config.seed)
+    views = [eval_view(picture, spec)]
+    for _ in range(count):
+        views.append(train_view(picture, spec, config.augment, rng))
+    return [Image.fromarray(view) for view in views]
 
 
 def _pictures(manifest: Manifest, records: list[ImageRecord], count: int, *, from_end: bool) -> list[Image.Image]:
