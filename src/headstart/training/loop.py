@@ -177,7 +177,11 @@ class Fit:
         """
         if fabric.device.type == "cpu":
             keep_freed_memory()
-        self.model, self.plan, self.supply, self.settings, self.fabric = model, plan, supply, settings, fabric
+        self.model = model
+        self.plan = plan
+        self.supply = supply
+        self.settings = settings
+        self.fabric = fabric
         self.names = {"fit": name, "val_split": held_out_name}
         self.rate_factor = rate_factor
         self.network = fabric.to_device(model.network)
@@ -231,7 +235,8 @@ class Fit:
 
     def _phase_events(self, index: int) -> Iterator[Event]:
         phase, resolved = self.plan.phases[index], self.resolved[index]
-        saved, self._saved = self._saved, None
+        saved = self._saved
+        self._saved = None  # for the phase that it was saved in
         apply_modes(self.network, resolved)
         if saved is None:
             self._note_start(index, resolved)
@@ -244,7 +249,7 @@ class Fit:
                 return
             phase = replace(phase, stop_after=phase.stop_after or None)  # none were chosen for a head that was solved
         if not phase.epochs_to_run:  # no inputs to prepare: a classifier that starts from its source's rows is ready
-            self._note_end(0, 0)
+            self.note_end(0, 0)
             return
         self._phase = PhaseFit(self, phase, resolved)
         yield PhaseStarted(self._phase)
@@ -256,10 +261,11 @@ class Fit:
         """Solve the head to its optimum and return its row; None where that cannot be done and it must be trained."""
         inputs = solver_inputs(self.model, resolved.boundary, self.supply)
         if isinstance(inputs, str):
-            self.supply.display.say(f"note: phase {phase.name!r} is trained: {inputs}")
+            self.supply.display.note(f"phase {phase.name!r} is trained: {inputs}")
             return None
         started = time.monotonic()  # the supply counts what the features take
-        head, features = head_of(self.network, self.model.stages), inputs.features
+        head = head_of(self.network, self.model.stages)
+        features = inputs.features
         assert isinstance(head, nn.Linear)
         assert features is not None
         solved = solve_head(
@@ -273,7 +279,7 @@ class Fit:
             device = self.fabric.device
             loss, accuracy = evaluate_loss(self.model, inputs.module, inputs.held_out, device, StepChoice())
         self.position.num_rows += 1
-        self._note_end(0, 0)
+        self.note_end(0, 0)
         return {
             **self.names,
             "phase": self.position.phase + 1,
@@ -307,6 +313,7 @@ class Fit:
         return digest([*frozen, *with_prefix("pretrained", self.pretrained).items()])
 
     def _note_start(self, index: int, resolved: ResolvedPhase) -> None:
+        """Note what the phase starts from, to be compared with at its end."""
         position = self.position
         position.phase = index
         position.start_epoch(0)
@@ -314,7 +321,8 @@ class Fit:
         position.frozen_digest = self.frozen_digest(resolved)
         position.start_digests = {name: digest([(name, self.parameters[name])]) for name in resolved.learning_rates}
 
-    def _note_end(self, epochs_run: int, best_epoch: int) -> None:
+    def note_end(self, epochs_run: int, best_epoch: int) -> None:
+        """Note that the phase is over, after how many epochs, and how many of them were chosen."""
         self.position.epochs_run.append(epochs_run)
         self.position.best_epochs.append(best_epoch)
 
@@ -338,7 +346,9 @@ class PhaseFit:
     """
 
     def __init__(self, fit: Fit, phase: Phase, resolved: ResolvedPhase) -> None:
-        self.fit, self.phase, self.resolved = fit, phase, resolved
+        self.fit = fit
+        self.phase = phase
+        self.resolved = resolved
         settings = fit.settings
         self.optimizer = build_optimizer(
             settings.optimizer,
@@ -383,7 +393,7 @@ class PhaseFit:
             yield from self._train_epoch()
             yield self._end_epoch()
         self._note_unchanged()
-        self.fit._note_end(position.epoch, position.best_epoch if self.fit.settings.selects else position.epoch)
+        self.fit.note_end(position.epoch, position.best_epoch if self.fit.settings.selects else position.epoch)
         self._choose_weights()
         # After the weights are chosen, so that averaged and restored ones are proven too.
         self.fit.check_frozen(self.phase, self.resolved)

@@ -59,7 +59,8 @@ class WeightAverage:
     """
 
     def __init__(self, network: nn.Module, frozen: frozenset[str], decay: float) -> None:
-        self._network, self._frozen, self._decay, self.num_updates = network, frozen, decay, 0
+        self._network, self._frozen, self._decay = network, frozen, decay
+        self.num_updates = 0
         self.shadow = {name: tensor.detach().clone() for name, tensor in self._tensors()}
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -6,7 +6,7 @@ run in training mode, what is frozen, and where the freeze boundary lies. Import
 
 import reprlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -116,19 +116,33 @@ def resolve(phase: Phase, network: "nn.Module", stages: tuple[Stage, ...]) -> Re
     """
     parameters = dict(network.named_parameters())
     rates = _learning_rates(phase, parameters)
-    trained = {name for name in parameters if name in rates}
+    trained = set(rates)
     updated = _updated_buffers(network, trained, phase.batch_norm, stages)
-    boundary = next(
-        (i for i, stage in enumerate(stages) if any(stage.owns(name) for name in (*trained, *updated))), len(stages)
+    changing = trained | updated
+    boundary = _freeze_boundary(stages, changing)
+    everything = {*parameters, *dict(network.named_buffers())}
+    return ResolvedPhase(
+        learning_rates=rates,
+        frozen=frozenset(everything - changing),
+        training_modules=_training_modules(network, trained, updated, stages[:boundary]),
+        boundary=boundary,
+        trains_batch_statistics=bool(updated),
     )
-    training = _training_modules(network, trained, updated, stages[:boundary])
-    everything = {*parameters, *(name for name, _ in network.named_buffers())}
-    return ResolvedPhase(rates, frozenset(everything - trained - updated), training, boundary, bool(updated))
+
+
+def _freeze_boundary(stages: tuple[Stage, ...], changing: set[str]) -> int:
+    """Return the number of leading stages in which nothing changes."""
+    for number, stage in enumerate(stages):
+        if any(stage.owns(name) for name in changing):
+            return number
+    return len(stages)
 
 
 def _learning_rates(phase: Phase, names: Iterable[str]) -> dict[str, float]:
+    """Return the rate of each parameter that trains, by the first rule that matches it."""
     rates: dict[str, float] = {}
-    uncovered, used = [], set()
+    uncovered = []
+    used = set()
     for name in names:
         rule = next((rule for rule in phase.rules if rule.matches(name)), None)
         if rule is None:
@@ -168,16 +182,16 @@ def _updated_buffers(
         return set()
 
     def trains(name: str, module: "nn.Module") -> bool:
-        if own := [f"{name}.{key}" for key, _ in module.named_parameters()]:
+        own = [f"{name}.{key}" for key, _ in module.named_parameters()]
+        if own:
             return not trained.isdisjoint(own)
         return any(stage.owns(name) and any(map(stage.owns, trained)) for stage in stages)
 
-    return {
-        f"{module_name}.{buffer}"
-        for module_name, module in network.named_modules()
-        if _is_batch_norm(module) and trains(module_name, module)
-        for buffer, _ in module.named_buffers()
-    }
+    updated: set[str] = set()
+    for name, module in network.named_modules():
+        if _is_batch_norm(module) and trains(name, module):
+            updated.update(f"{name}.{buffer}" for buffer, _ in module.named_buffers())
+    return updated
 
 
 def _training_modules(
@@ -232,7 +246,7 @@ class PhaseTable:
     boundary: str
     parameters: int
     trainable: int
-    stages: tuple[StageRow, ...] = field(default=())
+    stages: tuple[StageRow, ...] = ()
     solver: Solver = "loop"
     penalty: str = ""
 
@@ -244,7 +258,8 @@ class PhaseTable:
 
 def share(part: int, whole: int) -> str:
     """Format a count of a count: `1,026 / 11,177,538 (0.01 %)`."""
-    return f"{part:,} / {whole:,} ({100 * part / whole if whole else 0:.2f} %)"
+    percent = 100 * part / whole if whole else 0
+    return f"{part:,} / {whole:,} ({percent:.2f} %)"
 
 
 def describe(plan: Plan, network: "nn.Module", stages: tuple[Stage, ...]) -> tuple[PhaseTable, ...]:

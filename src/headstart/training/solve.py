@@ -81,15 +81,20 @@ def solve_head(
     if not counts.all():
         empty = labels[int(counts.argmin())]
         raise TrainingError(f"class {empty!r} has no image in train; add images of it, or remove the class")
+
+    # One problem per fold, and the last one on all rows.
     folds = np.tile(_folds(targets, groups, seed), features.num_views)
-    trains = folds != np.arange(folds.max() + 2)[:, None]  # the last one on all rows
-    rows, row_targets = _Rows(features, len(trains) * len(labels)), np.tile(targets, features.num_views)
+    trains = folds != np.arange(folds.max() + 2)[:, None]
+    rows = _Rows(features, len(trains) * len(labels))
+    row_targets = np.tile(targets, features.num_views)
     start = torch.zeros(len(trains), len(labels), features.width + 1)
     start[..., -1] = torch.from_numpy(np.log(counts) - np.log(counts).mean())
     strength, losses, held_out_accuracy, parameters = _cross_validate(_Problem(rows, row_targets, trains), start)
+
     problem = _Problem(rows, row_targets, trains[-1:])
     parameters = _minimise(problem, parameters, strength, _TOLERANCE_FINAL)
     train_loss, train_accuracy = problem.score(parameters, problem.trains)
+
     head = parameters[0].double().numpy()
     head -= head.mean(axis=0)  # 0 at the optimum, and of no effect: only rounding shows there
     weight = head[:, :-1] * rows.scale
@@ -104,7 +109,9 @@ def _folds(targets: npt.NDArray[np.int64], groups: Sequence[str] | None, seed: i
     a class into a single fold, its groups stay in training, which would lack the class otherwise. Where then fewer than
     two classes can be held out, nothing is.
     """
-    group_of = np.arange(len(targets)) if groups is None else np.unique(list(groups), return_inverse=True)[1]
+    group_of = np.arange(len(targets))
+    if groups is not None:
+        group_of = np.unique(list(groups), return_inverse=True)[1]
     _, first = np.unique(group_of, return_index=True)
     order = np.lexsort((np.random.default_rng(seed).random(len(first)), targets[first]))
     dealt = np.empty(len(first), dtype=np.int64)
@@ -113,7 +120,9 @@ def _folds(targets: npt.NDArray[np.int64], groups: Sequence[str] | None, seed: i
     for label in np.unique(targets):
         if len(np.unique(folds[targets == label])) == 1:
             folds[np.isin(group_of, group_of[targets == label])] = -1
-    return folds if len(np.unique(targets[folds >= 0])) > 1 else np.full_like(folds, -1)
+    if len(np.unique(targets[folds >= 0])) < 2:
+        return np.full_like(folds, -1)
+    return folds
 
 
 class _Rows:
@@ -123,7 +132,8 @@ class _Rows:
     """
 
     def __init__(self, features: Features, num_logits: int) -> None:
-        self._features, self.num_rows = features, features.num_images * features.num_views
+        self._features = features
+        self.num_rows = features.num_images * features.num_views
         size = max(1, _BLOCK_BYTES // (4 * (features.width + 3 * num_logits)))
         self._spans = [(start, min(start + size, self.num_rows)) for start in range(0, self.num_rows, size)]
         self._held: list[npt.NDArray[np.float32]] = []
@@ -177,7 +187,9 @@ class _Problem:
 
     def __init__(self, rows: _Rows, targets: npt.NDArray[np.int64], trains: npt.NDArray[np.bool_]) -> None:
         """Take the targets (N * V,), and whether a problem trains on a row (K, N * V)."""
-        self._rows, self._targets, self.trains = rows, torch.from_numpy(targets), torch.from_numpy(trains)
+        self._rows = rows
+        self._targets = torch.from_numpy(targets)
+        self.trains = torch.from_numpy(trains)
         self._shares = 1 / self.trains.sum(dim=1, keepdim=True)
 
     def _log_probabilities(self, parameters: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
@@ -200,7 +212,9 @@ class _Problem:
 
     def score(self, parameters: Tensor, counted: Tensor) -> tuple[float, float]:
         """Return mean log loss and accuracy over the rows that count (K, N * V)."""
-        loss, num_hits, num_rows = 0.0, 0, int(counted.sum())
+        loss = 0.0
+        num_hits = 0
+        num_rows = int(counted.sum())
         for span, _, logs, index in self._log_probabilities(parameters):
             loss -= float(logs.gather(1, index)[:, 0][counted[:, span]].sum(dtype=torch.float64))
             num_hits += int((logs.argmax(dim=1) == index[:, 0])[counted[:, span]].sum())
@@ -245,7 +259,8 @@ def _minimise(problem: _Problem, parameters: Tensor, strength: float, tolerance:
     num_pairs = min(10, max(3, _PAIRS_BYTES // (8 * parameters.numel())))
     pairs = deque[tuple[Tensor, Tensor, float]](maxlen=num_pairs)
     value, gradient = problem.objective(parameters, strength)
-    direction, step = -gradient / max(1.0, float(gradient.norm())), 1.0
+    direction = -gradient / max(1.0, float(gradient.norm()))
+    step = 1.0
     for _ in range(_MAX_EVALUATIONS):
         bound = tolerance * strength * parameters[..., :-1].flatten(1).norm(dim=1) + _TOLERANCE_ABSOLUTE
         if step < 1e-4 or bool((gradient.flatten(1).norm(dim=1) <= bound).all()):
@@ -255,22 +270,26 @@ def _minimise(problem: _Problem, parameters: Tensor, strength: float, tolerance:
         if trial_value > value + 1e-4 * step * _dot(gradient, direction) + 1e-7 * abs(value):
             step /= 2
             continue
-        pair = (trial - parameters, trial_gradient - gradient)
-        if _dot(*pair) > 0:
-            pairs.append((*pair, _dot(*pair)))
+        change, bend = trial - parameters, trial_gradient - gradient
+        product = _dot(change, bend)
+        if product > 0:
+            pairs.append((change, bend, product))
         parameters, value, gradient = trial, trial_value, trial_gradient
-        direction, step = _direction(gradient, pairs), 1.0
+        direction = _direction(gradient, pairs)
+        step = 1.0
     return parameters
 
 
 def _direction(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, float]]) -> Tensor:
     """Return minus the inverse Hessian, as (change, change of gradient, their product) tell it, times the gradient."""
-    direction, factors = -gradient, []
+    direction = -gradient
+    factors = []
     for change, bend, product in reversed(pairs):
         factors.append(_dot(change, direction) / product)
         direction.sub_(bend, alpha=factors[-1])
     if pairs:
-        direction *= pairs[-1][2] / _dot(pairs[-1][1], pairs[-1][1])
+        _, bend, product = pairs[-1]
+        direction *= product / _dot(bend, bend)
     for change, bend, product in pairs:
         direction.add_(change, alpha=factors.pop() - _dot(bend, direction) / product)
     return direction

@@ -66,7 +66,10 @@ class TrainingStep:
             choice: Memory format, precision and compilation.
             add_penalty: Adds the gradient of a penalty on the weights to the gradients that are there.
         """
-        self._model, self._settings, self._fabric, self._choice = model, settings, fabric, choice
+        self._model = model
+        self._settings = settings
+        self._fabric = fabric
+        self._choice = choice
         self._add_penalty = add_penalty
         self.module, self._optimizer = fabric.setup(prepare_module(module, choice), optimizer)
 

@@ -20,8 +20,9 @@ TakeStep = Callable[[], None]
 
 _NUM_IMAGES = 8
 _ROUNDS = 2
-# Below this there is too little to win; compiling costs about a minute of a CPU.
-_WORTH_TUNING_S, _WORTH_COMPILING_S = 8.0, {"cpu": 1200.0, "cuda": 120.0}
+# Below these seconds of training there is too little to win; compiling costs about a minute of a CPU.
+_WORTH_TUNING_S = 8.0
+_WORTH_COMPILING_S = {"cpu": 1200.0, "cuda": 120.0}
 _LEAST_TO_COMPILE = 10_000  # images: a busy machine stretches the seconds, not the number
 
 
@@ -78,7 +79,10 @@ class StepTrial:
         # Of a few images a GPU's time is all overhead.
         most = _NUM_IMAGES if fabric.device.type == "cpu" else len(batch.targets)
         self.batch = Batch(batch.pixels[:most], batch.targets[:most], batch.indices[:most])
-        self._model, self._module, self._settings, self._fabric = model, module, settings, fabric
+        self._model = model
+        self._module = module
+        self._settings = settings
+        self._fabric = fabric
 
     def step(self, choice: StepChoice) -> TakeStep:
         """Return a function that takes a step in one way and waits until it is done."""
@@ -87,9 +91,9 @@ class StepTrial:
         # The rate is 0 and there is no state to keep: the step costs time and memory, and changes nothing.
         optimizer = torch.optim.SGD(trained, lr=0.0)
         step = TrainingStep(self._model, module, optimizer, self._settings, self._fabric, choice)
-        modes = {name: each.training for name, each in self._module.named_modules()}
-        for name, each in module.named_modules():  # Fabric puts what it sets up in training mode
-            each.training = modes[name]
+        modes = {name: part.training for name, part in self._module.named_modules()}
+        for name, part in module.named_modules():  # Fabric puts what it sets up in training mode
+            part.training = modes[name]
 
         def take() -> None:
             with torch.random.fork_rng(devices=[]):
@@ -136,7 +140,8 @@ def choose_step(
     plain = min(best, key=best.__getitem__)
     worth_s = _WORTH_COMPILING_S.get(device_type, float("inf"))
     if num_images >= _LEAST_TO_COMPILE and best[plain] * num_steps > worth_s:
-        started, compiled = clock(), replace(plain, compiled=True)
+        started = clock()
+        compiled = replace(plain, compiled=True)
         with suppress(Exception):  # without a C++ compiler, say, nothing can be compiled
             compiled_s = _best_times(make_step, [compiled], clock)[compiled]
             if (best[plain] - compiled_s) * num_steps > 3 * (clock() - started):
