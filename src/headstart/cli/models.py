@@ -106,9 +106,10 @@ def delta(
 ) -> None:
     """Write a small file of only what a run changed in its pretrained network; `rebuild` makes the model of it."""
     from headstart.experiment.tools import write_delta
+    from headstart.runs import MODEL, WEIGHTS
 
     write_delta(run, out)
-    whole = (run / "model" / "model.safetensors").stat().st_size
+    whole = (run / MODEL / WEIGHTS).stat().st_size
     echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, the whole model is {whole / 1e6:.2f} MB")
     echo(f"next: headstart rebuild {out} --out FOLDER")
 

@@ -99,12 +99,14 @@ def recipe_show(lesson: "Lesson") -> None:
     for each in lesson.parts:
         echo(f"\n{each.name}: {each.question}")
         for cell in lesson.cells(each):
-            echo(f"  {cell.name}{': as above' if cell in shown else ''}")
-            if cell not in shown:
-                echo(f"    {train_command(cell, lesson.out)}")
-                if cell.config.table is not None:
-                    echo("    with the table of this cell: write it into a file, and name that as --strategy")
-                shown.append(cell)
+            if cell in shown:
+                echo(f"  {cell.name}: as above")
+                continue
+            shown.append(cell)
+            echo(f"  {cell.name}")
+            echo(f"    {train_command(cell, lesson.out)}")
+            if cell.config.table is not None:
+                echo("    with the table of this cell: write it into a file, and name that as --strategy")
         for figure in each.published:
             echo(f"  published: {figure.cell} {figure.accuracy} ({figure.source})")
 
@@ -172,7 +174,9 @@ def _write_report(lesson: "Lesson", outcome: "Outcome") -> None:
     from headstart.report import write_report
 
     # One run of each cell: the others differ by their seed only. Drawing all would take longer than a smoke run trains.
-    runs = [each[0].path for each in outcome.runs.values()][: 1 if lesson.is_quick else None]
+    runs = [each[0].path for each in outcome.runs.values()]
+    if lesson.is_quick:
+        runs = runs[:1]
     page = write_report(
         runs,
         lesson.out / f"report-{outcome.part.name}.html",

@@ -25,9 +25,11 @@ def report(
     from headstart.report import page_path, read_comparison, write_report
 
     out = page_path(paths, out)  # before the pictures, which take their time
-    study = read_comparison(comparison or (_compared(paths) if len(paths) > 1 else None), paths)
-    for path in paths if explain else ():
-        _explain(path)
+    compared = comparison or (_compared(paths) if len(paths) > 1 else None)
+    study = read_comparison(compared, paths)
+    if explain:
+        for path in paths:
+            _explain(path)
     page = write_report(paths, out, title=title, comparison=study)
     echo(f"report: {page}")
     echo(f"figures: {page.with_suffix('')}/")

@@ -41,7 +41,6 @@ def compare(
     from headstart.studies import compare as study
     from headstart.studies.grid import parse_vary
     from headstart.studies.progress import StudyProgress
-    from headstart.studies.reported import group_runs
 
     check_format(output_format, ("table", "json", "csv"))
     words = [word for word in (data, *(more or [])) if word is not None]
@@ -49,20 +48,14 @@ def compare(
     for word in others:
         refuse_study(Path(word))
     if words and not others:
-        settings = sorted(config.model_fields_set - {"data", "out"})
         given = {"strategies": strategies, "seeds": seeds, "backbones": backbones, "vary": vary}
-        if settings := settings + [name for name, value in given.items() if value]:
-            raise ConfigError(f"{words[0]} is a run, and runs have their settings; leave out {', '.join(settings)}")
-        if len(words) == 1:
-            raise ConfigError(f"{words[0]} is one run, with nothing to compare it with; name two or more runs, or data")
-        comparison = study.compare_runs(group_runs(words))
-        lines = [f"next: {shlex.join(['headstart', 'report', *words])}"]
-        for line in study.write_comparison(comparison, Path(config.out)) if config.out else lines:
-            say(line)
+        options = [name for name, value in given.items() if value]
+        comparison = _compare_runs(words, config, options)
     elif len(words) > 1:
+        are_none = "is no run folder" if len(others) == 1 else "are no run folders"
         raise ConfigError(
-            f"{', '.join(others[:3])} {'is no run folder' if len(others) == 1 else 'are no run folders'} (no "
-            "config.yaml there); name run folders only, or one data folder, manifest or catalogue name"
+            f"{', '.join(others[:3])} {are_none} (no config.yaml there); name run folders only, or one data folder, "
+            "manifest or catalogue name"
         )
     else:
         comparison = study.compare(
@@ -76,6 +69,26 @@ def compare(
     _show(comparison, output_format)
     if comparison.failed:
         raise typer.Exit(1)
+
+
+def _compare_runs(paths: list[str], config: "Config", options: list[str]) -> "Comparison":
+    """Compare runs that exist, to which no settings and no options apply."""
+    from headstart.studies.compare import compare_runs, write_comparison
+    from headstart.studies.reported import group_runs
+
+    settings = [*sorted(config.model_fields_set - {"data", "out"}), *options]
+    if settings:
+        raise ConfigError(f"{paths[0]} is a run, and runs have their settings; leave out {', '.join(settings)}")
+    if len(paths) == 1:
+        raise ConfigError(f"{paths[0]} is one run, with nothing to compare it with; name two or more runs, or data")
+    comparison = compare_runs(group_runs(paths))
+    if config.out:
+        lines = write_comparison(comparison, Path(config.out))
+    else:
+        lines = [f"next: {shlex.join(['headstart', 'report', *paths])}"]
+    for line in lines:
+        say(line)
+    return comparison
 
 
 def _show(comparison: "Comparison", output_format: str) -> None:

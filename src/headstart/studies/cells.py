@@ -95,7 +95,8 @@ def run_cells(
         HeadstartError: Settings, data or a folder of any cell is not usable; nothing was trained.
         RunError: A cell failed, and `failed` is None.
     """
-    progress, problems = progress or StudyProgress(None), failed if failed is not None else {}
+    progress = progress or StudyProgress(None)
+    problems = failed if failed is not None else {}
     _check_study(cells, seeds, out)
     jobs = [_Job(cell, seed, cell.folder(out, seed)) for seed in seeds for cell in cells]
     for job in jobs:
@@ -109,20 +110,19 @@ def run_cells(
             if job.cell.name in problems:
                 progress.skip(job.cell.name)
                 continue
-            begun = next((other.path for other in jobs if other.cell == job.cell and other.has_begun), None)
             try:
-                _run(job, reading, progress, timed=Run(begun).resolved() if begun is not None else None)
+                _run(job, jobs, reading, progress)
             except Exception as error:  # whatever it is, the other cells go on
                 problems[job.cell.name] = f"seed {job.seed}: {_one_line(error)}"
                 progress.say(f"{job.title} failed: {_one_line(error)}; the others go on")
                 progress.skip(job.cell.name)
     if problems and failed is None:
         raise RunError("; ".join(f"{name} failed: {why}" for name, why in problems.items()))
-    return {
-        cell.name: tuple(runs.open_run(job.path) for job in jobs if job.cell.name == cell.name)
-        for cell in cells
-        if cell.name not in problems
-    }
+    found = {}
+    for cell in cells:
+        if cell.name not in problems:
+            found[cell.name] = tuple(runs.open_run(job.path) for job in jobs if job.cell.name == cell.name)
+    return found
 
 
 def settings_key(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,8 +139,9 @@ def _check_study(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> None
     if not cells or not seeds:
         raise ConfigError("nothing to run; give one cell and one seed at least")
     slugs = [cell.slug for cell in cells]
-    if twice := next((cell.name for cell in cells if slugs.count(cell.slug) > 1), None):
-        raise ConfigError(f"two cells would share the folder of {twice!r}; give them names that differ")
+    for cell in cells:
+        if slugs.count(cell.slug) > 1:
+            raise ConfigError(f"two cells would share the folder of {cell.name!r}; give them names that differ")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds {list(seeds)} are not all different")
     for field in OF_THE_DATA:
@@ -161,9 +162,11 @@ def _check_folder(job: _Job) -> None:
         return
     from headstart.experiment.resolve import decide
 
-    run, config = Run(job.path), job.cell.config
+    run = Run(job.path)
+    config = job.cell.config
     resolved = decide(config, read_manifest(job.path / runs.MANIFEST).labels)
-    here, there = settings_key(runs.settings(config.asked(), resolved)), settings_key(run.settings())
+    here = settings_key(runs.settings(config.asked(), resolved))
+    there = settings_key(run.settings())
     if not resolved.batch_size:  # found by timing
         here.pop("batch_size")
     others = [f"{key}={there[key]} (here {value})" for key, value in here.items() if there[key] != value]
@@ -186,8 +189,9 @@ def _prepare(jobs: Sequence[_Job], reading: Reading, problems: dict[str, str]) -
     for job in jobs:
         if job.has_begun:
             _check_images(job.path, reading.result()[0])
+    to_run = {job.cell.name: job.cell.config for job in jobs if not Run(job.path).is_finished}
     work = {}
-    for name, config in {job.cell.name: job.cell.config for job in jobs if not Run(job.path).is_finished}.items():
+    for name, config in to_run.items():
         try:
             work[name] = _work(Experiment.prepare(config, reading=reading))
         except PlanError as error:  # a strategy that does not fit this network; with another one it may
@@ -198,7 +202,9 @@ def _prepare(jobs: Sequence[_Job], reading: Reading, problems: dict[str, str]) -
 
 
 def _check_images(path: Path, manifest: Manifest) -> None:
-    there, here = images_key(read_manifest(path / runs.MANIFEST)), images_key(manifest)
+    """Refuse a run that was made with other images."""
+    there = images_key(read_manifest(path / runs.MANIFEST))
+    here = images_key(manifest)
     if there != here:
         raise DataError(
             f"{path} was made with other images, labels or splits: {len(there - here)} of its {len(there)} are not in "
@@ -210,32 +216,47 @@ def _work(experiment: "Experiment") -> float:
     """Guess the relative cost of a run: a forward pass below the boundary once, three of them above it per epoch."""
     from headstart.training.plan import resolve
 
-    model, total = experiment.model, 1.0
+    model = experiment.model
+    total = 1.0
     for phase in experiment.plan.phases:
         boundary = resolve(phase, model.network, model.stages).boundary
         total += 0.1 + 3 * phase.epochs_to_run * (1 - boundary / len(model.stages))
     return total
 
 
-def _run(job: _Job, reading: Reading, progress: StudyProgress, *, timed: "Resolved | None") -> None:
+def _run(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress) -> None:
     """Run, resume or skip one run."""
-    from headstart import experiment
-
     run = Run(job.path)
     if not run.is_finished:
         progress.begin(job.title)
         started = time.monotonic()
-        if job.has_begun:
-            run = experiment.resume(job.path, display=progress.of_run())
-        else:
-            config = job.cell.config.model_copy(update={"seed": job.seed, "out": str(job.path)})
-            run = experiment.train(config, display=progress.of_run(), reading=reading, timed=timed)
-        shutil.rmtree(job.path / "checkpoints", ignore_errors=True)
-        metrics, seconds = run.metrics(), time.monotonic() - started
+        _finish(job, jobs, reading, progress)
+        seconds = time.monotonic() - started
+        metrics = run.metrics()
         score = f", selection log loss {metrics['selection']['log_loss']:.3f}" if "selection" in metrics else ""
         progress.say(f"{job.title}: accuracy {metrics['accuracy']['value']:.3f}{score}, {seconds:.0f} s")
-    metrics = run.metrics()
-    progress.end(job.cell.name, metrics["time_s"]["total"])
+    progress.end(job.cell.name, run.metrics()["time_s"]["total"])
+
+
+def _finish(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress) -> None:
+    """Train, or go on with what was interrupted, and keep no checkpoints."""
+    from headstart import experiment
+
+    if job.has_begun:
+        experiment.resume(job.path, display=progress.of_run())
+    else:
+        config = job.cell.config.model_copy(update={"seed": job.seed, "out": str(job.path)})
+        timed = _decided_for_another_seed(job, jobs)
+        experiment.train(config, display=progress.of_run(), reading=reading, timed=timed)
+    shutil.rmtree(job.path / runs.CHECKPOINTS, ignore_errors=True)
+
+
+def _decided_for_another_seed(job: _Job, jobs: Sequence[_Job]) -> "Resolved | None":
+    """Return what the first run of the same cell decided, or None where none has begun."""
+    for other in jobs:
+        if other.cell == job.cell and other.has_begun:
+            return Run(other.path).resolved()
+    return None
 
 
 def _one_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ Reading runs that exist loads no torch.
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from headstart.config import Config
 from headstart.data.manifest import data_name
@@ -108,17 +109,18 @@ class Comparison:
 
     def _flat(self, row: Row) -> dict[str, Any]:
         """Return one line of the CSV file; what does not apply is empty."""
-        d, a = self.differences.get(row.name), row.accuracy
-        against_first = {
-            f"first_minus_this{key and '_' + key}": getattr(d, key or "difference", None)
-            for key in ("", "low", "high", "p_value", "p_holm", "images_needed")
-        }
-        figures = {"accuracy": a.value, "low": a.low, "high": a.high, **against_first}
-        plain = {
-            key: value for key, value in vars(row).items() if key not in ("accuracy", "accuracies", "seeds", "runs")
-        }
-        joined = {key: " ".join(map(str, getattr(row, key))) for key in ("accuracies", "seeds", "runs")}
-        return {**plain, **figures, **joined}
+        several = ("accuracies", "seeds", "runs")
+        flat = {key: value for key, value in vars(row).items() if key not in ("accuracy", *several)}
+
+        flat |= {"accuracy": row.accuracy.value, "low": row.accuracy.low, "high": row.accuracy.high}
+        difference = self.differences.get(row.name)
+        flat["first_minus_this"] = getattr(difference, "difference", None)
+        for key in ("low", "high", "p_value", "p_holm", "images_needed"):
+            flat[f"first_minus_this_{key}"] = getattr(difference, key, None)
+
+        for key in several:
+            flat[key] = " ".join(map(str, getattr(row, key)))
+        return flat
 
 
 def compare(
@@ -181,7 +183,8 @@ def write_comparison(comparison: Comparison, out: Path) -> list[str]:
     Returns:
         Lines for people: which comparison was there before, if it had other rows, and what to do next.
     """
-    old, file = [], out / "comparison.json"
+    file = out / "comparison.json"
+    old: list[str] = []
     with suppress(OSError, ValueError, LookupError, TypeError):  # none there, or a damaged one
         old = [str(row["name"]) for row in json.loads(file.read_bytes())["rows"]]
     make_parent(file)
@@ -214,6 +217,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
         level: Coverage of the intervals.
 
     Raises:
+        ConfigError: There is nothing to compare.
         RunError: A run is not finished or damaged.
         DataError: The runs report different images.
     """
@@ -224,28 +228,50 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
     for each in reported.values():
         for other in each:
             check_same_images(first, other)
+
     groups = first.group_numbers()
     correct = {name: np.array([one.correct for one in each]) for name, each in reported.items()}
     ranked_by = _ranked_by([one.metrics for each in reported.values() for one in each])
-    rows = [_row(name, reported[name], accuracy_interval(correct[name], groups, level=level, seed=0)) for name in runs]
-    rows = [replace(row, rank=rank) for rank, row in enumerate(sorted(rows, key=_order(ranked_by)), start=1)]
+    rows = []
+    for name in runs:
+        accuracy = accuracy_interval(correct[name], groups, level=level, seed=0)
+        rows.append(_row(name, reported[name], accuracy))
+    rows.sort(key=_order(ranked_by))
+    rows = [replace(row, rank=rank) for rank, row in enumerate(rows, start=1)]
     differences = compare_to_first(
         {row.name: correct[row.name] for row in rows}, groups, level=level, is_chosen_here=ranked_by == "accuracy"
     )
-    num_selection = first.metrics["selection"]["num_images"] if ranked_by == "selection" else None
-    num_groups = len(np.unique(groups)) if groups is not None and len(np.unique(groups)) < len(groups) else None
-    split, num_images = first.metrics["split"], len(first.images)
-    comparison = Comparison(tuple(rows), differences, ranked_by, split, num_images, num_groups, num_selection, level)
+
+    comparison = Comparison(
+        rows=tuple(rows),
+        differences=differences,
+        ranked_by=ranked_by,
+        split=first.metrics["split"],
+        num_images=len(first.images),
+        num_groups=_num_groups(groups),
+        num_selection_images=first.metrics["selection"]["num_images"] if ranked_by == "selection" else None,
+        level=level,
+    )
     return replace(comparison, verdict=tuple(_verdict(comparison)))
 
 
+def _num_groups(groups: npt.NDArray[np.int64] | None) -> int | None:
+    """Return how many groups there are, or None where each image is one."""
+    if groups is None:
+        return None
+    count = len(np.unique(groups))
+    return count if count < len(groups) else None
+
+
 def _ranked_by(metrics: Sequence[Mapping[str, Any]]) -> RankedBy:
+    """Say what all runs have in common to be ranked by."""
     scores = [each.get("selection") for each in metrics]
-    same = all(scores) and len({score["images_sha256"] for score in scores if score}) == 1
-    return "selection" if same else "accuracy"
+    is_common = all(scores) and len({score["images_sha256"] for score in scores if score}) == 1
+    return "selection" if is_common else "accuracy"
 
 
-def _order(ranked_by: RankedBy) -> Any:
+def _order(ranked_by: RankedBy) -> Callable[[Any], Any]:
+    """Return the key by which rows are sorted."""
     if ranked_by == "selection":
         return lambda row: (row.selection_log_loss, -row.selection_accuracy, row.seconds)
     return lambda row: (-row.accuracy.value, row.seconds)
@@ -277,31 +303,39 @@ def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
 
 def _seconds(metrics: Mapping[str, Any]) -> float:
     """Return what the run took without the fit that only scores."""
-    total, scoring = metrics["time_s"]["total"], metrics.get("selection", {}).get("time_s", 0.0)
+    total = metrics["time_s"]["total"]
+    scoring = metrics.get("selection", {}).get("time_s", 0.0)
     return round(max(0.0, float(total) - float(scoring)), 2)
 
 
 def _verdict(comparison: Comparison) -> list[str]:
+    """Say in sentences what the rows mean."""
     rows, first = comparison.rows, comparison.rows[0]
-    seeds = len(first.seeds)
+    seeds = "one seed" if len(first.seeds) == 1 else f"mean of {len(first.seeds)} seeds"
     lines = [
         _ranking_line(comparison),
         f"First is {first.name}: accuracy {first.accuracy} on {comparison.num_images} {comparison.split} images, "
-        f"{'one seed' if seeds == 1 else f'mean of {seeds} seeds'}.",
+        f"{seeds}.",
     ]
     lines += [difference_sentence(first.name, row.name, comparison.differences[row.name]) for row in rows[1:]]
+
     alike = [row for row in rows[1:] if not comparison.differences[row.name].is_significant]
-    if cheaper := [row for row in alike if row.seconds < first.seconds / 1.5]:
+    cheaper = [row for row in alike if row.seconds < first.seconds / 1.5]
+    if cheaper:
         best = min(cheaper, key=lambda row: row.seconds)
         lines.append(
             f"Of those that cannot be told apart from {first.name}, {best.name} was the fastest: "
             f"{duration(best.seconds)} a run instead of {duration(first.seconds)}."
         )
-    if marked := [row.name for row in rows if row.selected_on_reported]:
+
+    marked = [row.name for row in rows if row.selected_on_reported]
+    if marked:
         lines.append(
             f"The reported images chose the epoch of {listed(marked, 3)} (select_on=reported): an accuracy too good."
         )
-    if (fewest := min(len(row.seeds) for row in rows)) == 1:
+
+    fewest = min(len(row.seeds) for row in rows)
+    if fewest == 1:
         lines.append("With one seed nothing is known about how much seeds differ; more seeds would tell.")
     elif fewest == 2:
         lines.append(
@@ -311,6 +345,7 @@ def _verdict(comparison: Comparison) -> list[str]:
 
 
 def _ranking_line(comparison: Comparison) -> str:
+    """Say what the order follows from."""
     if comparison.ranked_by == "selection":
         return (
             f"Ranked by log loss on {comparison.num_selection_images} images that are not reported (lower is better); "

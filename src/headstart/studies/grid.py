@@ -48,15 +48,18 @@ def make_cells(
     found: dict[str, Cell] = {}
     for backbone, strategy in itertools.product(backbones or (config.backbone,), strategies):
         is_file = strategy.endswith((".yaml", ".yml"))
-        values, own = dict(shared), vary
+        values = dict(shared)
+        own = dict(vary)
         if strategy != config.strategy:
             values.pop("table", None)
         if not is_file and not find_strategy(strategy, values.get("table")).is_pretrained:
-            values = {key: value for key, value in values.items() if key not in _OF_WEIGHTS}
-            own = {key: value for key, value in vary.items() if key not in _OF_WEIGHTS}
+            for key in _OF_WEIGHTS:
+                values.pop(key, None)
+                own.pop(key, None)
         make = partial(_configure, values, {"strategy": strategy, "backbone": backbone})
         title = Path(strategy).stem if is_file else strategy
-        title = f"{backbone}: {title}" if len(backbones) > 1 else title
+        if len(backbones) > 1:
+            title = f"{backbone}: {title}"
         for combination in itertools.product(*own.values()):
             given = _with_effect(make, dict(zip(own, combination, strict=True)), own)
             name = ", ".join([title, *(f"{key}={value}" for key, value in given.items())])
@@ -109,8 +112,11 @@ def _with_effect(
     for key, value in given.items():
         # A default is never called ineffective, so one that differs from it is tried.
         tried = [make({**given, key: other}) for other in vary[key]]
-        if not any(
-            line.startswith(f"{key} has no effect") for config in tried for line in ineffective_settings(config)
-        ):
+        if all(_has_effect(key, config) for config in tried):
             kept[key] = value
     return kept
+
+
+def _has_effect(key: str, config: Config) -> bool:
+    """Tell whether a setting that was asked for changes anything."""
+    return not any(line.startswith(f"{key} has no effect") for line in ineffective_settings(config))

@@ -85,7 +85,8 @@ def rank(config: Config, backbones: Sequence[str], *, display: Display | None = 
         find_source(name)  # before anything is read
     display = display or Display()
     others = sorted(config.model_fields_set - _SETTINGS - {"repeat"})
-    if ineffective := [key for key in others if getattr(config, key) != Config.model_fields[key].default]:
+    ineffective = [key for key in others if getattr(config, key) != Config.model_fields[key].default]
+    if ineffective:
         display.note(f"nothing is trained here, so {', '.join(ineffective)} has no effect")
     kept = config.model_dump(include=config.model_fields_set & _SETTINGS)
     config = make_config({"batch_size": 32, **kept, "strategy": "head", "views": 1})
@@ -114,6 +115,7 @@ class _Named(Display):
 
 
 def _judge(config: Config, reading: Reading, display: Display) -> Ranked:
+    """Compute the features of a backbone, and say how good they are."""
     name = config.backbone
     experiment = Experiment.prepare(config, reading=reading, display=_Named(display, name))
     model = experiment.model
@@ -135,14 +137,14 @@ def _judge(config: Config, reading: Reading, display: Display) -> Ranked:
 
 
 def _row(config: Config, model: ClassifierNetwork, features: Features, engine: Engine, pixels: Pixels) -> Ranked:
-    num_classes, tensors = len(model.labels), model.network.state_dict().values()
+    tensors = model.network.state_dict().values()
     head = solve_head(features, features.targets, model.labels, groups=features.groups, seed=config.seed)
     return Ranked(
         rank=0,
         backbone=config.backbone,
         probe_loss=head.losses.get(head.strength),
         probe_accuracy=head.held_out_accuracy,
-        logme=logme(features.view(0, np.arange(features.num_images)), features.targets, num_classes),
+        logme=logme(features.view(0, np.arange(features.num_images)), features.targets, len(model.labels)),
         num_images=features.num_images,
         features=features.width,
         parameters=sum(parameter.numel() for parameter in model.network.parameters()),

@@ -52,19 +52,20 @@ def read_reported(run: Run) -> Reported:
         RunError: It is not finished, or damaged.
     """
     metrics = run.metrics()
-    if missing := [key for key in _NEEDED if key not in metrics]:
+    missing = [key for key in _NEEDED if key not in metrics]
+    if missing:
         raise RunError(f"{run.path}/metrics.json has no {', '.join(missing)}; train again with --overwrite")
     manifest = read_manifest(run.path / MANIFEST)
     records, found = reported_records(run, manifest), read_predictions(run, manifest)
     images = [(record.sha256 or record.key, manifest.labels[record.label]) for record in records]
     order = sorted(range(len(images)), key=images.__getitem__)
     return Reported(
-        run,
-        metrics,
-        [images[i] for i in order],
-        [records[i].key for i in order],
-        [records[i].group for i in order],
-        found.is_correct[order],
+        run=run,
+        metrics=metrics,
+        images=[images[i] for i in order],
+        paths=[records[i].key for i in order],
+        groups=[records[i].group for i in order],
+        correct=found.is_correct[order],
     )
 
 
@@ -99,30 +100,37 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, tuple[Run, ...]]:
     """
     opened = [open_run(path) for path in paths]
     folders = Counter(run.path.resolve() for run in opened)
-    if twice := next((run.path for run in opened if folders[run.path.resolve()] > 1), None):
-        raise RunError(f"{twice} is named twice; name each run once")
+    for run in opened:
+        if folders[run.path.resolve()] > 1:
+            raise RunError(f"{run.path} is named twice; name each run once")
     cells: dict[str, list[Run]] = {}
     for run in opened:
-        key = [sorted(settings_key(run.settings()).items()), sorted(images_key(read_manifest(run.path / MANIFEST)))]
-        cells.setdefault(repr(key), []).append(run)
+        settings = sorted(settings_key(run.settings()).items())
+        images = sorted(images_key(read_manifest(run.path / MANIFEST)))
+        cells.setdefault(repr([settings, images]), []).append(run)
     grouped: list[tuple[Run, ...]] = []
     for each in cells.values():
         each.sort(key=lambda run: run.config().seed)
-        alone = len({run.config().seed for run in each}) < len(each)
-        grouped += [(run,) for run in each] if alone else [tuple(each)]
+        seeds = {run.config().seed for run in each}
+        if len(seeds) == len(each):
+            grouped.append(tuple(each))
+        else:  # the same seed twice: each run is compared by itself
+            grouped += [(run,) for run in each]
     return dict(zip(_names(grouped), grouped, strict=True))
 
 
 def _names(cells: Sequence[Sequence[Run]]) -> list[str]:
+    """Name each cell by its strategy, and what tells it apart from the others."""
     settings = [settings_key(each[0].settings()) for each in cells]
-    several = len({key["backbone"] for key in settings}) > 1
-    names = [f"{key['backbone']}: {key['strategy']}" if several else str(key["strategy"]) for key in settings]
+    names = [str(key["strategy"]) for key in settings]
+    if len({key["backbone"] for key in settings}) > 1:
+        names = [f"{key['backbone']}: {key['strategy']}" for key in settings]
     titles = []
     for name, key in zip(names, settings, strict=True):
         alike = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
         parts = [f"{field}={value}" for field, value in key.items() if any(other[field] != value for other in alike)]
         titles.append(", ".join([name, *parts]))
-    return [
-        title if titles.count(title) == 1 else f"{title} ({each[0].path})"
-        for title, each in zip(titles, cells, strict=True)
-    ]
+    unique = []
+    for title, each in zip(titles, cells, strict=True):
+        unique.append(title if titles.count(title) == 1 else f"{title} ({each[0].path})")
+    return unique

@@ -424,6 +424,8 @@ def fake_run(folder: Path, right: str, score: float | None = None, *, seed=0, im
     with (folder / "manifest.parquet").open("wb") as file:
         write_manifest(manifest, file)
     table = {"path": [record.key for record in records], "label": labels, "predicted": predicted}
+    for name in manifest.labels:
+        table[f"p_{name}"] = [float(name == one) for one in predicted]
     runs.write_parquet(folder / "predictions.parquet", pa.table(table))
     return open_run(folder)
 
