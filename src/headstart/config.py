@@ -24,10 +24,15 @@ def _pairs(value: object) -> object:
         return read_yaml(Path(value))
     if value.startswith("{"):  # as `command_words` writes names that hold commas and the like
         return json.loads(value)
-    parts = [part.partition("=") for part in value.split(",") if part.strip()]
-    if bad := ["".join(part) for part in parts if not part[1] or not part[0].strip() or not part[2].strip()]:
-        raise ValueError(f"expected name=value pairs separated by commas, or a YAML file; got {bad[0]!r}")
-    return {key.strip(): item.strip() for key, _, item in parts}
+    pairs = {}
+    for part in value.split(","):
+        if not part.strip():
+            continue
+        key, _, item = part.partition("=")
+        if not key.strip() or not item.strip():
+            raise ValueError(f"expected name=value pairs separated by commas, or a YAML file; got {part!r}")
+        pairs[key.strip()] = item.strip()
+    return pairs
 
 
 def _counts(value: object) -> object:
@@ -43,7 +48,10 @@ def _counts(value: object) -> object:
 
 
 def _list(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """Read `a,b,c` into a list."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _duration(value: object) -> object:
@@ -52,7 +60,9 @@ def _duration(value: object) -> object:
         return value
     factor = {"s": 1, "m": 60, "h": 3600}.get(value[-1:])
     try:
-        return float(value) if factor is None else float(value[:-1]) * factor
+        if factor is None:
+            return float(value)
+        return float(value[:-1]) * factor
     except ValueError:
         raise ValueError("expected seconds, or 10m, 1h") from None
 
@@ -244,10 +254,12 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
     Raises:
         ConfigError: The file cannot be read, or a setting is not valid.
     """
-    values = read_yaml(path) if path is not None else {}
+    values: dict[str, Any] = {}
     overrides = overrides or {}
-    if path is not None and is_run_config(path):
-        values = {**asked_values(values), "repeat": str(path.parent)}
+    if path is not None:
+        values = read_yaml(path)
+        if is_run_config(path):
+            values = {**asked_values(values), "repeat": str(path.parent)}
     if "table" in values and overrides.get("strategy", values.get("strategy")) != values.get("strategy"):
         values.pop("table")
     return make_config({**values, **overrides})
@@ -352,13 +364,13 @@ def _word(value: object) -> str:
 def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
     # What follows the field is pydantic's own: a position in a list, a member of a union.
-    key = field = str(first["loc"][0]) if first["loc"] else ""
+    key = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         return f"unknown setting {key!r}.{did_you_mean(key, Config.model_fields)} See: headstart train --help"
     if not key:
         return str(first["msg"]).removeprefix("Value error, ")
     got = first.get("input")
-    choices = _choices(field)
+    choices = _choices(key)
     if choices and isinstance(got, str):
         return f"{key}={got!r} is not one of {', '.join(choices)}.{did_you_mean(got, choices)}"
     message = str(first["msg"]).removeprefix("Value error, ")
@@ -367,12 +379,15 @@ def _describe(error: ValidationError) -> str:
 
 def description(field: str) -> str:
     """Return what a setting means, with the words that it takes where these are not all named."""
-    text, words = Config.model_fields[field].description or "", _choices(field)
+    text = Config.model_fields[field].description or ""
+    words = _choices(field)
     return text if all(word in text for word in words) else f"{text} ({either(words)})"
 
 
 def _choices(field: str) -> tuple[str, ...]:
     """Return the words that a field accepts, where it accepts only certain words."""
     annotation = Config.model_fields[field].annotation if field in Config.model_fields else None
-    options = (annotation, *get_args(annotation))
-    return next((get_args(option) for option in options if get_origin(option) is Literal), ())
+    for option in (annotation, *get_args(annotation)):
+        if get_origin(option) is Literal:
+            return get_args(option)
+    return ()

@@ -63,7 +63,8 @@ class TerminalDisplay(Display):
 
     def progress(self, title: str, done: int, total: int) -> None:
         """Say how far a pass is: on one line of the terminal, or a line every 15 seconds in a log."""
-        is_terminal, now = sys.stderr.isatty(), time.monotonic()
+        is_terminal = sys.stderr.isatty()
+        now = time.monotonic()
         if is_terminal and total and done >= total:
             clear_line()
             return
@@ -93,7 +94,8 @@ class TerminalDisplay(Display):
         if self._bar is not None:
             self._bar.advance(self._task)
             return
-        now, since_first = time.monotonic(), self._done - self._first - 1
+        now = time.monotonic()
+        since_first = self._done - self._first - 1
         if not since_first:
             self._started = now  # the first step waited for what comes before training
         elif now - self._said >= _LINE_EVERY_S:

@@ -85,10 +85,14 @@ def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str:
         known: All names that would have been accepted.
         limit: The most suggestions to offer.
     """
-    lowered, wanted = {candidate.lower(): candidate for candidate in known}, name.lower()
-    begun = [candidate for candidate in lowered if wanted and candidate.startswith(wanted)]
-    close = list(dict.fromkeys(begun + difflib.get_close_matches(wanted, lowered, n=limit, cutoff=0.6)))[:limit]
-    return f" Did you mean {either(repr(lowered[match]) for match in close)}?" if close else ""
+    wanted = name.lower()
+    by_lowered = {candidate.lower(): candidate for candidate in known}
+    begun = [lowered for lowered in by_lowered if wanted and lowered.startswith(wanted)]
+    close = difflib.get_close_matches(wanted, by_lowered, n=limit, cutoff=0.6)
+    suggested = list(dict.fromkeys(begun + close))[:limit]
+    if not suggested:
+        return ""
+    return f" Did you mean {either(repr(by_lowered[lowered]) for lowered in suggested)}?"
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -106,4 +110,6 @@ def either(words: Iterable[str], last: str = "or") -> str:
 def listed(words: Iterable[str], most: int = 5) -> str:
     """Return `a, b and 3 more`, naming `most` words at most."""
     words = list(words)
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+    shown = ", ".join(words[:most])
+    num_left = len(words) - most
+    return f"{shown} and {num_left} more" if num_left > 0 else shown

@@ -87,7 +87,11 @@ def reading(name: str) -> Iterator[None]:
 
 
 def read_rgb(picture: bytes | BinaryIO | Image.Image, smallest: int | None = None) -> Image.Image:
-    """Do what `decode` does, letting Pillow's own exceptions through (of any type: decoders raise them all)."""
+    """Return a picture as RGB, upright, as `decode` does, and let Pillow's own exceptions through.
+
+    Raises:
+        Exception: Of any type: decoders raise them all.
+    """
     if isinstance(picture, Image.Image):
         return _to_rgb(_upright(picture))
     with open_image(picture) as image:
@@ -97,7 +101,11 @@ def read_rgb(picture: bytes | BinaryIO | Image.Image, smallest: int | None = Non
 
 
 def open_image(picture: bytes | BinaryIO) -> Image.Image:
-    """Read a picture's header; the pixels are read when they are needed. Raises what Pillow raises."""
+    """Read a picture's header; the pixels are read when they are needed.
+
+    Raises:
+        Exception: Of any type: decoders raise them all.
+    """
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     stream = io.BytesIO(picture) if isinstance(picture, bytes) else picture
@@ -180,7 +188,8 @@ def normalize(pixels: "Tensor", spec: InputSpec) -> "Tensor":
         `float32` (N, 3, H, W), on the same device and in the same memory format.
     """
     images = pixels.float()
-    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    mean = images.new_tensor(spec.mean).view(1, 3, 1, 1)
+    std = images.new_tensor(spec.std).view(1, 3, 1, 1)
     return images.div_(255.0).sub_(mean).div_(std)
 
 
@@ -213,7 +222,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         return _from_grey(_scaled(np.asarray(image).astype(np.float64), image.mode))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        if image.mode == "La":
+            image = image.convert("LA")
+        rgba = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
@@ -224,10 +235,14 @@ def _scaled(values: npt.NDArray[np.float64], mode: str) -> npt.NDArray[np.float6
     """Bring values to 0..255: by the range that the mode implies where they fit it, else by their own."""
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = values.min(), values.max()
-    for top in (1.0, 255.0) if mode == "F" else (65535.0,):
+    usual_tops = (1.0, 255.0) if mode == "F" else (65535.0,)
+    for top in usual_tops:
         if low >= 0 and high <= top:
             return values * (255 / top)
-    return (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    if low == high:
+        return np.zeros_like(values)
+    stretched: npt.NDArray[np.float64] = (values - low) * (255 / (high - low))
+    return stretched
 
 
 def _from_grey(values: npt.NDArray[np.float64]) -> Image.Image:
@@ -245,7 +260,8 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
 
 def _resized_size(image: Image.Image, spec: InputSpec) -> tuple[int, int]:
     """Return (height, width), the shorter side as asked for and the longer one cut to whole pixels."""
-    (width, height), (crop_height, crop_width) = image.size, spec.size
+    width, height = image.size
+    crop_height, crop_width = spec.size
     if isinstance(spec.resize, tuple):
         return max(spec.resize[0], crop_height), max(spec.resize[1], crop_width)
     side = spec.resize
@@ -303,5 +319,7 @@ _OPERATION_NAMES = tuple(_OPERATIONS)
 def _trivial_augment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Apply one operation, drawn uniformly, at one of 31 strengths."""
     operation = _OPERATIONS[_OPERATION_NAMES[rng.integers(len(_OPERATION_NAMES))]]
-    strength = rng.integers(31) / 30 * (1 if rng.random() < 0.5 else -1)
+    strength = rng.integers(31) / 30
+    if rng.random() >= 0.5:
+        strength = -strength
     return np.array(operation(Image.fromarray(pixels), float(strength)))

@@ -57,11 +57,11 @@ class InputSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Rebuild a spec from `to_dict` or from a file written by another version (unknown keys are ignored)."""
-        known: dict[str, Any] = {
-            key: tuple(values[key]) if isinstance(values[key], list) else values[key]
-            for key in cls.__dataclass_fields__
-            if key in values
-        }
+        known: dict[str, Any] = {}
+        for key in cls.__dataclass_fields__:
+            if key in values:
+                value = values[key]
+                known[key] = tuple(value) if isinstance(value, list) else value
         return cls(**known)
 
 
