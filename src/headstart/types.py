@@ -1,5 +1,6 @@
 """Frozen values that several packages share. Importing this module loads no torch."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
@@ -7,6 +8,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Decoder = Literal["pillow", "pillow-scaled"]
 Parts = Literal["lora", "adapter"]
 Triple = tuple[float, float, float]
+Progress = Callable[[str, int, int], None]  # told what is done, how far it is, and how much there is (0: not known)
 
 
 @dataclass(frozen=True)

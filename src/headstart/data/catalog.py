@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.data.download import Progress, download, extract_zip
+from headstart.data.download import download, extract_zip
 from headstart.demo.snacks import render_snacks
 from headstart.errors import DownloadError, HeadstartError, unknown
 from headstart.files import whole_folder
+from headstart.types import Progress
 
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 

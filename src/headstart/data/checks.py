@@ -15,8 +15,8 @@ from headstart.data.sources import Source, read_bytes, sha256, shown
 from headstart.data.threads import map_ahead
 from headstart.errors import DataError, UnreadableImageError, did_you_mean
 from headstart.preprocessing import open_image, read_rgb, why_unreadable
+from headstart.types import Progress
 
-Progress = Callable[[str, int, int], None]
 _RANK = {"train": 0, "validation": 1, "test": 2}
 _AHEAD = 4096  # a million images in the queue would fill gigabytes
 _T = TypeVar("_T")

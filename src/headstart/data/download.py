@@ -7,15 +7,14 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path, PurePosixPath
 
 from headstart.errors import DownloadError
 from headstart.files import whole_folder
-
-Progress = Callable[[str, int, int], None]
+from headstart.types import Progress
 
 _BLOCK = 1 << 18
 _TIMEOUT_S = 30.0

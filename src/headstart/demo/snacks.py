@@ -7,7 +7,6 @@ apart.
 
 import itertools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ from PIL import Image
 from headstart.demo.scene import Scene, photograph
 from headstart.errors import DataError
 from headstart.files import whole_folder
+from headstart.types import Progress
 
 LABELS: Final = ("hot_dog", "not_hot_dog")
 SPLITS: Final = ("train", "test")
@@ -29,7 +29,7 @@ def render_snacks(
     train_per_class: int = 120,
     test_per_class: int = 100,
     size: int = 192,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the pictures as PNG files in `folder/{train,test}/{hot_dog,not_hot_dog}/NNNN.png`.
 

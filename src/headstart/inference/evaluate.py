@@ -1,7 +1,7 @@
 """Measure a trained model on labelled images, by the path that `predict` takes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from headstart.data.sources import Source, shown
 from headstart.errors import DataError, ModelError, did_you_mean, listed
 from headstart.inference.predict import Classifier, Probabilities, all_probabilities
 from headstart.stats.metrics import classification_metrics
+from headstart.types import Progress
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,7 +27,7 @@ def evaluate(
     source: Source,
     batch_size: int = 32,
     threads: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, Any], "pyarrow.Table"]:
     """Classify images and compare with their labels, which are matched by name.
 

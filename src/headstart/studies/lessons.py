@@ -9,12 +9,12 @@ from typing import Any
 
 from headstart.config import Config, make_config
 from headstart.data.catalog import data_root, is_catalog_name, resolve
-from headstart.data.download import Progress
 from headstart.data.manifest import scan
 from headstart.errors import ConfigError, unknown
 from headstart.studies.cells import Cell
 from headstart.studies.recipes import HALF, Part, Recipe, Settings, find_recipe
 from headstart.training.strategies import STRATEGIES, find_strategy
+from headstart.types import Progress
 
 SOURCE = "source network"
 DEFAULT_STRATEGY: str = Config.model_fields["strategy"].default
