@@ -15,7 +15,6 @@ from headstart.data.checks import (
     DataReport,
     Fingerprint,
     Leak,
-    Progress,
     check_classes,
     check_not_empty,
     find_conflicts,
@@ -31,6 +30,7 @@ from headstart.data.sources import shown
 from headstart.data.splits import make_splits, subset
 from headstart.data.threads import default_threads
 from headstart.errors import DataError, did_you_mean
+from headstart.types import Progress
 
 LeaksPolicy = Literal["drop", "error", "keep"]
 Keep = Callable[[str, Image.Image], None]
@@ -92,24 +92,26 @@ def load_dataset(
     leaked = find_leaks(manifest.records, pixels)
     if leaked and leaks == "error":
         _refuse(tuple(leaked.values()))
+    duplicates = find_duplicates(manifest.records, pixels)
+    conflicts = find_conflicts(manifest.records, pixels, manifest.labels)
+    if leaked and leaks == "drop":
+        kept = [record for position, record in enumerate(manifest.records) if position not in leaked]
+        manifest = manifest.with_records(kept)
+        check(manifest, str(source), hint=f" ({counted(leaked)} dropped as copies of one in another split)")
     report = DataReport(
         source=str(source),
-        counts={},
+        counts=manifest.counts(),
         label_map=dict(label_map or {}),
         splits_made=splits_made,
         ignored_files=dict(sorted(Counter(path.suffix.lower() for path in listing.ignored).items())),
         unreadable=bad,
         leaks=tuple(leaked.values()),
         leaks_policy=leaks,
-        duplicates=find_duplicates(manifest.records, pixels),
-        conflicts=find_conflicts(manifest.records, pixels, manifest.labels),
-        warnings=tuple(warnings),
+        duplicates=duplicates,
+        conflicts=conflicts,
+        warnings=(),
     )
-    if leaked and leaks == "drop":
-        kept = [record for position, record in enumerate(manifest.records) if position not in leaked]
-        manifest = manifest.with_records(kept)
-        check(manifest, str(source), hint=f" ({counted(leaked)} dropped as copies of one in another split)")
-    return manifest, replace(report, counts=manifest.counts(), warnings=(*report.warnings, *_sentences(report)))
+    return manifest, replace(report, warnings=(*warnings, *_sentences(report)))
 
 
 def _locate(source: str | Path, progress: Progress | None) -> tuple[Path, str | None, tuple[str, ...]]:

@@ -209,7 +209,11 @@ def _mapped_names(classes: Iterable[str], label_map: Mapping[str, str]) -> dict[
 def _list_table(path: Path) -> Listing:
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
     listing = Listing()
-    for place, (file, label, split, group) in rows:
+    for place, row in rows:
+        file = row["path"].strip()
+        label = row["label"].strip()
+        split = row.get("split", "").strip()
+        group = row.get("group", "").strip()
         if not file or not label:
             raise DataError(f"{place}: {'label' if file else 'path'} is empty; every image needs a path and a label")
         its_split = split_of(split) if split else ""
@@ -227,7 +231,7 @@ def _list_table(path: Path) -> Listing:
     return listing
 
 
-_Rows = Iterator[tuple[str, tuple[str, str, str, str]]]
+_Rows = Iterator[tuple[str, dict[str, str]]]  # where a row is, for messages, and its cells by column
 
 
 def _csv_rows(path: Path) -> _Rows:
@@ -247,7 +251,7 @@ def _csv_rows(path: Path) -> _Rows:
                     advice = f"quote values that contain {separator!r}"
                     raise DataError(f"{place} has {len(row)} fields; expected {len(names)}; {advice}")
                 if any(row):
-                    yield place, _fields(row, columns)
+                    yield place, {key: row[position] for key, position in columns.items()}
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -258,9 +262,9 @@ def _parquet_rows(path: Path) -> _Rows:
     table = _open_parquet(path)
     columns = _columns(path, table.column_names)
     values = [table.column(position).to_pylist() for position in columns.values()]
-    moved = {key: position for position, key in enumerate(columns)}
     for number, row in enumerate(zip(*values, strict=True), start=1):
-        yield f"{path} row {number}", _fields(["" if value is None else str(value) for value in row], moved)
+        cells = ["" if value is None else str(value) for value in row]
+        yield f"{path} row {number}", dict(zip(columns, cells, strict=True))
 
 
 def _open_parquet(path: Path) -> Any:
@@ -287,10 +291,3 @@ def _columns(path: Path, names: Sequence[str]) -> dict[str, int]:
                 "optionally split, group"
             )
     return {key: found.index(key) for key in _COLUMNS if key in found}
-
-
-def _fields(row: Sequence[str], columns: Mapping[str, int]) -> tuple[str, str, str, str]:
-    def cell(key: str) -> str:
-        return row[columns[key]].strip() if key in columns else ""
-
-    return cell("path"), cell("label"), cell("split"), cell("group")
