@@ -208,6 +208,11 @@ class Config(BaseModel):
         description="folder; default: runs/<data>-<backbone>-<strategy>-seed<seed>; of compare: runs/compare-<data>",
     )
 
+    @property
+    def selects(self) -> bool:
+        """Whether held-out images choose the epoch."""
+        return self.best_epoch or self.patience is not None
+
     def asked(self) -> dict[str, Any]:
         """Return what was asked for as plain values, in the order of the settings."""
         return self.model_dump(mode="json", exclude_unset=True)

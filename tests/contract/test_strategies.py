@@ -85,7 +85,14 @@ def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name):
     settings = {"epochs": 1, "phases": 3, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "decay_all": True}
     config = make_config({"strategy": strategy, **settings})
     resolved = decide(config, model.labels)
-    insert_parts(config, STRATEGIES[strategy], model)
+    insert_parts(
+        model,
+        STRATEGIES[strategy].parts,
+        num_stages=config.stages,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        width=config.adapter_width,
+    )
     with torch.no_grad():  # timm's residual branches start at zero, which gives what lies before no gradient
         for key, parameter in model.network.named_parameters():
             if parameter.ndim == 1 and key.endswith("weight"):

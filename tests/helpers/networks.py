@@ -138,5 +138,13 @@ def with_parts(strategy, model, **settings):
     if STRATEGIES[strategy].parts is None:
         return model
     model = copy.deepcopy(model)
-    insert_parts(config_for(strategy, **settings), STRATEGIES[strategy], model)
+    config = config_for(strategy, **settings)
+    insert_parts(
+        model,
+        STRATEGIES[strategy].parts,
+        num_stages=config.stages,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        width=config.adapter_width,
+    )
     return model

@@ -17,7 +17,7 @@ from torch import Tensor
 from headstart.data.manifest import ImageRecord, group_numbers
 from headstart.data.pictures import Pictures
 from headstart.data.sources import Source, sha256
-from headstart.data.threads import map_ahead
+from headstart.data.threads import default_threads, map_ahead
 from headstart.preprocessing import Augment, Pixels, eval_view, mirrored, train_view
 from headstart.types import InputSpec
 
@@ -82,7 +82,7 @@ class ImageBatches:
         augment: Augment | None,
         shuffle: bool,
         seed: int,
-        threads: int,
+        threads: int | None = None,
         views: int | None = None,
         pictures: Pictures | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class ImageBatches:
             augment: Preset of `train_view`, or None for the evaluation view.
             shuffle: Whether every epoch has its own order; otherwise that of `records`.
             seed: Of order and augmentation, 0 or more.
-            threads: Decoding threads.
+            threads: Decoding threads; default: one per core, 8 at most.
             views: Use so many views of each image in turn, the same for every seed (fewer where `augment` has fewer):
                 view 0 is the evaluation view. None: a fresh view in every epoch.
             pictures: Where decoded pictures are kept.
@@ -109,7 +109,7 @@ class ImageBatches:
         self.num_views = num_views(augment, views)
         self._shuffle = shuffle
         self._seed = seed
-        self._threads = threads
+        self._threads = threads or default_threads()
         self._source = source
         self._pictures = pictures or Pictures(0)
         self.targets = np.array([record.label for record in records], dtype=np.int64)

@@ -23,9 +23,9 @@ from headstart.errors import PlanError
 from headstart.experiment.fits import INNER_TRAIN, INNER_VALIDATION, PlannedFit, planned_fits
 from headstart.experiment.network import build_model, build_plan
 from headstart.experiment.notes import plan_notes
-from headstart.experiment.reading import Reading, num_threads
+from headstart.experiment.reading import Reading
 from headstart.experiment.resolve import decide, repeated, timed_as
-from headstart.experiment.settings import selects, strategy_of
+from headstart.experiment.settings import strategy_of
 from headstart.features.cache import FeatureCache
 from headstart.features.supply import FeatureSupply
 from headstart.models.classifier import ClassifierNetwork
@@ -86,7 +86,8 @@ class Experiment:
             HeadstartError: Any input or setting is not usable.
         """
         display = display or Display()
-        check_before_reading(config)
+        strategy_of(config)  # refuses what needs no data to be refused
+        pick_device(config.device)
         reading = reading or Reading(config, display)
         manifest, report = reading.result()
         labels = manifest.labels
@@ -183,7 +184,7 @@ class Experiment:
             spec=model.spec,
             source=self.manifest.source,
             seed=config.seed,
-            threads=num_threads(config),
+            threads=config.threads,
             pictures=self.pictures,
         )
         batch_size = self.resolved.batch_size
@@ -209,7 +210,8 @@ class Experiment:
         decided = self.resolved.step_of(phase.number)
         if decided is not None:
             return decided
-        options = step_options(self.config)
+        device = pick_device(self.config.device)
+        options = candidates(device, self.config.precision, channels_last=self.config.channels_last)
         if self.config.tune == "off" or len(options) == 1 or not phase.num_images:
             return options[0]
         trial = self._trial(phase.inputs.module, phase.first_batch())
@@ -238,7 +240,7 @@ class Experiment:
         def speed(size: int) -> float:
             pixels = torch.zeros(size, 3, *self.model.spec.size, dtype=torch.uint8)
             labels = torch.zeros(size, dtype=torch.long)
-            return self._trial(network, Batch(pixels, labels, labels)).images_per_s(step_options(self.config)[0])
+            return self._trial(network, Batch(pixels, labels, labels)).images_per_s(self.fit_settings.step)
 
         return find_batch_size(speed, start=_USUAL_BATCH, most=max(_USUAL_BATCH, len(self.train) // 8))
 
@@ -255,30 +257,16 @@ class Experiment:
         choices(pick_device(config.device), engine=config.engine, precision=config.precision)
         if config.cache:
             FeatureCache()  # refuses a limit that is no size
-        parts_train = config.selection_score or (selects(config) and config.select_on == "auto")
+        parts_train = config.selection_score or (config.selects and config.select_on == "auto")
         if parts_train and self.manifest.selection is None:
             inner_split(self.train, config.validation_fraction, config.split_seed, self.manifest.labels)
-
-
-def check_before_reading(config: Config) -> None:
-    """Refuse what needs no data to be refused.
-
-    Raises:
-        ConfigError: The strategy or the device is not known, or settings contradict the strategy.
-    """
-    strategy_of(config)
-    pick_device(config.device)
 
 
 def fit_settings(config: Config) -> FitSettings:
     """Take from the settings what the loop wants."""
     values = {name: getattr(config, name) for name in FitSettings.__dataclass_fields__ if name in Config.model_fields}
-    return FitSettings(**values, step=step_options(config)[0], selects=selects(config))
-
-
-def step_options(config: Config) -> tuple[StepChoice, ...]:
-    """Return how steps may run; the first is what is used where nothing is timed."""
-    return candidates(pick_device(config.device), config.precision, channels_last=config.channels_last)
+    options = candidates(pick_device(config.device), config.precision, channels_last=config.channels_last)
+    return FitSettings(**values, step=options[0], selects=config.selects)
 
 
 def make_fabric(device_name: str) -> Fabric:

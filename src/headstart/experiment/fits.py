@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 from headstart.config import Config
-from headstart.experiment.settings import selects
 
 TRAIN, INNER_TRAIN, INNER_VALIDATION = "train", "inner train", "inner validation"
 
@@ -42,7 +41,7 @@ def planned_fits(config: Config, *, selection: str | None, reported: str, has_le
         reported: Split that is reported.
         has_length: Whether the epochs were chosen before.
     """
-    finds_epoch = selects(config) and not has_length
+    finds_epoch = config.selects and not has_length
     chooses_on_reported = finds_epoch and config.select_on == "reported"
     chooses_inside_train = finds_epoch and not chooses_on_reported and selection is None
     fits = []

@@ -12,13 +12,13 @@ from headstart.models.adapters import insert_adapters, insert_lora, norm_and_bia
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.heads import head_of
-from headstart.models.source_head import SourceHead, read_source_head
+from headstart.models.source_head import read_source_head
 from headstart.models.stages import has_known_stages
 from headstart.resolved import Resolved
 from headstart.training.penalties import L2SP
 from headstart.training.plan import Phase, Plan
-from headstart.training.strategies import Strategy, StrategyOptions, find_strategy, make_plan
-from headstart.types import InputSpec, Stage
+from headstart.training.strategies import StrategyOptions, find_strategy, make_plan
+from headstart.types import InputSpec, Parts, Stage
 
 
 def build_model(config: Config, resolved: Resolved, labels: Sequence[str]) -> ClassifierNetwork:
@@ -27,15 +27,33 @@ def build_model(config: Config, resolved: Resolved, labels: Sequence[str]) -> Cl
     Raises:
         ModelError: The backbone or its weights are not usable.
         ConfigError: The classes cannot be matched with those of the source's head.
+        PlanError: Adapters have no place.
     """
     torch.manual_seed(config.seed)
     backbone = build_backbone(config, resolved)
-    backbone = replace(backbone, spec=_spec(backbone.spec, config))
-    source = _source_head(config, resolved, backbone, labels)
+    spec = replace(
+        backbone.spec, decoder=config.decoder, interpolation=config.interpolation or backbone.spec.interpolation
+    )
+    if config.resize is not None:
+        spec = _resized(spec, config.resize)
+    backbone = replace(backbone, spec=spec)
+
+    source = None
+    if resolved.head_init == "source":
+        # The rows are matched as before or, the first time, as asked for and by name.
+        source = read_source_head(backbone, config.weights, labels, resolved.match or config.match)
     model = build_classifier(
         backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout, source_head=source
     )
-    insert_parts(config, find_strategy(resolved.strategy, resolved.table), model)
+    parts = find_strategy(resolved.strategy, resolved.table).parts
+    insert_parts(
+        model,
+        parts,
+        num_stages=config.stages,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        width=config.adapter_width,
+    )
     return model
 
 
@@ -50,38 +68,36 @@ def build_backbone(config: Config, resolved: Resolved) -> Backbone:
     return create_backbone(config.backbone, weights=weights, image_size=config.image_size)
 
 
-def _spec(spec: InputSpec, config: Config) -> InputSpec:
-    """Return the input of a backbone as the settings change it."""
-    if config.resize is not None:
-        size = config.resize
-        spec = replace(spec, resize=size[0] if len(size) == 1 else (size[0], size[1]))
-        if min(size) < min(spec.size):
-            raise ConfigError(f"resize={size} is smaller than the input of {spec.size} that is cut from it")
-    if config.interpolation is not None:
-        spec = replace(spec, interpolation=config.interpolation)
-    return replace(spec, decoder=config.decoder)
+def _resized(spec: InputSpec, resize: Sequence[int]) -> InputSpec:
+    """Return a spec with another resize: of the shorter side, or to (height, width)."""
+    if min(resize) < min(spec.size):
+        raise ConfigError(f"resize={resize} is smaller than the input of {spec.size} that is cut from it")
+    return replace(spec, resize=resize[0] if len(resize) == 1 else (resize[0], resize[1]))
 
 
-def _source_head(config: Config, resolved: Resolved, backbone: Backbone, labels: Sequence[str]) -> SourceHead | None:
-    """Return the source's head with its rows matched as before or, the first time, by name; None for a random head."""
-    if resolved.head_init == "random":
-        return None
-    return read_source_head(backbone, config.weights, labels, resolved.match or config.match)
-
-
-def insert_parts(config: Config, strategy: Strategy, model: ClassifierNetwork) -> None:
+def insert_parts(
+    model: ClassifierNetwork, parts: Parts | None, *, num_stages: int | None, rank: int, alpha: float, width: int
+) -> None:
     """Put the parts that a strategy trains into a network, in place.
+
+    Args:
+        model: With its new head, which has none.
+        parts: `lora`, `adapter`, or None for none.
+        num_stages: How many of the last stages have them; None: all.
+        rank: Of `lora`.
+        alpha: Of `lora`.
+        width: Of `adapter`.
 
     Raises:
         PlanError: Adapters have no place, since the blocks of the network are not known.
     """
-    stages = model.stages[:-1][-(config.stages or 0) :]
-    if strategy.parts == "lora":
-        insert_lora(model.network, stages, rank=config.lora_rank, alpha=config.lora_alpha)
-    elif strategy.parts == "adapter" and not has_known_stages(model.network):
-        raise PlanError(f"the blocks of {config.backbone} are not known, so adapters have no place; use strategy lora")
-    elif strategy.parts == "adapter":
-        insert_adapters(model.network, stages, width=config.adapter_width, size=model.spec.size)
+    stages = model.stages[:-1][-(num_stages or 0) :]
+    if parts == "lora":
+        insert_lora(model.network, stages, rank=rank, alpha=alpha)
+    elif parts == "adapter" and not has_known_stages(model.network):
+        raise PlanError(f"the blocks of {model.backbone} are not known, so adapters have no place; use strategy lora")
+    elif parts == "adapter":
+        insert_adapters(model.network, stages, width=width, size=model.spec.size)
 
 
 def build_plan(config: Config, resolved: Resolved, model: ClassifierNetwork) -> Plan:

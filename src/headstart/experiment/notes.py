@@ -1,7 +1,7 @@
 """What people should know of an experiment before it runs: settings that change nothing, and the like."""
 
 from headstart.config import Config
-from headstart.experiment.settings import ineffective_settings, selects
+from headstart.experiment.settings import ineffective_settings
 from headstart.models.adapters import adapter_layout
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.source_head import describe, run_labels
@@ -12,20 +12,21 @@ from headstart.training.strategies import find_strategy
 
 def plan_notes(config: Config, resolved: Resolved, model: ClassifierNetwork, plan: Plan) -> list[str]:
     """Return sentences about settings, weights, head and parts."""
-    notes = ineffective_settings(config)
-    notes += _weight_notes(config, model, plan)
-    notes += _head_notes(config, model, plan)
+    ineffective = ineffective_settings(config)
+    notes = [f"{key} has no effect here; it belongs to {owner}" for key, owner in ineffective.items()]
+    notes += _weight_notes(model, plan)
+    notes += _head_notes(config.weights, model, plan)
     if find_strategy(resolved.strategy, resolved.table).parts == "adapter":
-        notes += _adapter_notes(config, model)
-    is_said = any(note.startswith("solver ") for note in notes)
-    if config.solver == "lbfgs" and not is_said and not any(phase.solver == "lbfgs" for phase in plan.phases):
+        notes += _adapter_notes(config.weights, config.adapter_width, model)
+    is_solved = any(phase.solver == "lbfgs" for phase in plan.phases)
+    if config.solver == "lbfgs" and "solver" not in ineffective and not is_solved:
         notes.append("solver=lbfgs has no effect: it solves a linear head in a phase of its own; the head is trained")
-    if config.select_on == "reported" and selects(config):
+    if config.select_on == "reported" and config.selects:
         notes.append("select_on=reported: the reported images also select, so the figure is too good; it is marked")
     return notes
 
 
-def _weight_notes(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]:
+def _weight_notes(model: ClassifierNetwork, plan: Plan) -> list[str]:
     """Say what comes of freezing, or of pulling towards, weights that are random."""
     if model.weights != "none":
         return []
@@ -33,24 +34,24 @@ def _weight_notes(config: Config, model: ClassifierNetwork, plan: Plan) -> list[
     num_frozen = resolve(plan.phases[0], model.network, model.stages).boundary
     if num_frozen:
         notes.append(
-            f"{config.backbone} has random weights here, and {plan.strategy} freezes {num_frozen} of its stages: "
+            f"{model.backbone} has random weights here, and {plan.strategy} freezes {num_frozen} of its stages: "
             "nothing useful can be learnt on top of them; try --strategy scratch, or another --backbone"
         )
     if any(phase.penalty for phase in plan.phases):
-        notes.append(f"{config.backbone} has random weights here, and {plan.strategy} pulls towards them")
+        notes.append(f"{model.backbone} has random weights here, and {plan.strategy} pulls towards them")
     return notes
 
 
-def _head_notes(config: Config, model: ClassifierNetwork, plan: Plan) -> list[str]:
+def _head_notes(weights: str | None, model: ClassifierNetwork, plan: Plan) -> list[str]:
     """Say what the head starts from, and what of that will come to nothing."""
-    known = set(run_labels(config.weights)).intersection(model.labels)
+    known = set(run_labels(weights)).intersection(model.labels)
     is_solved = plan.phases[0].solver == "lbfgs"
     source = model.source_head
     if source is None:
         notes = []
         if known and plan.is_pretrained:
             notes.append(
-                f"{config.weights} knows {len(known)} of these {len(model.labels)} classes, and the head starts anew; "
+                f"{weights} knows {len(known)} of these {len(model.labels)} classes, and the head starts anew; "
                 "--head-init source would start from its rows"
             )
         if not is_solved and not any(phase.epochs_to_run for phase in plan.phases):
@@ -58,18 +59,18 @@ def _head_notes(config: Config, model: ClassifierNetwork, plan: Plan) -> list[st
         return notes
     notes = describe(source.matching, source.classes)
     if known:
-        notes.append(f"the rows are those of {config.weights}; --head-init random would start anew")
+        notes.append(f"the rows are those of {weights}; --head-init random would start anew")
     if is_solved:
         notes.append("head_init=source changes nothing here: the first phase solves for the head, wherever it starts")
     return notes
 
 
-def _adapter_notes(config: Config, model: ClassifierNetwork) -> list[str]:
-    widths = {width for _, width in (adapter_layout(model.network) or {}).values()}
-    kept = sorted(widths - {config.adapter_width})
+def _adapter_notes(weights: str | None, width: int, model: ClassifierNetwork) -> list[str]:
+    there = {found for _, found in (adapter_layout(model.network) or {}).values()}
+    kept = sorted(there - {width})
     if not kept:
         return []
     return [
-        f"the adapters that {config.weights} brings keep their width, {', '.join(map(str, kept))}; "
-        f"adapter_width={config.adapter_width} is for new ones"
+        f"the adapters that {weights} brings keep their width, {', '.join(map(str, kept))}; "
+        f"adapter_width={width} is for new ones"
     ]

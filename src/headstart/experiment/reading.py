@@ -12,14 +12,8 @@ from headstart.data.checks import DataReport
 from headstart.data.dataset import Keep, load_dataset
 from headstart.data.manifest import Manifest
 from headstart.data.pictures import Pictures
-from headstart.data.threads import default_threads
 from headstart.display import Display
 from headstart.errors import ConfigError
-
-
-def num_threads(config: Config) -> int:
-    """Return how many threads decode: as set, else `default_threads`."""
-    return config.threads or default_threads()
 
 
 def read_data(config: Config, display: Display, *, keep: Keep | None = None) -> tuple[Manifest, DataReport]:
@@ -41,7 +35,7 @@ def read_data(config: Config, display: Display, *, keep: Keep | None = None) -> 
         skip_bad=config.skip_bad,
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
-        threads=num_threads(config),
+        threads=config.threads,
         progress=display.progress,
         keep=keep if config.decoder == "pillow" else None,
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.config import Config
-from headstart.experiment.settings import NamedStrategy, strategy_of
+from headstart.experiment.settings import strategy_of
 from headstart.models.source_head import run_labels
 from headstart.resolved import Resolved
 from headstart.runs import open_run
@@ -27,7 +27,8 @@ def decide(config: Config, labels: Sequence[str]) -> Resolved:
     strategy = strategy_of(config)
     head_init = config.head_init
     if "head_init" not in config.model_fields_set:
-        head_init = "source" if _goes_on(config, strategy, labels) else "random"
+        can_go_on = strategy.row.is_pretrained and config.head_hidden is None
+        head_init = "source" if can_go_on and _knows_only(config.weights, labels) else "random"
     has_source_head = head_init == "source"
 
     lr = config.lr or default_lr(strategy.row, config.optimizer, has_source_head=has_source_head)
@@ -44,11 +45,9 @@ def decide(config: Config, labels: Sequence[str]) -> Resolved:
     )
 
 
-def _goes_on(config: Config, strategy: NamedStrategy, labels: Sequence[str]) -> bool:
-    """Tell whether the head of the run that the weights come from knows only classes of the data."""
-    if not strategy.row.is_pretrained or config.head_hidden is not None:
-        return False
-    known = run_labels(config.weights)
+def _knows_only(weights: str | None, labels: Sequence[str]) -> bool:
+    """Tell whether the weights are those of a run, all of whose classes are among the data's."""
+    known = run_labels(weights)
     return bool(known) and set(known) <= set(labels)
 
 

@@ -18,7 +18,7 @@ from headstart.errors import RunError
 from headstart.experiment import record
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.fits import INNER_TRAIN, INNER_VALIDATION, PlannedFit
-from headstart.experiment.reading import Reading, num_threads
+from headstart.experiment.reading import Reading
 from headstart.history import MetricsLog
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import Classifier, load
@@ -51,12 +51,12 @@ def train_new(
     if config.log == "tensorboard":
         require_tensorboard()
     if config.out:
-        _check_out(Path(config.out), config, overwrite)
+        _check_out(Path(config.out), config.data, overwrite)
     experiment = Experiment.prepare(config, display=display, reading=reading, timed=timed)
     strategy = experiment.resolved.strategy
     default = runs.default_run_path(experiment.manifest.name, config.backbone, strategy, config.seed)
     out = Path(config.out) if config.out else default
-    _check_out(out, config, overwrite)
+    _check_out(out, config.data, overwrite)
     assert experiment.report is not None
     for line in (*experiment.notes, *experiment.report.warnings):
         display.note(line)
@@ -83,8 +83,8 @@ def resume(path: Path, display: Display) -> Run:
     return _Session(experiment, run, started, time.monotonic() - started).finish()
 
 
-def _check_out(out: Path, config: Config, overwrite: bool) -> None:
-    runs.refuse_inside(out, config.data, "--out")
+def _check_out(out: Path, data: str, overwrite: bool) -> None:
+    runs.refuse_inside(out, data, "--out")
     runs.check_out_folder(out, overwrite)
 
 
@@ -303,8 +303,9 @@ class _Session:
         self, classifier: Classifier, images: Sequence[ImageRecord]
     ) -> tuple[dict[str, Any], "pyarrow.Table"]:
         manifest = self.experiment.manifest
-        threads = num_threads(self.experiment.config)
-        return evaluate(classifier, images, manifest.labels, source=manifest.source, threads=threads)
+        return evaluate(
+            classifier, images, manifest.labels, source=manifest.source, threads=self.experiment.config.threads
+        )
 
     def _score(self, classifier: Classifier, split: str, seconds: float) -> dict[str, Any]:
         images = self.experiment.images(split)

@@ -46,8 +46,8 @@ def strategy_of(config: Config) -> NamedStrategy:
     return NamedStrategy(name, table, row)
 
 
-def ineffective_settings(config: Config) -> list[str]:
-    """Return one sentence for each setting that was asked for and changes nothing.
+def ineffective_settings(config: Config) -> dict[str, str]:
+    """Return the settings that were asked for and change nothing, each with what it belongs to.
 
     Raises:
         ConfigError: The strategy is not known.
@@ -62,32 +62,26 @@ def ineffective_settings(config: Config) -> list[str]:
         if key in row.ignores:
             owners[key] = other_owner
 
-    has_selection = selects(config)
     needs: dict[str, tuple[bool, str]] = {
         "momentum": (config.optimizer == "sgd", "optimizer sgd"),
         "warmup": (config.schedule == "cosine", "schedule cosine"),
         "step_epochs": (config.schedule == "step", "schedule step"),
-        "refit": (has_selection, "best_epoch or patience"),
-        "select_on": (has_selection, "best_epoch or patience"),
-        "select_by": (has_selection, "best_epoch or patience"),
-        "validation_fraction": (has_selection or config.selection_score, "best_epoch, patience or selection_score"),
+        "refit": (config.selects, "best_epoch or patience"),
+        "select_on": (config.selects, "best_epoch or patience"),
+        "select_by": (config.selects, "best_epoch or patience"),
+        "validation_fraction": (config.selects or config.selection_score, "best_epoch, patience or selection_score"),
         "decay_all": (config.weight_decay > 0, "weight_decay above 0"),
     }
     for key, (is_there, needed) in needs.items():
         if not is_there:
             owners[key] = needed
 
-    sentences = []
+    found = {}
     for key, field in Config.model_fields.items():
         is_asked = key in config.model_fields_set and getattr(config, key) != field.default
         if is_asked and key in owners:
-            sentences.append(f"{key} has no effect here; it belongs to {owners[key]}")
-    return sentences
-
-
-def selects(config: Config) -> bool:
-    """Tell whether held-out images choose the epoch."""
-    return config.best_epoch or config.patience is not None
+            found[key] = owners[key]
+    return found
 
 
 def _users(key: str) -> str:

@@ -18,7 +18,7 @@ from headstart.errors import ConfigError, DataError, RunError
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.network import build_backbone
 from headstart.experiment.reading import read_data
-from headstart.experiment.settings import selects, strategy_of
+from headstart.experiment.settings import strategy_of
 from headstart.files import make_parent
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
@@ -98,7 +98,7 @@ def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
     config = run.config()
     uses = {"was trained on": "train"}
     selecting = known.reported if config.select_on == "reported" else known.selection
-    if selecting is not None and selects(config) and run.resolved().stop_after is None:
+    if selecting is not None and config.selects and run.resolved().stop_after is None:
         uses["selected its epoch on"] = selecting
     lines = []
     for use, split in uses.items():

@@ -148,10 +148,12 @@ def _check_study(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> None
         values = {str(getattr(cell.config, field)) for cell in cells}
         if len(values) > 1:
             raise ConfigError(f"{field} differs between cells ({', '.join(sorted(values))}); expected the same images")
-    from headstart.experiment.experiment import check_before_reading
+    from headstart.devices import pick_device
+    from headstart.experiment.settings import strategy_of
 
     for cell in cells:
-        check_before_reading(cell.config)
+        strategy_of(cell.config)
+        pick_device(cell.config.device)
         runs.refuse_inside(out, cell.config.data, "--out")
 
 

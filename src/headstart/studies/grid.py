@@ -119,4 +119,4 @@ def _with_effect(
 
 def _has_effect(key: str, config: Config) -> bool:
     """Tell whether a setting that was asked for changes anything."""
-    return not any(line.startswith(f"{key} has no effect") for line in ineffective_settings(config))
+    return key not in ineffective_settings(config)
