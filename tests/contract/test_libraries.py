@@ -15,8 +15,8 @@ from headstart.models.backbones import create_backbone, describe_backbone
 from headstart.models.classifier import build_classifier, load_classifier, save_classifier
 from headstart.models.libraries import LIBRARIES, library_named
 from headstart.models.libraries.families import blocks
-from headstart.models.libraries.library import Library, Loaded, Publication, Size, Source
-from headstart.models.sources import backbone_names, find_source
+from headstart.models.libraries.library import Library, Loaded, Origin, Publication, Size
+from headstart.models.origins import backbone_names, find_origin
 from headstart.models.stages import has_known_stages
 from headstart.types import InputSpec
 
@@ -39,11 +39,11 @@ class TinyNet(nn.Module):
         return logits
 
 
-def find_tiny(name: str) -> Source | None:
-    return Source(name, TINY, "net", "net", InputSpec((SIDE, SIDE), 72)) if name in ("tiny/net", "net") else None
+def find_tiny(name: str) -> Origin | None:
+    return Origin(name, TINY, "net", "net", InputSpec((SIDE, SIDE), 72)) if name in ("tiny/net", "net") else None
 
 
-def load_tiny(source: Source, size: Size) -> Loaded:
+def load_tiny(source: Origin, size: Size) -> Loaded:
     network = TINY.build(source.variant, size)
     with torch.no_grad():
         for number, parameter in enumerate(network.parameters()):
@@ -86,12 +86,12 @@ def test_it_finds_its_own_names_and_no_others(library: Library) -> None:
     assert library.example in names
     assert set(names) <= set(backbone_names())
     for name in (library.example, names[0], names[-1]):
-        source = find_source(name)
+        source = find_origin(name)
         assert (source.name, source.library) == (name, library)
-        assert find_source(name.rpartition("/")[2]).spec.size
+        assert find_origin(name.rpartition("/")[2]).spec.size
     assert library.find("no such network") is None
     with pytest.raises(ModelError, match="unknown backbone 'no such network'") as caught:
-        find_source("no such network")
+        find_origin("no such network")
     assert library.accepts in str(caught.value)
 
 

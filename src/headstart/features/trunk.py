@@ -43,7 +43,7 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RowRecipe:
     """How the rows of a table are computed; kept on disk, so that complete tables need no engine."""
 
     engine: str
@@ -122,18 +122,18 @@ class Trunk:
         assert self._engine is not None
         return self._engine
 
-    def _read(self) -> Recipe | None:
+    def _read(self) -> RowRecipe | None:
         with suppress(OSError, ValueError, TypeError, KeyError):
             if self._file is not None:
                 values = json.loads(self._file.read_text())
-                recipe = Recipe(**{**values, "shape": tuple(map(int, values["shape"]))})
+                recipe = RowRecipe(**{**values, "shape": tuple(map(int, values["shape"]))})
                 if self._pinned not in (None, recipe.engine_name):
                     return None
                 if recipe.dtype in ("float16", "float32") and recipe.shape and min(recipe.shape) > 0:
                     return replace(recipe, view_s=float(recipe.view_s))
         return None
 
-    def _choose(self) -> Recipe:
+    def _choose(self) -> RowRecipe:
         tasks = [(i, (0,)) for i in range(min(NUM_SAMPLES, self._images.num_images))]
         started = time.monotonic()
         samples = next(iter(self._images.views(tasks, NUM_SAMPLES)))
@@ -150,7 +150,7 @@ class Trunk:
         reason = disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
         # Other images may give larger activations; far beyond, they would be cut off.
         dtype = "float32" if reason or np.abs(found).max() > _LARGEST_HALF / 16 else "float16"
-        recipe = Recipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s)
+        recipe = RowRecipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s)
         if self._file is not None:
             with suppress(OSError, RunError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from headstart.errors import ModelError
 from headstart.models.adapters import restore_adapters
 from headstart.models.heads import describe_head, head_of, new_head, num_features, replace_head
-from headstart.models.libraries import Loaded, Source
-from headstart.models.sources import find_source, licence_of
+from headstart.models.libraries import Loaded, Origin
+from headstart.models.origins import find_origin, licence_of
 from headstart.models.stages import derive_stages, has_known_stages
 from headstart.models.weights import load_into, read_model_json, read_state_dict, saved_model_folder
 from headstart.runs import WEIGHTS
@@ -58,27 +58,27 @@ def create_backbone(name: str, *, weights: str | None = None, image_size: int | 
         ModelError: The name is not known, the weights cannot be had or do not fit, or the size does not suit it.
         MissingExtraError: The weights are in a package that is not installed.
     """
-    source = find_source(name)
-    library = source.library.name
+    origin = find_origin(name)
+    library = origin.library.name
 
     # A saved model brings its preprocessing; another size is the user's wish.
     saved = saved_model_folder(Path(weights)) if weights not in (None, "none") else None
-    spec = source.spec if saved is None else _saved_spec(saved, source)
+    spec = origin.spec if saved is None else _saved_spec(saved, origin)
     if image_size is not None:
         spec = spec.with_size(image_size)
 
-    loaded = _load(source, spec.size, weights)
+    loaded = _load(origin, spec.size, weights)
     if image_size is not None:
         _check_runs(loaded.network, name, image_size)
     return Backbone(
         name=name,
         library=library,
-        architecture=source.architecture,
+        architecture=origin.architecture,
         network=loaded.network,
         stages=derive_stages(loaded.network, library),
         spec=spec,
         weights=loaded.weights,
-        licence=licence_of(source, weights, saved),
+        licence=licence_of(origin, weights, saved),
         has_source_head=loaded.has_source_head,
     )
 
@@ -101,7 +101,7 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
         "architecture": backbone.architecture,
         "weights": backbone.weights,
         "licence": backbone.licence,
-        "published_licence": licence_of(find_source(backbone.name), None, None),
+        "published_licence": licence_of(find_origin(backbone.name), None, None),
         "head": describe_head(head_of(backbone.network, backbone.stages)),
         "parameters": sum(counts.values()),
         "stages": stages,
@@ -111,21 +111,21 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def _load(source: Source, size: tuple[int, int], weights: str | None) -> Loaded:
-    publication = source.library.publication
+def _load(origin: Origin, size: tuple[int, int], weights: str | None) -> Loaded:
+    publication = origin.library.publication
     if weights is None and publication is not None:
-        return publication.load(source, size)
+        return publication.load(origin, size)
     if weights in (None, "none"):
-        return Loaded(source.library.build(source.variant, size), "none", has_source_head=False)
-    return _load_file(source, size, Path(weights))
+        return Loaded(origin.library.build(origin.variant, size), "none", has_source_head=False)
+    return _load_file(origin, size, Path(weights))
 
 
-def _load_file(source: Source, size: tuple[int, int], path: Path) -> Loaded:
+def _load_file(origin: Origin, size: tuple[int, int], path: Path) -> Loaded:
     """Load a local file; its final layer only where that is one of the same kind."""
     text = f"file {path.name}"
     state = read_state_dict(path)
-    network = source.library.build(source.variant, size)
-    stages = derive_stages(network, source.library.name)
+    network = origin.library.build(origin.variant, size)
+    stages = derive_stages(network, origin.library.name)
     head = stages[-1].prefixes
     has_head = _resize_head(network, stages, state)
     saved = saved_model_folder(path)
@@ -135,7 +135,7 @@ def _load_file(source: Source, size: tuple[int, int], path: Path) -> Loaded:
     try:
         load_into(network, state, head, str(path))
     except ModelError:
-        converted = source.library.convert(source, size, state)
+        converted = origin.library.convert(origin, size, state)
         if converted is None:
             raise
         return Loaded(converted, text)
@@ -163,17 +163,17 @@ def _resize_head(network: nn.Module, stages: tuple[Stage, ...], state: Mapping[s
     return True
 
 
-def _saved_spec(folder: Path, source: Source) -> InputSpec:
+def _saved_spec(folder: Path, origin: Origin) -> InputSpec:
     """Read the preprocessing of a saved model to start from, after checking that it is the same network."""
     config = read_model_json(folder / "config.json")
     own = config.get("headstart")
     architecture = config.get("architecture")
     if not isinstance(own, dict):
         raise ModelError(f"{folder} was not written by Headstart; give its weight file: --weights {folder / WEIGHTS}")
-    if (own.get("library"), architecture) != (source.library.name, source.architecture):
+    if (own.get("library"), architecture) != (origin.library.name, origin.architecture):
         raise ModelError(
-            f"{folder} holds a {architecture} of {own.get('library')}; the backbone is {source.architecture} of "
-            f"{source.library.name}: give --backbone {own.get('backbone', 'NAME')}, or other weights"
+            f"{folder} holds a {architecture} of {own.get('library')}; the backbone is {origin.architecture} of "
+            f"{origin.library.name}: give --backbone {own.get('backbone', 'NAME')}, or other weights"
         )
     return read_spec(folder)
 

@@ -205,10 +205,10 @@ def _default_folder(recipe: Recipe, backbone: str, quick: bool) -> str:
 def _check_networks(backbones: Iterable[str], weights: str | Path | None) -> None:
     """Refuse networks and weights that are not there before anything is fetched or written."""
     if backbones:
-        from headstart.models.sources import find_source
+        from headstart.models.origins import find_origin
 
         for backbone in backbones:
-            find_source(backbone)
+            find_origin(backbone)
     if weights is not None and str(weights) != "none":
         from headstart.models.weights import weight_file
 
@@ -230,10 +230,10 @@ def _check_cells(recipe: Recipe, parts: Sequence[Part], backbones: Sequence[str]
 def _trains_source(recipe: Recipe, backbone: str) -> bool:
     if recipe.source is None or recipe.source.always:
         return recipe.source is not None
-    from headstart.models.sources import find_source
+    from headstart.models.origins import find_origin
 
     # Without published weights there is nothing else to start from.
-    return find_source(backbone).library.publication is None
+    return find_origin(backbone).library.publication is None
 
 
 def _chosen_parts(recipe: Recipe, names: Sequence[str]) -> tuple[Part, ...]:

@@ -15,7 +15,7 @@ from headstart.experiment.experiment import Experiment
 from headstart.experiment.reading import Reading
 from headstart.features.supply import Features
 from headstart.models.classifier import ClassifierNetwork
-from headstart.models.sources import find_source
+from headstart.models.origins import find_origin
 from headstart.preprocessing import Pixels
 from headstart.stats.transferability import logme
 from headstart.training.plan import apply_modes, resolve
@@ -82,7 +82,7 @@ def rank(config: Config, backbones: Sequence[str], *, display: Display | None = 
     if config.weights not in (None, "none"):
         raise ConfigError(f"weights={config.weights!r} belong to one backbone; leave them out, and each has its own")
     for name in backbones:
-        find_source(name)  # before anything is read
+        find_origin(name)  # before anything is read
     display = display or Display()
     others = sorted(config.model_fields_set - _SETTINGS - {"repeat"})
     ineffective = [key for key in others if getattr(config, key) != Config.model_fields[key].default]

@@ -1,13 +1,13 @@
 """The libraries that backbones come from: a row for each, in the order in which a name is looked up."""
 
 from headstart.errors import ModelError, either
-from headstart.models.libraries.library import Library, Loaded, Source
+from headstart.models.libraries.library import Library, Loaded, Origin
 from headstart.models.libraries.lite import LITE
 from headstart.models.libraries.own import OWN
 from headstart.models.libraries.timm import TIMM
 from headstart.models.libraries.torchvision import TORCHVISION
 
-__all__ = ["LIBRARIES", "Library", "Loaded", "Source", "library_named"]
+__all__ = ["LIBRARIES", "Library", "Loaded", "Origin", "library_named"]
 
 LIBRARIES: dict[str, Library] = {"lite": LITE, "headstart": OWN, "torchvision": TORCHVISION, "timm": TIMM}
 

@@ -16,7 +16,7 @@ IMAGENET_TERMS = "trained on ImageNet-1k, whose images are for non-commercial re
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where a backbone's name leads.
 
     Attributes:
@@ -54,13 +54,13 @@ class Publication:
     """The weights that somebody publishes for a library's networks.
 
     Attributes:
-        load: Returns the network of a source with its published weights, built for (height, width), pixels. Raises
+        load: Returns the network of an origin with its published weights, built for (height, width), pixels. Raises
             ModelError where they cannot be had, or are for another size.
         licence: Says under which licence they come, as far as their publisher states it.
     """
 
-    load: Callable[[Source, Size], Loaded]
-    licence: Callable[[Source], str]
+    load: Callable[[Origin, Size], Loaded]
+    licence: Callable[[Origin], str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +95,13 @@ class Library:
     example: str
     code_licence: str
     names: Callable[[], Sequence[str]]
-    find: Callable[[str], Source | None]
+    find: Callable[[str], Origin | None]
     make: Callable[..., nn.Module]
     version: Callable[[], str]
     publication: Publication | None = None
     families: Mapping[type[nn.Module], Family] = field(default_factory=dict)
     declared_head: Callable[[nn.Module], str | tuple[str, ...] | None] = lambda network: None
-    convert: Callable[[Source, Size, Mapping[str, Tensor]], nn.Module | None] = lambda source, size, state: None
+    convert: Callable[[Origin, Size, Mapping[str, Tensor]], nn.Module | None] = lambda origin, size, state: None
     config_keys: Callable[[nn.Module], dict[str, Any]] = lambda network: {}
     own_loader: str = ""
 

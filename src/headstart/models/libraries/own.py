@@ -7,15 +7,15 @@ from torch import nn
 
 from headstart.models import gluon, simple_cnn
 from headstart.models.libraries.families import blocks
-from headstart.models.libraries.library import Library, Size, Source
+from headstart.models.libraries.library import Library, Origin, Size
 
 _SPECS = {"simple-cnn": simple_cnn.SPEC, **dict.fromkeys(gluon.NETWORKS, gluon.SPEC)}
 
 
-def _find(name: str) -> Source | None:
+def _find(name: str) -> Origin | None:
     if name not in _SPECS:
         return None
-    return Source(name, OWN, name, name, _SPECS[name])
+    return Origin(name, OWN, name, name, _SPECS[name])
 
 
 def _make(architecture: str, size: Size) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headstart.errors import ModelError
 from headstart.machine import package_version
 from headstart.models.libraries.families import DENSENET, RESNET, VGG, blocks
-from headstart.models.libraries.library import Library, Loaded, Publication, Size, Source
+from headstart.models.libraries.library import Library, Loaded, Origin, Publication, Size
 from headstart.models.weights import hugging_face_file, torch_hub_file
 from headstart.types import InputSpec
 
@@ -30,7 +30,7 @@ def _names() -> list[str]:
     return [f"{_PREFIX}{name}" for name in timm.list_models()]
 
 
-def _find(name: str) -> Source | None:
+def _find(name: str) -> Origin | None:
     variant = name.removeprefix(_PREFIX)
     if not timm.is_model(variant):
         return None
@@ -39,7 +39,7 @@ def _find(name: str) -> Source | None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"backbone {name!r}: {reason}; leave the tag out for the default") from error
-    return Source(name, TIMM, cfg.architecture, variant, _spec(cfg))
+    return Origin(name, TIMM, cfg.architecture, variant, _spec(cfg))
 
 
 def _spec(cfg: Any) -> InputSpec:
@@ -66,12 +66,12 @@ def _make(variant: str, size: Size, **arguments: Any) -> nn.Module:
     return network
 
 
-def _load_published(source: Source, size: Size) -> Loaded:
-    cfg = timm.get_pretrained_cfg(source.variant)
-    file = _published_file(cfg, source.name)
+def _load_published(origin: Origin, size: Size) -> Loaded:
+    cfg = timm.get_pretrained_cfg(origin.variant)
+    file = _published_file(cfg, origin.name)
     # Naming the file keeps timm off the network; .npz is the format of other makers, which timm converts.
     overlay = {"file": str(file), "custom_load": file.suffix == ".npz"}
-    network = TIMM.build(source.variant, size, pretrained=True, pretrained_cfg_overlay=overlay)
+    network = TIMM.build(origin.variant, size, pretrained=True, pretrained_cfg_overlay=overlay)
     return Loaded(network, cfg.hf_hub_id or file.name, has_source_head=cfg.num_classes > 0)
 
 
@@ -86,8 +86,8 @@ def _published_file(cfg: Any, backbone: str) -> Path:
     )
 
 
-def _licence(source: Source) -> str:
-    stated = timm.get_pretrained_cfg(source.variant).license or "none stated"
+def _licence(origin: Origin) -> str:
+    stated = timm.get_pretrained_cfg(origin.variant).license or "none stated"
     return f"{stated} as timm states; the terms of their training data apply too"
 
 
@@ -106,13 +106,13 @@ def _cfg_of(network: nn.Module) -> Mapping[str, Any]:
     return cfg
 
 
-def _convert(source: Source, size: Size, state: Mapping[str, Tensor]) -> nn.Module | None:
+def _convert(origin: Origin, size: Size, state: Mapping[str, Tensor]) -> nn.Module | None:
     """Load tensors under a maker's own names, or with position embeddings for another size, as timm does."""
-    if timm.get_pretrained_cfg(source.variant).num_classes == 0:
+    if timm.get_pretrained_cfg(origin.variant).num_classes == 0:
         return None
     overlay = {"state_dict": state}
     try:
-        network = TIMM.build(source.variant, size, pretrained=True, pretrained_cfg_overlay=overlay)
+        network = TIMM.build(origin.variant, size, pretrained=True, pretrained_cfg_overlay=overlay)
     except ModelError:
         return None
     vars(network)["pretrained_cfg"].pop("state_dict")  # else the network would hold the weights twice

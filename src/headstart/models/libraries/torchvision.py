@@ -8,7 +8,7 @@ from torch import nn
 from headstart.errors import ModelError
 from headstart.machine import package_version
 from headstart.models.libraries.families import DENSENET, RESNET, VGG, blocks
-from headstart.models.libraries.library import IMAGENET_TERMS, Library, Loaded, Publication, Size, Source
+from headstart.models.libraries.library import IMAGENET_TERMS, Library, Loaded, Origin, Publication, Size
 from headstart.models.weights import load_into, read_state_dict, torch_hub_file
 from headstart.types import InputSpec
 
@@ -21,9 +21,9 @@ def _names() -> list[str]:
     return names
 
 
-def _find(name: str) -> Source | None:
+def _find(name: str) -> Origin | None:
     if name in _names():
-        return Source(name, TORCHVISION, name, name, _spec(_weights(name).transforms()))
+        return Origin(name, TORCHVISION, name, name, _spec(_weights(name).transforms()))
     if name in tv.list_models():
         raise ModelError(
             f"backbone {name!r} is in torchvision but is no image classifier; choose one, such as resnet18"
@@ -66,22 +66,22 @@ def _has_position_embeddings(architecture: str) -> bool:
     return architecture.startswith("vit_")
 
 
-def _load_published(source: Source, size: Size) -> Loaded:
-    needed = source.spec.size
-    if _has_position_embeddings(source.architecture) and size != needed:
+def _load_published(origin: Origin, size: Size) -> Loaded:
+    needed = origin.spec.size
+    if _has_position_embeddings(origin.architecture) and size != needed:
         raise ModelError(
-            f"torchvision's {source.name} has position embeddings for {needed[0]} px; got image size {size[0]}: "
+            f"torchvision's {origin.name} has position embeddings for {needed[0]} px; got image size {size[0]}: "
             f"leave it at {needed[0]}, or use timm/vit_base_patch16_224, which adapts"
         )
-    network = TORCHVISION.build(source.variant, size)
-    weights = _weights(source.architecture)
-    file = torch_hub_file(weights.url, source.name)
+    network = TORCHVISION.build(origin.variant, size)
+    weights = _weights(origin.architecture)
+    file = torch_hub_file(weights.url, origin.name)
     load_into(network, read_state_dict(file), (), str(file))
     return Loaded(network, f"ImageNet-1k, torchvision {weights}")
 
 
-def _licence(source: Source) -> str:
-    stated = _weights(source.architecture).meta.get("license", "none stated")
+def _licence(origin: Origin) -> str:
+    stated = _weights(origin.architecture).meta.get("license", "none stated")
     return f"{stated}; {IMAGENET_TERMS}"
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from headstart.errors import ModelError, did_you_mean
-from headstart.models.libraries import LIBRARIES, Source
+from headstart.models.libraries import LIBRARIES, Origin
 from headstart.models.weights import read_model_json
 
 
@@ -15,16 +15,16 @@ def backbone_names() -> list[str]:
     return names
 
 
-def find_source(name: str) -> Source:
+def find_origin(name: str) -> Origin:
     """Say where a backbone's name leads.
 
     Raises:
         ModelError: Nowhere; suggests names that are close.
     """
     for library in LIBRARIES.values():
-        source = library.find(name)
-        if source is not None:
-            return source
+        origin = library.find(name)
+        if origin is not None:
+            return origin
     names = backbone_names()
     without_prefix = [name.rpartition("/")[2] for name in names]
     suggestion = did_you_mean(name, [*names, *without_prefix])
@@ -32,18 +32,18 @@ def find_source(name: str) -> Source:
     raise ModelError(f"unknown backbone {name!r}.{suggestion} It takes {', '.join(others)}, or {last}")
 
 
-def licence_of(source: Source, weights: str | None, saved: Path | None) -> str:
+def licence_of(origin: Origin, weights: str | None, saved: Path | None) -> str:
     """Say under which licences code and weights come, as far as their publishers state them.
 
     Args:
-        source: The backbone.
+        origin: The backbone.
         weights: As for `create_backbone`.
         saved: The model folder that the weights are from, if they are from one.
 
     Raises:
         ModelError: That folder is damaged.
     """
-    library = source.library
+    library = origin.library
     code = f"code {library.code_licence} ({library.name})"
     if saved is not None:
         own = read_model_json(saved / "config.json").get("headstart", {})
@@ -52,4 +52,4 @@ def licence_of(source: Source, weights: str | None, saved: Path | None) -> str:
         return f"{code}; weights from a local file, licence unknown to Headstart"
     if weights == "none" or library.publication is None:
         return f"{code}; no pretrained weights"
-    return f"{code}; weights: {library.publication.licence(source)}"
+    return f"{code}; weights: {library.publication.licence(origin)}"
