@@ -80,10 +80,8 @@ class Resolved(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise RunError(
-                f"{where} is damaged or another version's ({place}: {first['msg'].lower()}); train again with "
-                "--overwrite"
-            ) from error
+            reason = f"{place}: {first['msg'].lower()}" if place else "it holds no JSON object of decisions"
+            raise RunError(f"{where} is damaged or another version's ({reason}); train again") from error
 
 
 _STEP_OF_PHASE = "step_of_phase_"  # and its number from 1; the name of a choice in version 0.1

@@ -64,7 +64,7 @@ class Run:
     @property
     def is_of_version_0_1(self) -> bool:
         """Whether it was written before decisions had a file of their own."""
-        return not (self.path / RESOLVED).is_file()
+        return not (self.path / RESOLVED).is_file() and "choices" in read_yaml(self.path / CONFIG)
 
     def asked(self) -> dict[str, Any]:
         """Return what was asked for as plain values, not checked: another version may have had other settings.

@@ -239,6 +239,28 @@ def test_a_table_of_ones_own_and_a_time_limit(headstart, image_folder, tmp_path)
     assert phases == ["top"] * epochs[0] + ["all"] * epochs[1]
 
 
+def test_a_table_is_kept_with_the_run_and_replayed_without_its_file(headstart, image_folder, tmp_path):
+    table = tmp_path / "mine.yaml"
+    table.write_text("pretrained: false\nphases: [{epochs: 1, lr: 0.001, rules: {'*': 1}}]\n")
+    words = ("--backbone", "simple-cnn", "--image-size", 32, "--augment", "flip")
+    first = headstart("train", image_folder, *words, "--strategy", table, "--out", tmp_path / "run")
+    assert first.code == 0, first.err
+    again = ("train", "--config", tmp_path / "run" / "config.yaml", "--out")
+    outcome = headstart(
+        "train", image_folder, *words, "--strategy", table, "--repeat", tmp_path / "run", "--out", tmp_path / "b"
+    )
+    assert "decided anew" not in outcome.err
+    table.write_text("pretrained: false\nphases: [{epochs: 1, lr: 0.5, rules: {'*': 1}}]\n")
+    changed = headstart("plan", *repeat)
+    assert "note: table is not as in" in changed.err
+    table.unlink()
+    outcome = headstart(*again, tmp_path / "again")
+    assert outcome.code == 0, outcome.err
+    models = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("run", "b", "again")]
+    assert models[0] == models[1] == models[2]
+    assert "repeat" not in (tmp_path / "again" / "config.yaml").read_text()
+
+
 def test_lite0_trains_its_head_offline(headstart, image_folder, tmp_path):
     out = tmp_path / "run"
     outcome = headstart("train", image_folder, "--image-size", 64, "--epochs", 2, "--out", out)

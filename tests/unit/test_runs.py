@@ -471,3 +471,15 @@ def test_a_run_killed_while_appending_is_readable(tmp_path):
     rows = run.history()
     assert len(rows) >= 20
     assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+
+
+def test_decisions_that_are_missing_or_damaged_are_said(tmp_path):
+    run = create_run_folder(
+        tmp_path / "run", {"config.yaml": "data: x", "environment.json": "{}", "metrics.json": "{}"}
+    )
+    assert not run.is_of_version_0_1
+    with pytest.raises(RunError, match=r"has no resolved.json: it was removed"):
+        run.resolved()
+    (run.path / "resolved.json").write_text("{")
+    with pytest.raises(RunError, match=r"resolved.json is damaged or another version's \(it holds no JSON object"):
+        run.resolved()

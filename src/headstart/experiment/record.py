@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart import runs
-from headstart.config import dump_config
+from headstart.config import Config, dump_config, make_config
 from headstart.data.catalog import licence_of
 from headstart.data.manifest import ImageRecord, Manifest, write_manifest
 from headstart.experiment.experiment import Experiment
@@ -36,7 +36,7 @@ def create(experiment: Experiment, out: Path, *, overwrite: bool) -> Run:
     model = experiment.model
     tables = [asdict(table) for table in describe(experiment.plan, model.network, model.stages)]
     files: dict[str, bytes | str] = {
-        runs.CONFIG: dump_config(experiment.config),
+        runs.CONFIG: dump_config(_asked(experiment)),
         runs.RESOLVED: experiment.resolved.to_json(),
         runs.ENVIRONMENT: json.dumps(environment(experiment.config.seed), indent=2),
         runs.DATA_REPORT: json.dumps(experiment.report.to_dict(), indent=2, ensure_ascii=False),
@@ -44,6 +44,17 @@ def create(experiment: Experiment, out: Path, *, overwrite: bool) -> Run:
         runs.MANIFEST: buffer.getvalue(),
     }
     return runs.create_run_folder(out, files, overwrite=overwrite)
+
+
+def _asked(experiment: Experiment) -> Config:
+    """Return the settings for config.yaml: with the table that a file held, and without the run that was repeated.
+
+    Neither may be there any more when the run itself is repeated.
+    """
+    asked, resolved = experiment.config, experiment.resolved
+    if resolved.table is not None:
+        asked = asked.model_copy(update={"strategy": resolved.strategy, "table": resolved.table})
+    return make_config(asked.model_dump(exclude_unset=True, exclude={"repeat"}))
 
 
 def write_resolved(run: Run, resolved: Resolved) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from headstart.config import Config
 from headstart.experiment.settings import strategy_of
@@ -61,14 +62,23 @@ def repeated(config: Config, labels: Sequence[str]) -> tuple[Resolved | None, st
     if config.repeat is None:
         return None, ""
     run = open_run(Path(config.repeat))
-    before, now = run.config().model_dump(), config.model_dump()
+    before, now = _comparable(run.config()), _comparable(config)
     changed = [key for key in now if key not in _WITHOUT_EFFECT and now[key] != before[key]]
     if changed:
-        return None, f"{', '.join(changed)} is not as in {config.repeat}, so what follows from settings is decided anew"
+        verb = "is" if len(changed) == 1 else "are"
+        return None, (
+            f"{', '.join(changed)} {verb} not as in {config.repeat}, so what follows from settings is decided anew"
+        )
     resolved = run.resolved()
     if resolved.match and set(resolved.match) != set(labels):
         return None, f"the classes are not those of {config.repeat}, so what follows from settings is decided anew"
     return resolved, ""
+
+
+def _comparable(config: Config) -> dict[str, Any]:
+    """Return all settings, with the table of the user's file in the place of its name."""
+    strategy = strategy_of(config)
+    return {**config.model_dump(), "strategy": strategy.name, "table": strategy.table}
 
 
 def timed_as(resolved: Resolved, other: Resolved) -> Resolved:

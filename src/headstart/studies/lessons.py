@@ -13,7 +13,7 @@ from headstart.data.manifest import scan
 from headstart.errors import ConfigError, unknown
 from headstart.studies.cells import Cell
 from headstart.studies.recipes import HALF, Part, Recipe, Settings, find_recipe
-from headstart.training.strategies import STRATEGIES, find_strategy
+from headstart.training.strategies import find_strategy
 from headstart.types import Progress
 
 SOURCE = "source network"
@@ -222,9 +222,6 @@ def _check_cells(recipe: Recipe, parts: Sequence[Part], backbones: Sequence[str]
         settings = recipe.settings_of(cell)
         if "backbone" in settings:
             _check_networks([settings["backbone"]], None)
-        strategy = settings.get("strategy", DEFAULT_STRATEGY)
-        if settings.get("table") and strategy in STRATEGIES:
-            raise ConfigError(f"cells.{cell}: strategy {strategy!r} has a table of its own; name the table otherwise")
 
 
 def _trains_source(recipe: Recipe, backbone: str) -> bool:

@@ -74,7 +74,7 @@ def test_a_repeat_decides_as_before_where_the_settings_are_the_same(run):
     ("change", "labels", "message"),
     [
         ({"epochs": 5}, LABELS, "epochs is not as in"),
-        ({"seed": 1, "lr": 0.5}, LABELS, "seed, lr is not as in|lr, seed is not as in"),
+        ({"seed": 1, "lr": 0.5}, LABELS, "seed, lr are not as in|lr, seed are not as in"),
         ({}, ("ant", "cat"), "the classes are not those of"),
     ],
 )

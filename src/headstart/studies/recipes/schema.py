@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from headstart.config import Config, make_config
 from headstart.errors import ConfigError, did_you_mean, unknown
 from headstart.experiment.settings import strategy_of
+from headstart.training.strategies import STRATEGIES
 
 HALF: Final = "half"
 """As `stages`: the upper half of the backbone's stages, counted when the backbone is known."""
@@ -52,6 +53,12 @@ WORDINGS: Final = {
 def _check_text(text: str) -> str:
     if not text.strip() or not text.isprintable():
         raise ValueError("expected one line of printable text")
+    return text
+
+
+def _check_data(text: str) -> str:
+    if text.startswith("-") or "://" in text:
+        raise ValueError("expected a catalogue name, a folder or a manifest")
     return text
 
 
@@ -101,6 +108,7 @@ def _as_names(value: object) -> object:
 
 
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_check_text)]
+Data = Annotated[Text, AfterValidator(_check_data)]
 Name = Annotated[Text, Field(max_length=100)]
 PartName = Annotated[str, AfterValidator(_check_part_name)]
 Network = Annotated[str, AfterValidator(partial(_check_wording, "backbone"))]
@@ -214,7 +222,7 @@ class Recipe(Spec):
     name: Name
     title: Text
     question: Text
-    data: Text
+    data: Data
     backbones: Annotated[tuple[Network, ...], BeforeValidator(_as_names)] = Field(min_length=1)
     takes: Text
     notes: tuple[Text, ...] = ()
@@ -268,6 +276,8 @@ def _checked(place: str, settings: Settings) -> dict[str, Any]:
     try:
         config = make_config(settings)
         strategy_of(config)
+        if config.table is not None and config.strategy in STRATEGIES:
+            raise ConfigError(f"strategy {config.strategy!r} has a table of its own; name the table otherwise")
         return config.model_dump(exclude_unset=True)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
