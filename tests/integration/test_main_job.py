@@ -246,9 +246,8 @@ def test_a_table_is_kept_with_the_run_and_replayed_without_its_file(headstart, i
     first = headstart("train", image_folder, *words, "--strategy", table, "--out", tmp_path / "run")
     assert first.code == 0, first.err
     again = ("train", "--config", tmp_path / "run" / "config.yaml", "--out")
-    outcome = headstart(
-        "train", image_folder, *words, "--strategy", table, "--repeat", tmp_path / "run", "--out", tmp_path / "b"
-    )
+    repeat = (image_folder, *words, "--strategy", table, "--repeat", tmp_path / "run")
+    outcome = headstart("train", *repeat, "--out", tmp_path / "b")
     assert "decided anew" not in outcome.err
     table.write_text("pretrained: false\nphases: [{epochs: 1, lr: 0.5, rules: {'*': 1}}]\n")
     changed = headstart("plan", *repeat)
