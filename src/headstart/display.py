@@ -65,7 +65,8 @@ class TerminalDisplay(Display):
         """Say how far a pass is: on one line of the terminal, or a line every 15 seconds in a log."""
         is_terminal = sys.stderr.isatty()
         now = time.monotonic()
-        if is_terminal and total and done >= total:
+        if total and done >= total:
+            self._passes.pop(title, None)  # the next pass of this name begins anew
             clear_line()
             return
         every_s = _REDRAW_EVERY_S if is_terminal else _LINE_EVERY_S

@@ -55,6 +55,14 @@ def test_in_a_log_a_pass_is_a_line_now_and_then(capsys, clock):
     assert capsys.readouterr().err.splitlines() == ["a long pass: 16,000", "a long pass: 31,000"]
 
 
+def test_the_next_pass_of_a_name_begins_anew(capsys, clock):
+    shown = TerminalDisplay()
+    for _ in range(2):
+        for done in range(1, 17):
+            shown.progress("a long pass", done, 16)
+    assert capsys.readouterr().err == ""
+
+
 def test_in_a_log_training_is_a_line_an_epoch_and_one_now_and_then(capsys, clock):
     shown = TerminalDisplay()
     shown.begin_training("training", 100, 10)
