@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from headstart.config import make_config
 from headstart.errors import PlanError
 from headstart.experiment.experiment import fit_settings
-from headstart.experiment.network import build_plan, insert_parts
+from headstart.experiment.network import build_plan
 from headstart.experiment.resolve import decide
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import build_classifier
@@ -20,7 +20,7 @@ from headstart.training.plan import describe, resolve
 from headstart.training.strategies import STRATEGIES
 from headstart.types import InputSpec
 from tests.helpers.fits import PixelSupply
-from tests.helpers.networks import FAMILIES, NETWORKS, plan_for, with_parts
+from tests.helpers.networks import FAMILIES, NETWORKS, insert, plan_for, with_parts
 from tests.helpers.tiny import TensorBatches
 
 TRAINED = ("timm/mobilenetv3_small_050", "timm/resnet10t", "timm/test_vit", "simple-cnn", "resnet18_v2")
@@ -85,14 +85,7 @@ def test_frozen_stays_bit_identical_and_the_rest_changes(strategy, name):
     settings = {"epochs": 1, "phases": 3, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "decay_all": True}
     config = make_config({"strategy": strategy, **settings})
     resolved = decide(config, model.labels)
-    insert_parts(
-        model,
-        STRATEGIES[strategy].parts,
-        num_stages=config.stages,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        width=config.adapter_width,
-    )
+    insert(strategy, config, model)
     with torch.no_grad():  # timm's residual branches start at zero, which gives what lies before no gradient
         for key, parameter in model.network.named_parameters():
             if parameter.ndim == 1 and key.endswith("weight"):

@@ -133,12 +133,8 @@ def plan_for(strategy, model, **settings):
     return build_plan(config, decide(config, model.labels), model)
 
 
-def with_parts(strategy, model, **settings):
-    """A copy of a classifier with what the strategy inserts; itself where that is nothing."""
-    if STRATEGIES[strategy].parts is None:
-        return model
-    model = copy.deepcopy(model)
-    config = config_for(strategy, **settings)
+def insert(strategy, config, model):
+    """Put into a classifier what the strategy trains there, in place."""
     insert_parts(
         model,
         STRATEGIES[strategy].parts,
@@ -147,4 +143,12 @@ def with_parts(strategy, model, **settings):
         alpha=config.lora_alpha,
         width=config.adapter_width,
     )
+
+
+def with_parts(strategy, model, **settings):
+    """A copy of a classifier with what the strategy inserts; itself where that is nothing."""
+    if STRATEGIES[strategy].parts is None:
+        return model
+    model = copy.deepcopy(model)
+    insert(strategy, config_for(strategy, **settings), model)
     return model

@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from headstart.runs import open_run
 from headstart.training.consumers import drawn_in_tensorboard
-from headstart.training.loop import EpochDone, FitStarted
+from headstart.training.events import EpochDone, FitStarted
 from tests.helpers.command_line import TINY
 
 

@@ -29,7 +29,8 @@ from headstart.runs import Run
 from headstart.training.budget import epoch_seconds, fit_to_time
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.consumers import require_tensorboard, run_fit
-from headstart.training.loop import Fit, FitResult, PhaseFit
+from headstart.training.events import FitResult
+from headstart.training.loop import Fit, PhaseFit
 from headstart.training.plan import describe
 from headstart.training.rest_row import start_rest_row
 from headstart.types import StepChoice

@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 
 from headstart.features.supply import FeatureSupply
 from headstart.models.classifier import ClassifierNetwork
-from headstart.training.loop import Fit, StepDone, solver_inputs
+from headstart.training.events import StepDone
+from headstart.training.loop import Fit, solver_inputs
 from headstart.training.plan import Phase, Plan, apply_modes, resolve
 from headstart.training.settings import FitSettings
 

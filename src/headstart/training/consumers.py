@@ -12,18 +12,17 @@ from headstart.display import Display, Row
 from headstart.errors import RunError, TrainingError
 from headstart.optional import require
 from headstart.training.checkpoint import Checkpoints, with_prefix, without_prefix
-from headstart.training.loop import (
+from headstart.training.events import (
     EpochDone,
     Event,
-    Fit,
     FitResult,
     FitStarted,
     HeadSolved,
-    PhaseFit,
     PhaseStarted,
     Position,
     StepDone,
 )
+from headstart.training.loop import Fit, PhaseFit
 from headstart.types import StepChoice
 
 ChooseStep = Callable[[PhaseFit], StepChoice]

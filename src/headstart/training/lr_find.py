@@ -13,7 +13,8 @@ from headstart.errors import DivergedError, TrainingError
 from headstart.features.supply import FeatureSupply
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.batches import num_batches
-from headstart.training.loop import Fit, StepDone
+from headstart.training.events import StepDone
+from headstart.training.loop import Fit
 from headstart.training.plan import Phase, Plan
 from headstart.training.settings import FitSettings
 
