@@ -15,6 +15,7 @@ from PIL import Image
 from headstart.errors import DataError, unknown
 from headstart.preprocessing import decode, read_rgb, reading
 
+_OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/proc/")  # where a process finds what it was given open
 Picture = str | Image.Image  # the key of one in its source, or the picture itself
 
 
@@ -42,17 +43,29 @@ class FileSource:
     """Images that are files; their keys are paths.
 
     Attributes:
-        takes_pipes: Whether something else than a regular file is read too. In a data set it is refused: its images
-            are read more than once, and opening a pipe would wait for ever.
+        takes_pipes: Whether a pipe that a shell made is read too, as `<(command)` and `/dev/stdin` are. In a data set
+            it is refused, because images are read more than once. All else that is no regular file is always
+            refused: opening a named pipe waits until somebody writes to it, and a device may never end.
     """
 
     takes_pipes: bool = False
 
     def open(self, key: str) -> BinaryIO:
         """Open a file."""
-        if not self.takes_pipes and not stat.S_ISREG(os.stat(key).st_mode):
-            raise OSError("not a regular file")
+        mode = os.stat(key).st_mode
+        is_pipe = stat.S_ISFIFO(mode) and os.path.abspath(key).startswith(_OPEN_FILES)
+        if not stat.S_ISREG(mode) and not (self.takes_pipes and is_pipe):
+            raise OSError(f"{_kind(mode)}, not a regular file")
         return open(key, "rb")
+
+
+def _kind(mode: int) -> str:
+    """Say what there is in the place of a file."""
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 FILES: Source = FileSource()

@@ -1,7 +1,6 @@
 import os
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,22 +116,27 @@ def test_a_picture_is_what_its_bytes_are(files: Manifest) -> None:
         assert read_bytes(FILES, record.key) == Path(record.key).read_bytes()
 
 
-def test_pipes_are_read_where_they_were_named(files: Manifest, tmp_path: Path) -> None:
-    pipe = str(tmp_path / "pipe")
-    os.mkfifo(pipe)
-    with pytest.raises(UnreadableImageError, match="not a regular file"):
-        read_picture(FILES, pipe)
+def test_a_pipe_that_a_shell_made_is_read_where_it_was_named(files: Manifest) -> None:
+    reader, writer = os.pipe()
+    path = f"/dev/fd/{reader}"
+    if not os.path.exists(path):
+        pytest.skip("there is no /dev/fd here")
     data = Path(files.records[0].key).read_bytes()
-    writer = threading.Thread(target=lambda: Path(pipe).write_bytes(data))
-    writer.start()
-    found = read_picture(FileSource(takes_pipes=True), pipe)
-    writer.join()
+    assert len(data) < 60_000  # what a pipe holds before it is read
+    os.write(writer, data)
+    os.close(writer)
+    with pytest.raises(UnreadableImageError, match="a pipe, not a regular file"):
+        read_picture(FILES, path)
+    found = read_picture(FileSource(takes_pipes=True), path)
+    os.close(reader)
     assert np.array_equal(np.asarray(found), np.asarray(read_picture(FILES, files.records[0].key)))
 
 
-def test_of_what_is_no_image_only_the_beginning_is_read(make_folder: Callable[..., Path], tmp_path: Path) -> None:
-    endless = "/dev/zero"
-    if not os.path.exists(endless):
-        pytest.skip("there is no /dev/zero here")
-    with pytest.raises(UnreadableImageError, match="not an image"):
-        read_picture(FileSource(takes_pipes=True), endless)
+@pytest.mark.parametrize("takes_pipes", [False, True])
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, takes_pipes: bool) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")  # nobody will ever write to it
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "folder.jpg").mkdir()
+    for kind in ("pipe", "device", "folder"):
+        with pytest.raises(UnreadableImageError, match=f"a {kind}, not a regular file"):
+            read_picture(FileSource(takes_pipes), str(tmp_path / f"{kind}.jpg"))
