@@ -87,6 +87,9 @@ class Config(BaseModel):
 
     # Data
     data: str = Field("", description="folder of class folders, CSV or parquet manifest, or catalogue name")
+    layout: Literal["auto", "class", "split/class", "class/split", "part/class"] = Field(
+        "auto", description="how the folders are read, where their names leave it open"
+    )
     map: Pairs = Field({}, description="merge classes: bird=animal,cat=animal or a YAML file")
     max_per_class: Counts = Field(None, description="a balanced, seeded subset: N, or train=N,test=M")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share reported on where the data has no splits")

@@ -18,7 +18,7 @@ Every message says what is wrong, where, what was expected, and what to do next.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 
 class HeadstartError(Exception):
@@ -113,3 +113,8 @@ def listed(words: Iterable[str], most: int = 5) -> str:
     shown = ", ".join(words[:most])
     num_left = len(words) - most
     return f"{shown} and {num_left} more" if num_left > 0 else shown
+
+
+def counted(images: Sized, kind: str = "") -> str:
+    """Return `1 image` or `2 images`, of a kind."""
+    return f"{len(images)} {kind}image{'' if len(images) == 1 else 's'}"

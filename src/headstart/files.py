@@ -23,6 +23,17 @@ _HINTS = {
 }
 
 
+def may_exist(path: str | Path) -> bool:
+    """Tell whether something has this path: also a link that leads nowhere, and what a closed folder may hold."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # whoever opens it gets the reason
+        return True
+    return True
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader sees the old or the new content, never a part, even after a power cut.
 

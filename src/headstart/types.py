@@ -6,6 +6,8 @@ from typing import Any, Literal, Self
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Decoder = Literal["pillow", "pillow-scaled"]
+# How the folders of a data set are read; see `headstart.data.layouts`.
+Layout = Literal["auto", "class", "split/class", "class/split", "part/class"]
 Parts = Literal["lora", "adapter"]
 Triple = tuple[float, float, float]
 Progress = Callable[[str, int, int], None]  # told what is done, how far it is, and how much there is (0: not known)

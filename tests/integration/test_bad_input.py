@@ -579,19 +579,52 @@ DATA = [
     Row(
         "a split without class folders",
         "train fruit",
-        "error: {here}/fruit/test holds 1 image and no class folder; expected test/<class>/picture.jpg (if "
-        "'test' is a class, give a CSV manifest with the columns path,label)",
+        "error: {here}/fruit/test holds 1 image and no class folder, so the class of each is not known. Choose: "
+        "--layout split/class leaves them out, and headstart predict classifies them once a model is trained; or "
+        "move them into class folders",
         before=(copy("fruit/val/sky/000.jpg", "fruit/test/000.jpg"),),
     ),
     Row(
         "split beside class",
         "train mixed",
-        "error: in {here}/mixed, 'train' may be a split or a class beside 'sky'; move the splits into a "
-        "folder of their own, or give a CSV manifest with the columns path,label,split",
+        "error: the layout of {here}/mixed is not clear: 'train' may be a split or a class beside 'sky'. Choose: "
+        "--layout split/class if 'train' is a split (what lies beside it is left out); --layout class if 'train', "
+        "'sky' are the classes",
         before=(
             copy("fruit/train", "mixed/train"),
             copy("fruit/train/sky", "mixed/sky"),
         ),
+    ),
+    Row(
+        "parts with the same classes",
+        "train mixed",
+        "error: the layout of {here}/mixed is not clear: 'north', 'south' hold folders of the same names. Choose: "
+        "--layout part/class if 'apple', 'leaf', 'sky' are the classes; --layout class if 'north', 'south' are the "
+        "classes; otherwise move what is no class out of the folder",
+        before=(
+            copy("fruit/train", "mixed/north"),
+            copy("fruit/val", "mixed/south"),
+        ),
+    ),
+    Row(
+        "test beside classes",
+        "train fruit/train",
+        "error: the layout of {here}/fruit/train is not clear: 'test' beside 'apple', 'leaf', 'sky' may be a class, "
+        "or a split whose images have no class. Choose: --layout class if 'test' is a class; otherwise move it out of "
+        "the folder, and give it to headstart predict once a model is trained",
+        before=(copy("fruit/val/sky", "fruit/train/test"),),
+    ),
+    Row(
+        "layout that is none",
+        "train fruit --layout classes",
+        "error: layout='classes' is not one of auto, class, split/class, class/split, part/class. Did you mean 'class' "
+        "or 'class/split'?",
+    ),
+    Row(
+        "layout that does not fit",
+        "train fruit/train --layout split/class",
+        "error: layout split/class: no folder in {here}/fruit/train is named for a split and holds class folders. "
+        "Expected train, validation or test in its name; there are 'apple', 'leaf', 'sky'",
     ),
     Row(
         "one split under two names",

@@ -14,6 +14,7 @@ def evaluate(
     run: RunArgument,
     data: Annotated[str, typer.Argument(help="folder of class folders, manifest or catalogue name")],
     output_format: Annotated[str, typer.Option("--format", help="table or json")] = "table",
+    layout: Annotated[str, typer.Option(help="how the folders are read; as for train")] = "auto",
     label_map: Annotated[str | None, typer.Option("--map", help="merge classes: bird=animal,cat=animal")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test; default: the reported one")] = None,
     predictions: Annotated[Path | None, typer.Option(help="write a row per image to this parquet file")] = None,
@@ -28,10 +29,12 @@ def evaluate(
     from headstart.tables import print_metrics
 
     check_format(output_format, ("table", "json"))
+    settings = load_config(None, {"layout": layout, "map": label_map or {}})
     metrics = evaluate_folder(
         run,
         data,
-        label_map=load_config(None, {"map": label_map}).map if label_map else None,
+        layout=settings.layout,
+        label_map=settings.map or None,
         split=split,
         predictions=predictions,
         skip_bad=skip_bad,

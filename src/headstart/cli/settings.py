@@ -10,7 +10,7 @@ import typer
 
 # The first setting of each panel of --help; the others follow in the order of `Config`.
 _PANELS = {
-    "map": "Data",
+    "layout": "Data",
     "backbone": "Model",
     "strategy": "Strategy",
     "lr": "Optimisation",

@@ -24,13 +24,14 @@ from headstart.data.checks import (
     raise_unreadable,
     unreadable_headers,
 )
-from headstart.data.folders import Listing, counted
+from headstart.data.folders import Listing
 from headstart.data.manifest import ImageRecord, Manifest, scan
 from headstart.data.sources import shown
 from headstart.data.splits import make_splits, subset
 from headstart.data.threads import default_threads
-from headstart.errors import DataError, did_you_mean
-from headstart.types import Progress
+from headstart.errors import DataError, counted, did_you_mean
+from headstart.files import may_exist
+from headstart.types import Layout, Progress
 
 LeaksPolicy = Literal["drop", "error", "keep"]
 Keep = Callable[[str, Image.Image], None]
@@ -39,6 +40,7 @@ Keep = Callable[[str, Image.Image], None]
 def load_dataset(
     source: str | Path,
     *,
+    layout: Layout = "auto",
     label_map: Mapping[str, str] | None = None,
     max_per_class: int | Mapping[str, int] | None = None,
     leaks: LeaksPolicy = "drop",
@@ -49,11 +51,13 @@ def load_dataset(
     progress: Progress | None = None,
     single_split_ok: bool = False,
     keep: Keep | None = None,
+    known: Sequence[str] = (),
 ) -> tuple[Manifest, DataReport]:
     """Read, check and split a data set; nothing is written, each image that is used is decoded once.
 
     Args:
         source: Folder of class folders (with or without splits), CSV or parquet manifest, or catalogue name.
+        layout: Which folders are classes and which are splits; see `headstart.data.layouts`.
         label_map: Class in the source -> class to use; others keep their name.
         max_per_class: Keep a balanced, seeded subset: one number, or split -> number.
         leaks: What to do with images that are exact copies of one in a split nearer to the report (train, validation,
@@ -66,6 +70,7 @@ def load_dataset(
         single_split_ok: For evaluation: make no split (all is `test` where there is none), accept one or missing
             classes.
         keep: Given the key of every picture and the picture, decoded, so that it need not be decoded again.
+        known: Classes that a model knows, for evaluation: a folder with such a name is a class.
 
     Returns:
         The manifest, with a SHA-256 for each image, and what the checks found.
@@ -76,7 +81,7 @@ def load_dataset(
     """
     threads = threads or default_threads()
     path, name, located = _locate(source, progress)
-    manifest, listing = scan(path, name=name, label_map=label_map)
+    manifest, listing = scan(path, name=name, label_map=label_map, layout=layout, known=known)
     warnings = [*located, *listing.warnings]
     check: Callable[..., None] = check_not_empty if single_split_ok else check_classes
     check(manifest, str(source), hint=_ignored_hint(listing))
@@ -121,9 +126,9 @@ def _locate(source: str | Path, progress: Progress | None) -> tuple[Path, str | 
     word = str(source)
     path = Path(source).expanduser()
     is_name = catalog.is_catalog_name(word)
-    if _exists(path) and is_name:
+    if may_exist(path) and is_name:
         return path, None, (f"read {word!r} from the folder here; the catalogue has a data set of that name too",)
-    if _exists(path):
+    if may_exist(path):
         return path, None, ()
     if is_name:
         return catalog.resolve(word, progress), word, ()
@@ -138,16 +143,6 @@ def _locate(source: str | Path, progress: Progress | None) -> tuple[Path, str | 
         f"there is no folder, manifest or catalogue data set {word!r}.{hint} Give a folder of class folders, a CSV or "
         "parquet manifest, or a name from: headstart data list"
     )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:  # it may, behind a folder without permission; the scan says so
-        return True
-    return True
 
 
 def _ignored_hint(listing: Listing) -> str:

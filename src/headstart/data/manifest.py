@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from headstart.data.folders import SPLIT_WORDS, SPLITS, Listing, class_name, list_folder, split_of
+from headstart.data.folders import Listing, list_folder
+from headstart.data.layouts import class_name
 from headstart.data.sources import FILES, Source, restore_source, source_settings
+from headstart.data.split_names import SPLIT_WORDS, SPLITS, split_of
 from headstart.errors import DataError, did_you_mean, listed
+from headstart.types import Layout
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("path", "label", "split", "group")
@@ -90,7 +93,12 @@ class Manifest:
 
 
 def scan(
-    source: Path, *, name: str | None = None, label_map: Mapping[str, str] | None = None
+    source: Path,
+    *,
+    name: str | None = None,
+    label_map: Mapping[str, str] | None = None,
+    layout: Layout = "auto",
+    known: Iterable[str] = (),
 ) -> tuple[Manifest, Listing]:
     """List the images of a folder of class folders, or of a CSV or parquet manifest, with what else was noticed.
 
@@ -101,6 +109,8 @@ def scan(
             against the file.
         name: Name of the data set; default: the folder's or the file's stem.
         label_map: Class in the source -> class to use; classes that are not in it keep their name.
+        layout: Which folders are classes and which are splits; see `headstart.data.layouts`.
+        known: Classes that a model knows.
 
     Raises:
         DataError: The source is missing, unreadable, malformed or ambiguous, or the map names an unknown class.
@@ -114,7 +124,9 @@ def scan(
         ) from error
     if not is_folder and source.suffix.lower() not in MANIFEST_SUFFIXES:
         raise DataError(f"{source} is no folder and no .csv or .parquet manifest; give one of these")
-    listing = list_folder(source) if is_folder else _list_table(source)
+    listing = list_folder(source, layout=layout, known=known) if is_folder else _list_table(source)
+    if layout != "auto" and not is_folder:
+        listing.warnings.append(f"layout={layout} has no effect: {source} is a table, not a folder")
     names = _mapped_names(listing.classes, label_map or {})
     labels = tuple(sorted(set(names.values())))
     index = {label: position for position, label in enumerate(labels)}

@@ -10,8 +10,8 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.folders import SPLIT_WORDS, split_of
 from headstart.data.manifest import ImageRecord, Manifest, group_numbers
+from headstart.data.split_names import SPLIT_WORDS, split_of
 from headstart.errors import DataError, did_you_mean
 
 _MAX_FOLDS = 20

@@ -29,6 +29,7 @@ def read_data(config: Config, display: Display, *, keep: Keep | None = None) -> 
         )
     return load_dataset(
         config.data,
+        layout=config.layout,
         label_map=config.map or None,
         max_per_class=config.max_per_class,
         leaks=config.leaks,

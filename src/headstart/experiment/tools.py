@@ -28,6 +28,7 @@ from headstart.models.delta import load_delta, read_factors, read_info, save_del
 from headstart.preprocessing import eval_view, train_view
 from headstart.training.lr_find import LEFT_OUT, RangeTest, find_lr
 from headstart.training.rest_row import start_rest_row
+from headstart.types import Layout
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -37,6 +38,7 @@ def evaluate_folder(
     data: str,
     *,
     display: Display,
+    layout: Layout = "auto",
     label_map: dict[str, str] | None = None,
     split: str | None = None,
     predictions: Path | None = None,
@@ -51,6 +53,7 @@ def evaluate_folder(
         model: Run folder or model folder.
         data: Folder, manifest or catalogue name; a folder without splits is taken whole.
         display: Told what goes on.
+        layout: How the folders of the data are read; see `headstart.data.layouts`.
         label_map: Merges classes of the data.
         split: Which split; by default the one that a run on this data would report.
         predictions: Where to write a row per image.
@@ -69,7 +72,14 @@ def evaluate_folder(
         runs.check_output(predictions, data, "--predictions")
     classifier = load(model, device=device, engine=engine, precision=precision)
     manifest, report = load_dataset(
-        data, label_map=label_map, leaks="keep", skip_bad=skip_bad, single_split_ok=True, progress=display.progress
+        data,
+        layout=layout,
+        label_map=label_map,
+        leaks="keep",
+        skip_bad=skip_bad,
+        single_split_ok=True,
+        progress=display.progress,
+        known=classifier.labels,
     )
     for line in report.warnings:
         display.note(line)

@@ -23,8 +23,9 @@ from headstart.training.solve import solve_head
 
 _TIMED_S = 1.0
 _SETTINGS = {
-    "data", "map", "max_per_class", "test_fraction", "split_seed", "leaks", "skip_bad", "weights", "image_size",
-    "resize", "interpolation", "decoder", "augment", "precision", "engine", "cache", "device", "threads", "seed",
+    "data", "layout", "map", "max_per_class", "test_fraction", "split_seed", "leaks", "skip_bad", "weights",
+    "image_size", "resize", "interpolation", "decoder", "augment", "precision", "engine", "cache", "device", "threads",
+    "seed",
 }  # fmt: skip
 
 
