@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from headstart.data.folders import has_image_suffix, is_hidden
 from headstart.data.sources import FileSource, Picture, Source, read_picture
 from headstart.data.threads import map_ahead
+from headstart.data.walk import has_image_suffix, walk
 from headstart.errors import DataError, UnreadableImageError
+from headstart.files import may_exist
 from headstart.preprocessing import Pixels, eval_view
 from headstart.types import InputSpec
 
@@ -29,7 +30,8 @@ _EXPECTED = "expected a path, a PIL image, a sequence of these, or a uint8 array
 def expand_inputs(words: Iterable[str], stdin: Iterable[str] | None = None) -> Iterator[Path]:
     """Turn files, folders, globs and `-` (a path per line of `stdin`) into paths of images, in order and lazily.
 
-    A folder gives the files with an image extension in it and below it, by name, hidden ones left out; so does a glob.
+    A folder gives the files with an image extension in it and below it, by name, as training finds them: hidden ones
+    and junk are left out, links to folders are followed. So does a glob.
     A file that is named is taken whatever its extension, and so is a line of `stdin`, which is not checked.
 
     Args:
@@ -37,7 +39,7 @@ def expand_inputs(words: Iterable[str], stdin: Iterable[str] | None = None) -> I
         stdin: What `-` stands for.
 
     Raises:
-        DataError: A word matches nothing; raised at once, before the first path is given.
+        DataError: A word matches nothing, or a folder cannot be listed; raised at once, before the first path is given.
     """
     words = list(words)
     if not words:
@@ -108,13 +110,14 @@ def _view(picture: Picture, source: Source, spec: InputSpec) -> View:
 
 
 def _check_word(word: str) -> None:
+    # To its end, so that a folder that cannot be listed is found before the first image is classified.
     if os.path.isdir(word):
-        if next(_images_below(word), None) is None:
+        if not sum(1 for _ in _images_below(word)):
             raise DataError(f"folder {word} holds no image file; give a folder of pictures, or name the files")
-    elif not os.path.exists(word):
+    elif not may_exist(word):
         if not glob.has_magic(word):
             raise DataError(f"there is no file or folder {word}; check the path")
-        if next(_matches(word), None) is None:
+        if not sum(1 for _ in _matches(word)):
             raise DataError(f"no image matches {word}; check the pattern")
 
 
@@ -127,7 +130,7 @@ def _expand(words: Iterable[str], stdin: Iterable[str]) -> Iterator[Path]:
                     yield Path(name)
         elif os.path.isdir(word):
             yield from _images_below(word)
-        elif os.path.exists(word):
+        elif may_exist(word):
             yield Path(word)
         else:
             yield from _matches(word)
@@ -144,11 +147,9 @@ def _matches(pattern: str) -> Iterator[Path]:
 
 
 def _images_below(folder: str) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        for name in sorted(files):
-            if has_image_suffix(name) and not is_hidden(name):
-                yield Path(root, name)
+    for each in walk(folder):
+        for image in each.images:
+            yield Path(image)
 
 
 def _no_images(array: npt.NDArray[Any]) -> list[Picture]:
