@@ -63,14 +63,20 @@ def train_new(
         display.note(line)
     data_s = time.monotonic() - started
     experiment = within_time_limit(experiment)
-    run = record.create(experiment, out, overwrite=overwrite)
-    return _Session(experiment, run, started, data_s).finish()
+    with runs.sole_writer(out):
+        run = record.create(experiment, out, overwrite=overwrite)
+        return _Session(experiment, run, started, data_s).finish()
 
 
 def resume(path: Path, display: Display) -> Run:
     """Finish a run that was interrupted; see `headstart.experiment.resume`."""
-    started = time.monotonic()
     run = runs.open_run(path)
+    with runs.sole_writer(run.path):
+        return _resume(run, display)
+
+
+def _resume(run: Run, display: Display) -> Run:
+    started = time.monotonic()
     if run.is_finished:
         display.say(f"{run.path} is already complete; nothing was done")
         return run

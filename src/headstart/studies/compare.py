@@ -20,7 +20,7 @@ from headstart.config import Config
 from headstart.data.manifest import data_name
 from headstart.errors import ConfigError, RunError, listed
 from headstart.files import csv_text, make_parent, write_atomic, write_json
-from headstart.runs import Run, locate, tame
+from headstart.runs import Run, locate, refuse_inside, sole_writer, tame
 from headstart.stats.compare import Difference, accuracy_interval, compare_to_first, difference_sentence
 from headstart.studies.cells import run_cells
 from headstart.studies.grid import make_cells
@@ -164,14 +164,16 @@ def compare(
         )
     data = Path(os.path.abspath(Path(config.data).expanduser()))
     out = Path(config.out) if config.out else Path("runs") / f"compare-{tame(data_name(data))}"
+    refuse_inside(out, config.data, "--out")
     if locate(out).is_run:
         raise ConfigError(f"{out} is a run; name another folder for the study with --out")
-    failed: dict[str, str] = {}
-    runs = run_cells(cells, range(config.seed, config.seed + seeds), out, progress=progress, failed=failed)
-    if not runs:
-        raise RunError("every cell failed: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
-    comparison = with_failures(compare_runs(runs, level=level), failed)
-    lines = write_comparison(comparison, out)
+    with sole_writer(out):
+        failed: dict[str, str] = {}
+        runs = run_cells(cells, range(config.seed, config.seed + seeds), out, progress=progress, failed=failed)
+        if not runs:
+            raise RunError("every cell failed: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+        comparison = with_failures(compare_runs(runs, level=level), failed)
+        lines = write_comparison(comparison, out)
     for line in [f"runs, comparison.json and comparison.csv: {out}", *lines]:
         (progress or StudyProgress(None)).say(line)
     return comparison
