@@ -189,6 +189,7 @@ class Config(BaseModel):
     time_limit: Seconds = Field(None, gt=0, description="seconds of training, or 10m, 1h: fewer epochs, still annealed")
     monitor: bool = Field(True, description="loss and accuracy on the held-out split after every epoch")
     log: Literal["none", "tensorboard"] = Field("none", description="tensorboard: event files in RUN/tensorboard too")
+    keep_checkpoints: bool = Field(False, description="keep RUN/checkpoints, which only --resume needs, to the end")
     precision: Literal["auto", "32", "bf16"] = Field(
         "auto", description="of steps and engine; auto: timed and compared"
     )

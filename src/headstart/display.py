@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +30,9 @@ class Display:
 
     def progress(self, title: str, done: int, total: int) -> None:
         """Learn how far a long pass over images or bytes is; `total` is 0 where it is not known."""
+
+    def begin_run(self, folder: Path) -> None:
+        """Learn that the folder of a run is there; what happens from now on can be resumed."""
 
     def begin_training(self, title: str, num_steps: int, done: int) -> None:
         """Training begins: so many optimizer steps in all, of which some are done already (after a resume)."""
@@ -78,6 +82,10 @@ class TerminalDisplay(Display):
             print(f"\x1b[K{line}", end="\r", file=sys.stderr, flush=True)
         else:
             print(line, file=sys.stderr, flush=True)
+
+    def begin_run(self, folder: Path) -> None:
+        """Name the folder."""
+        self.say(f"run folder: {folder}")
 
     def begin_training(self, title: str, num_steps: int, done: int) -> None:
         """Show the bar, or note where training stands."""

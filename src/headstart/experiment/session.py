@@ -1,5 +1,6 @@
 """One run, from an experiment to a finished run folder."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -65,7 +66,8 @@ def train_new(
     experiment = within_time_limit(experiment)
     with runs.sole_writer(out):
         run = record.create(experiment, out, overwrite=overwrite)
-        return _Session(experiment, run, started, data_s).finish()
+        display.begin_run(run.path)
+        return _finished(_Session(experiment, run, started, data_s))
 
 
 def resume(path: Path, display: Display) -> Run:
@@ -87,7 +89,18 @@ def _resume(run: Run, display: Display) -> Run:
     _check_unchanged(manifest)
     experiment = Experiment.of_run(config, resolved, manifest, display=display)
     display.say(f"resuming {run.path}")
-    return _Session(experiment, run, started, time.monotonic() - started).finish()
+    return _finished(_Session(experiment, run, started, time.monotonic() - started))
+
+
+def _finished(session: "_Session") -> Run:
+    """Finish a run; where somebody interrupts that, the exception says how to go on."""
+    try:
+        return session.finish()
+    except KeyboardInterrupt as interrupt:
+        run = session.run
+        if not run.is_finished:
+            interrupt.add_note(f"go on with: {shlex.join(['headstart', 'train', '--resume', str(run.path)])}")
+        raise
 
 
 def _check_out(out: Path, data: str, overwrite: bool) -> None:
@@ -190,6 +203,8 @@ class _Session:
         }
         record.write_card(self.run, self.experiment, model, metrics)
         record.write_metrics(self.run, metrics)
+        if not config.keep_checkpoints:
+            record.remove_checkpoints(self.run)
         if result.unchanged:
             self.experiment.display.note(
                 f"{len(result.unchanged)} trainable tensors did not change; the learning rate is too small"
