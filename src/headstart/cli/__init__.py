@@ -53,11 +53,7 @@ def _report(error: BaseException) -> int | str | None:
     clear_line()
     match error:
         case KeyboardInterrupt() | SystemExit(code=130):  # typer turns the one into the other
-            print(
-                "interrupted; the same command goes on with a study or a recipe, and a single run can be finished "
-                "with: headstart train --resume RUN",
-                file=sys.stderr,
-            )
+            print("; ".join(["interrupted", *_how_to_go_on(error)]), file=sys.stderr)
             return 130
         case SystemExit():
             return error.code
@@ -71,3 +67,12 @@ def _report(error: BaseException) -> int | str | None:
     text = f"unexpected error: {type(error).__name__}: {error} (HEADSTART_DEBUG=1 shows where; please report it)"
     print(" ".join(text.split()), file=sys.stderr)
     return 1
+
+
+def _how_to_go_on(error: BaseException) -> list[str]:
+    """Return what an interrupted command noted about going on; most have nothing to go on with."""
+    interrupt: BaseException | None = error
+    while interrupt is not None and not isinstance(interrupt, KeyboardInterrupt):
+        interrupt = interrupt.__context__
+    # The last note is of the outermost: of the study, where a run of it was interrupted.
+    return getattr(interrupt, "__notes__", [])[-1:]
