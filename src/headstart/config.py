@@ -92,7 +92,10 @@ class Config(BaseModel):
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share reported on where the data has no splits")
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train that selects, where none is given")
     split_seed: int = Field(0, ge=0, lt=2**32, description="seed of splits and subsets; runs of all seeds share them")
-    leaks: Literal["drop", "error", "keep"] = Field("drop", description="images that copy one that judges them")
+    leaks: Literal["drop", "error", "keep"] = Field(
+        "drop",
+        description="of two splits: drop leaves out copies and refuses shared groups, error refuses both, keep marks",
+    )
     skip_bad: bool = Field(False, description="leave out unreadable images and list them")
 
     # Model

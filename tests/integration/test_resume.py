@@ -14,6 +14,7 @@ from headstart import experiment
 from headstart.config import make_config
 from headstart.display import Display, Row
 from headstart.runs import sole_writer
+from headstart.studies.progress import StudyProgress
 from tests.helpers.command_line import TINY, Outcome
 from tests.helpers.processes import Forked, headstart
 
@@ -119,3 +120,33 @@ def test_a_finished_run_keeps_no_checkpoints_unless_asked(headstart, image_folde
         assert headstart(*again).code == 0
     models = {(path / "model" / "model.safetensors").read_bytes() for path in tmp_path.iterdir()}
     assert len(models) == 1
+
+
+class Interrupted(Display):
+    """Is interrupted when training begins."""
+
+    def begin_training(self, title: str, num_steps: int, done: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_says_how_to_go_on(headstart, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("headstart.cli.training.terminal", Interrupted)
+    words = ["train", image_folder, *TINY, "--epochs", "1", "--out", tmp_path / "my run"]
+    again = ["train", "--resume", tmp_path / "my run"]
+    for command in (words, again):
+        outcome = headstart(*command)
+        assert outcome.code == 130
+        assert outcome.err == f"interrupted; go on with: headstart train --resume '{tmp_path / 'my run'}'\n"
+    monkeypatch.undo()
+    assert f"\nnext: headstart predict '{tmp_path / 'my run'}' IMAGE...\n" in headstart(*again).out
+
+
+def test_an_interrupted_study_says_how_to_go_on(headstart, image_folder, tmp_path, monkeypatch):
+    def interrupt(progress: StudyProgress, title: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StudyProgress, "begin", interrupt)
+    outcome = headstart("compare", image_folder, *TINY, "--vary", "lr=0.1,0.2", "--out", tmp_path / "study")
+    assert outcome.code == 130
+    assert outcome.err.endswith("interrupted; the same command goes on: what is finished is not run again\n")
+    assert os.listdir(tmp_path) == []

@@ -12,7 +12,7 @@ import torch
 
 from headstart import runs
 from headstart.config import Config
-from headstart.data.checks import change_of
+from headstart.data.checks import change_of, find_shared_groups
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest
 from headstart.display import Display
 from headstart.errors import RunError
@@ -190,6 +190,7 @@ class _Session:
             "split": manifest.reported,
             **figures,
             "selected_on_reported": fit.uses_reported,
+            "shared_groups": sum(manifest.reported in group.counts for group in find_shared_groups(manifest.records)),
             **self._facts(model, result, device),
             **({"selection": score} if score else {}),
             **({"head_starts_from": model.source_head.summary()} if model.source_head else {}),

@@ -51,6 +51,7 @@ class Row:
         peak_memory_mb: The most that a run held, of the process or, on a GPU, of what training allocated there. Of the
             seeds the least, because a process still holds some of what its earlier runs needed.
         selected_on_reported: Whether the reported images chose an epoch, so that the accuracy is too good.
+        shared_groups: How many groups of the reported images are in other splits too, which makes it too good as well.
     """
 
     rank: int
@@ -67,6 +68,12 @@ class Row:
     trainable_parameters: int
     peak_memory_mb: float | None
     selected_on_reported: bool
+    shared_groups: int
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the accuracy is too good."""
+        return self.selected_on_reported or self.shared_groups > 0
 
 
 @dataclass(frozen=True)
@@ -300,6 +307,7 @@ def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
         trainable_parameters=max(each["trainable_parameters"] for each in metrics),
         peak_memory_mb=min(peaks) if peaks else None,
         selected_on_reported=any(each["selected_on_reported"] for each in metrics),
+        shared_groups=max(each.get("shared_groups", 0) for each in metrics),
     )
 
 
@@ -334,6 +342,12 @@ def _verdict(comparison: Comparison) -> list[str]:
     if marked:
         lines.append(
             f"The reported images chose the epoch of {listed(marked, 3)} (select_on=reported): an accuracy too good."
+        )
+    shared = [row.name for row in rows if row.shared_groups]
+    if shared:
+        lines.append(
+            f"Groups of the reported images are in other splits too, in the runs of {listed(shared, 3)} (leaks=keep): "
+            "an accuracy too good."
         )
 
     fewest = min(len(row.seeds) for row in rows)
