@@ -128,7 +128,8 @@ class TerminalDisplay(Display):
     All of it goes to the standard error stream, beside the results.
     """
 
-    _with_bars: ClassVar["TerminalDisplay | None"] = None  # a terminal has one last line, so one display at a time has bars on it
+    # A terminal has one last line, so one display at a time has bars on it.
+    _with_bars: ClassVar["TerminalDisplay | None"] = None
 
     def __init__(self, *, is_verbose: bool = False) -> None:
         """Show nothing yet; with `is_verbose`, details are shown too."""
