@@ -95,7 +95,10 @@ class Config(BaseModel):
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share reported on where the data has no splits")
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train that selects, where none is given")
     split_seed: int = Field(0, ge=0, lt=2**32, description="seed of splits and subsets; runs of all seeds share them")
-    leaks: Literal["drop", "error", "keep"] = Field("drop", description="images that copy one that judges them")
+    leaks: Literal["drop", "error", "keep"] = Field(
+        "drop",
+        description="of two splits: drop leaves out copies and refuses shared groups, error refuses both, keep marks",
+    )
     skip_bad: bool = Field(False, description="leave out unreadable images and list them")
 
     # Model
@@ -192,6 +195,7 @@ class Config(BaseModel):
     time_limit: Seconds = Field(None, gt=0, description="seconds of training, or 10m, 1h: fewer epochs, still annealed")
     monitor: bool = Field(True, description="loss and accuracy on the held-out split after every epoch")
     log: Literal["none", "tensorboard"] = Field("none", description="tensorboard: event files in RUN/tensorboard too")
+    keep_checkpoints: bool = Field(False, description="keep RUN/checkpoints, which only --resume needs, to the end")
     precision: Literal["auto", "32", "bf16"] = Field(
         "auto", description="of steps and engine; auto: timed and compared"
     )

@@ -5,13 +5,19 @@ import errno
 import io
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from headstart.errors import RunError
+from headstart.locks import try_lock
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _HINTS = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",
@@ -21,6 +27,7 @@ _HINTS = {
     errno.EROFS: "choose a folder that you may write to",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def may_exist(path: str | Path) -> bool:
@@ -46,7 +53,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give the path of a hidden file beside `path` to write to; it takes the name `path` if the block succeeds.
+    """Do as `whole_file` does, with an error for people.
 
     Raises:
         RunError: The block, or the renaming, met an error of the file system.
@@ -59,61 +66,129 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """Give the path of a hidden file beside `path` to write to; it takes the name `path` if the block succeeds.
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a hidden path with the name of `path` to write to; the file takes its place if the block succeeds.
 
     Its content is on the disk before it takes the name, so that a power cut leaves the old or the new content.
-
-    Args:
-        path: What is to be whole or not there.
-        temporary: The hidden file, where its name matters.
 
     Raises:
         OSError: The file system failed; `path` is then as it was.
     """
-    if temporary is None:
-        temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
-    try:
+    with _work_folder(path.parent) as hidden:
+        temporary = hidden / _NEW / path.name
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give an empty folder to fill, hidden beside `folder`; it takes the name `folder` if the block succeeds.
+def whole_folder(folder: Path, *, if_there: Literal["keep", "refuse", "replace"] = "keep") -> Iterator[Path]:
+    """Give an empty hidden folder to fill; it takes the name `folder` if the block succeeds.
 
     Args:
-        folder: What is to be whole or not there; missing parents are created.
-        replace: Whether what is there gives way, once the new folder is complete. Otherwise a folder with something in
-            it stays and the new one is dropped: another process was quicker.
+        folder: What is to be whole or not there; missing parents are created, and an empty one gives way.
+        if_there: What becomes of a folder with something in it: it stays and the new one is dropped, because another
+            process was quicker; or that is an error; or it is replaced, once the new one is complete.
 
     Raises:
+        FileExistsError: Something is there, and it is to be refused.
         OSError: The file system failed; `folder` is then as it was.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name[:80]}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as hidden:
-        new, old = Path(hidden) / "new", Path(hidden) / "old"
-        new.mkdir()  # a temporary folder itself is private, unlike the rest
+    make_folder(folder.parent)
+    with _work_folder(folder.parent) as hidden:
+        new = hidden / _NEW / folder.name
+        new.mkdir()
         yield new
         sync_folder(new)
-        if folder.exists():
-            if not replace and any(folder.iterdir()):
-                return
+        old = hidden / _OLD / folder.name
+        if if_there == "replace" and folder.exists():
+            old.parent.mkdir()
             folder.rename(old)
         try:
             new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+        except OSError as error:
+            _put_back(hidden)
+            # The system itself refuses to rename onto a folder that is not empty.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if if_there != "keep":
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder)) from error
         sync_folder(folder.parent)
+
+
+# While something is being written beside its place, it lies in a hidden folder there:
+#
+#     .headstart-XXXXXXXX/lock         locked by the writer as long as it lives
+#                         new/NAME     what takes the place
+#                         old/NAME     a folder that gives its place away
+#
+# Without a writer that is alive it was left behind by a kill.
+_PREFIX = ".headstart-"
+_LOCK, _NEW, _OLD = "lock", "new", "old"
+
+
+@contextmanager
+def _work_folder(parent: Path) -> Iterator[Path]:
+    """Give a hidden folder with an empty folder `new` in it; it is gone after the block."""
+    remove_leftovers(parent)
+    hidden, lock = _locked_folder(parent)
+    try:
+        (hidden / _NEW).mkdir()
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        if lock is not None:
+            lock.release()
+
+
+def _locked_folder(parent: Path) -> "tuple[Path, BaseFileLock | None]":
+    """Create a hidden folder, with its lock; None where the file system knows no locks."""
+    while True:
+        hidden = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        try:
+            lock = try_lock(hidden / _LOCK)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return hidden, None
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
+        if lock is not None:
+            return hidden, lock
+        # Another process took it for one that was left behind, before this one could lock it.
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder while they wrote there; a folder half replaced is put back.
+
+    What a living process holds, what another user owns, and what cannot be told stays.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        found = [Path(entry) for entry in entries if re.fullmatch(rf"{re.escape(_PREFIX)}\w{{8}}", entry.name)]
+        for hidden in found:
+            with suppress(OSError):
+                _remove_abandoned(hidden)
+
+
+def _remove_abandoned(hidden: Path) -> None:
+    if not {entry.name for entry in hidden.iterdir()} <= {_LOCK, _NEW, _OLD}:
+        return  # not ours, whatever its name
+    lock = try_lock(hidden / _LOCK)
+    if lock is None:
+        return
+    try:
+        _put_back(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def _put_back(hidden: Path) -> None:
+    """Give a folder its place again that nothing has taken."""
+    with suppress(OSError):
+        for old in (hidden / _OLD).iterdir():
+            old.rename(hidden.parent / old.name)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -151,9 +226,17 @@ def make_parent(path: Path) -> None:
         RunError: It cannot be created.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         raise file_error("create", path.parent, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those missing above it, so that their names last through a power cut (OSError)."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
 
 
 def write_synced(path: Path, data: bytes | str) -> None:

@@ -6,15 +6,18 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.config import Config, asked_values, make_config, read_yaml
-from headstart.errors import ConfigError, RunError, did_you_mean, either
-from headstart.files import file_error, whole_folder, write_atomic, write_synced
+from headstart.errors import ConfigError, RunError, did_you_mean, either, listed
+from headstart.files import file_error, make_parent, whole_folder, write_atomic, write_synced
 from headstart.history import MetricsLog
+from headstart.locks import holder, holding
 from headstart.resolved import Resolved, decisions_of_version_0_1
 
 if TYPE_CHECKING:
@@ -26,6 +29,17 @@ DATA_REPORT, METRICS, HISTORY, PREDICTIONS = "data_report.json", "metrics.json",
 MODEL, EXPLANATIONS = "model", "explanations"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"  # in the model folder
+
+# What Headstart writes into a run folder, as patterns of paths in it. What else lies there is the user's own.
+_WRITTEN = (
+    CONFIG, RESOLVED, ENVIRONMENT, MANIFEST, PLAN, DATA_REPORT, METRICS, HISTORY, PREDICTIONS,
+    f"{MODEL}/{WEIGHTS}", f"{MODEL}/{MODEL_CONFIG}", f"{MODEL}/lora.safetensors", f"{MODEL}/preprocessor_config.json",
+    f"{MODEL}/labels.txt", f"{MODEL}/README.md",
+    f"{CHECKPOINTS}/*", f"{TENSORBOARD}/*", f"{EXPLANATIONS}/*.png", f"{EXPLANATIONS}/{EXPLANATIONS}.json",
+    "report.html", "report/*.png",
+    ".headstart-*", "*/.headstart-*",  # left behind by a kill; see `files`
+    ".DS_Store", "*/.DS_Store",  # the system's
+)  # fmt: skip
 
 # Only a folder with both is taken for a run that may be replaced: many projects have a config.yaml.
 _MARKERS = (CONFIG, ENVIRONMENT)
@@ -253,12 +267,51 @@ def check_out_folder(path: str | Path, overwrite: bool) -> None:
     """Refuse an output folder that `create_run_folder` would refuse, before anything is read or written.
 
     Raises:
-        RunError: The folder is occupied, or its parent cannot be written to.
+        RunError: The folder is occupied, another command is filling it, or its parent cannot be written to.
     """
     folder = _resolve(path)
+    who = holder(_lock_file(folder))
+    if who is not None:
+        raise _busy(folder, who)
+    _check_free(folder, overwrite)
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
     if os.path.lexists(folder):
         _check_occupied(folder, overwrite)
     check_parent(folder)
+
+
+@contextmanager
+def sole_writer(path: str | Path) -> Iterator[None]:
+    """Keep other commands out of a run folder, or a study's, until the block ends or the process does.
+
+    A hidden file beside the folder is locked meanwhile, so that the folder itself may be missing, or be replaced.
+
+    Raises:
+        RunError: Another command has it.
+    """
+    folder = _resolve(path)
+    file = _lock_file(folder)
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    make_parent(folder)
+    try:
+        with holding(file) as other:
+            if other is not None:
+                raise _busy(folder, other)
+            yield
+    finally:
+        with suppress(OSError):  # nothing is left where nothing was written
+            for parent in missing:
+                parent.rmdir()
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _busy(folder: Path, who: str) -> RunError:
+    return RunError(f"another command is writing to {folder} ({who}); wait until it ends, or stop it")
 
 
 def check_output(target: Path, data: str, flag: str, *suffixes: str) -> None:
@@ -320,7 +373,7 @@ def refuse_study(folder: Path) -> None:
 
 
 def create_run_folder(path: str | Path, files: Mapping[str, bytes | str], *, overwrite: bool = False) -> Run:
-    """Create a run folder whole or not at all.
+    """Create a run folder whole or not at all; to be called by its `sole_writer`.
 
     The files are written to a hidden folder beside it, which is then renamed.
 
@@ -333,12 +386,14 @@ def create_run_folder(path: str | Path, files: Mapping[str, bytes | str], *, ove
         RunError: The folder is occupied, or cannot be written.
     """
     folder = _resolve(path)
-    check_out_folder(folder, overwrite)
+    _check_free(folder, overwrite)
     try:
-        with whole_folder(folder, replace=True) as staging:
+        with whole_folder(folder, if_there="replace" if overwrite else "refuse") as staging:
             for name, data in files.items():
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
                 write_synced(staging / name, data)
+    except FileExistsError as error:
+        raise RunError(f"another command has just created {folder}; choose another --out") from error
     except OSError as error:
         raise file_error("create", folder, error) from error
     return Run(Path(path))
@@ -382,6 +437,23 @@ def _check_occupied(folder: Path, overwrite: bool) -> None:
             f"{folder} already holds a run; replace it with --overwrite, go on with it by "
             f"headstart train --resume {shlex.quote(str(folder))}, or choose another --out"
         )
+    others = foreign_files(folder)
+    if others:
+        raise RunError(
+            f"{folder} holds files that Headstart did not write, and --overwrite would delete them: {listed(others)}; "
+            "move them to another folder, or choose another --out"
+        )
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Return what lies in a run folder that Headstart did not write there, as paths in it, sorted."""
+    found = []
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name).relative_to(folder).as_posix()
+            if not any(fnmatchcase(path, pattern) for pattern in _WRITTEN):
+                found.append(path)
+    return sorted(found)
 
 
 def tame(name: str) -> str:

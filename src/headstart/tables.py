@@ -10,8 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from headstart.errors import RunError
+from headstart.errors import RunError, either
 from headstart.files import make_parent
+from headstart.stats.caveats import caveats
 from headstart.types import Interval
 
 if TYPE_CHECKING:
@@ -90,8 +91,9 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
     """
     console = _console()
     line = f"accuracy {Interval(**metrics['accuracy'])} on {metrics['num_images']} {metrics['split']} images"
-    if metrics.get("selected_on_reported"):
-        line += "; too good, because these images also selected the model"
+    reasons = [caveat.reason for caveat in caveats(metrics)]
+    if reasons:
+        line += f"; too good, because {either(reasons, 'and')}"
     console.print(line, soft_wrap=True)
     if brief:
         return
@@ -130,7 +132,7 @@ def print_comparison(comparison: "Comparison") -> None:
         headings.insert(1, "selection loss")
     table = _table(*headings)
     for row in comparison.rows:
-        mark = "*" if row.selected_on_reported else ""
+        mark = "*" if row.is_marked else ""
         lead, p_value = _lead(comparison.differences.get(row.name))
         cells = [
             f"{row.rank}. {row.name}",

@@ -22,7 +22,8 @@ FILES = {
 METRICS = {
     "accuracy", "backbone", "balanced_accuracy", "best_epochs", "confusion", "device", "ece", "engine", "epochs_run",
     "labels", "log_loss", "macro_f1", "num_images", "peak_memory_mb", "per_class", "precision", "seed",
-    "selected_on_reported", "split", "strategy", "time_s", "trainable_parameters", "unchanged_trainable_tensors",
+    "selected_on_reported", "shared_groups", "split", "strategy", "time_s", "trainable_parameters",
+    "unchanged_trainable_tensors",
 }  # fmt: skip
 # Below a key of metrics.json.
 OF_METRICS = {
@@ -42,7 +43,7 @@ ENVIRONMENT = {
 }  # fmt: skip
 DATA_REPORT = {
     "source", "counts", "label_map", "splits_made", "ignored_files", "unreadable", "leaks", "leaks_policy",
-    "duplicates", "conflicts", "warnings",
+    "shared_groups", "duplicates", "conflicts", "warnings",
 }  # fmt: skip
 
 

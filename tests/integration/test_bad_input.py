@@ -306,6 +306,7 @@ SETTINGS = [
     Row(
         "training that diverges",
         "train fruit {tiny} --lr 1e30 --epochs 5 --optimizer sgd --out run-2",
+        "run folder: run-2\n"
         "error: the loss became {any} in phase 'all', epoch 1, step 2 (learning rate 2.80e+29); lower --lr, "
         "or clip gradients with --clip-norm 1",
         code=1,
@@ -1665,8 +1666,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         experiment.train(make_config({**settings, "strategy": "scratch", "out": "run"}))
         experiment.train(make_config({**settings, "strategy": "head", "weights": "run", "out": "tuned"}))
         write_delta(Path("tuned"), Path("tuned.safetensors"))
-        shutil.rmtree("run/checkpoints")
-        shutil.rmtree("tuned/checkpoints")
         not_yet_written = shutil.ignore_patterns("model", "metrics.json", "predictions.parquet")
         shutil.copytree("run", "unfinished", ignore=not_yet_written)
         shutil.copytree("run", "study/scratch/seed0")
@@ -1760,8 +1759,7 @@ class Failing:
         (
             KeyboardInterrupt(),
             130,
-            "interrupted; the same command goes on with a study or a recipe, and a single run can be finished with: "
-            "headstart train --resume RUN\n",
+            "interrupted\n",
         ),
         (
             RuntimeError("it broke\nhere"),

@@ -393,5 +393,5 @@ def test_two_runs_at_once_on_one_cache_end_like_one_alone(
     assert train.model(**settings) == alone
     process.finish()
     assert model_of(Path(other["out"])) == alone
-    assert not list(train.cache.rglob("*.tmp"))
+    assert not list(train.cache.rglob(".*"))
     assert train.model(**settings) == alone

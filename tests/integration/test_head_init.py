@@ -172,7 +172,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bytes(
 
 
 def test_selection_and_refit_start_from_rows_of_their_own(train: Train) -> None:
-    run = train(**RED, epochs=2, best_epoch=True)
+    run = train(**RED, epochs=2, best_epoch=True, keep_checkpoints=True)
     rows = [run.path / "checkpoints" / name / "rest-row.safetensors" for name in ("selection", "final")]
     assert rows[0].read_bytes() != rows[1].read_bytes()  # the first saw a part of the images
 

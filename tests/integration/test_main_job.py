@@ -29,7 +29,7 @@ def test_the_run_folder_is_whole(trained):
     names = {str(path.relative_to(trained.path)) for path in trained.path.rglob("*") if path.is_file()}
     assert names == {
         "config.yaml", "resolved.json", "environment.json", "data_report.json", "plan.json", "manifest.parquet",
-        "metrics.csv", "metrics.json", "predictions.parquet", "checkpoints/final/last.safetensors",
+        "metrics.csv", "metrics.json", "predictions.parquet",
         "model/model.safetensors", "model/config.json", "model/preprocessor_config.json", "model/labels.txt",
         "model/README.md",
     }  # fmt: skip

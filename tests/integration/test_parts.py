@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import headstart as library
 from headstart.config import make_config
-from headstart.display import TerminalDisplay
+from headstart.display import LineDisplay
 from headstart.experiment.settings import ineffective_settings
 from headstart.models.classifier import load_classifier
 from headstart.runs import Run
@@ -131,7 +131,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(headstart, image_folder, sour
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(TerminalDisplay, "epoch", stop)
+        patch.setattr(LineDisplay, "epoch", stop)
         assert headstart(*words, tmp_path / "run").code == 130
     outcome = headstart("train", "--resume", tmp_path / "run")
     assert outcome.code == 0, outcome.err

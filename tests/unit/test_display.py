@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from headstart import display
-from headstart.display import Display, TerminalDisplay, epoch_line
+from headstart.display import Display, LineDisplay, TerminalDisplay, epoch_line
 
 ROW = {
     "phase_name": "head", "epoch": 2, "train_loss": 0.5, "train_accuracy": 0.75, "val_split": "test", "val_loss": 0.25,
@@ -39,24 +39,15 @@ def test_one_that_shows_nothing_takes_everything(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_line_of_a_pass_is_taken_from_the_terminal(monkeypatch, clock):
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    shown = TerminalDisplay()
-    for done in (1, 2, 3):
-        shown.progress("a long pass", done, 3)
-    assert "a long pass: 2 of 3\r" in terminal.getvalue()
-    assert terminal.getvalue().endswith("\r\x1b[K")
-
-
 def test_in_a_log_a_pass_is_a_line_now_and_then(capsys, clock):
-    shown = TerminalDisplay()
+    shown = LineDisplay()
     for done in range(1, 41):
         shown.progress("a long pass", done * 1000, 0)
     assert capsys.readouterr().err.splitlines() == ["a long pass: 16,000", "a long pass: 31,000"]
 
 
 def test_the_next_pass_of_a_name_begins_anew(capsys, clock):
-    shown = TerminalDisplay()
+    shown = LineDisplay()
     for _ in range(2):
         for done in range(1, 17):
             shown.progress("a long pass", done, 16)
@@ -64,7 +55,7 @@ def test_the_next_pass_of_a_name_begins_anew(capsys, clock):
 
 
 def test_in_a_log_training_is_a_line_an_epoch_and_one_now_and_then(capsys, clock):
-    shown = TerminalDisplay()
+    shown = LineDisplay()
     shown.begin_training("training", 100, 10)
     for _ in range(20):
         shown.step()
@@ -88,7 +79,7 @@ def test_on_a_terminal_a_bar_stands_below_the_lines(monkeypatch):
 
 
 def test_notes_are_lines_that_say_so(capsys):
-    TerminalDisplay().note("look here")
+    LineDisplay().note("look here")
     assert capsys.readouterr().err == "note: look here\n"
 
 
@@ -98,3 +89,9 @@ def test_an_epoch_and_a_solved_head_are_one_line_each():
     )
     solved = {**ROW, "epoch": 0, "val_loss": None, "lr": None}
     assert epoch_line(solved) == "head, solved: loss 0.5000, accuracy 0.750 | 1.2 s"
+
+
+def test_details_are_shown_where_they_are_wanted(capsys):
+    for shown in (LineDisplay(), TerminalDisplay(), LineDisplay(is_verbose=True), TerminalDisplay(is_verbose=True)):
+        shown.detail("the engine")
+    assert capsys.readouterr().err == "the engine\nthe engine\n"

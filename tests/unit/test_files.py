@@ -1,11 +1,13 @@
 """Files and folders appear whole or not at all, and nothing is left beside them."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from headstart.files import whole_file, whole_folder
+from headstart.files import remove_leftovers, whole_file, whole_folder, write_atomic
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -25,14 +27,14 @@ def test_what_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
-    def stop(path: Path, temporary: Path) -> None:
-        with whole_file(path, temporary) as hidden:
-            assert hidden == temporary
+    def stop(path: Path) -> None:
+        with whole_file(path) as hidden:
+            assert hidden.name == path.name  # its suffix may say the format
             hidden.write_text("half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stop(path, tmp_path / ".mine")
+        stop(path)
     assert contents(tmp_path) == {"a.txt": "old"}
 
 
@@ -54,14 +56,29 @@ def test_a_folder_takes_its_name_when_the_block_succeeds(tmp_path, is_there):
     assert os.listdir(folder.parent) == ["a"]
 
 
-@pytest.mark.parametrize(("replace", "kept"), [(False, "theirs"), (True, "mine")])
-def test_a_folder_that_came_in_between_stays_unless_it_is_to_be_replaced(tmp_path, replace, kept):
+@pytest.mark.parametrize(("if_there", "kept"), [("keep", "theirs"), ("replace", "mine")])
+def test_a_folder_that_came_in_between_stays_unless_it_is_to_be_replaced(tmp_path, if_there, kept):
     folder = tmp_path / "a"
-    with whole_folder(folder, replace=replace) as new:
+    with whole_folder(folder, if_there=if_there) as new:
         (new / "x").write_text("mine")
         folder.mkdir()
         (folder / "x").write_text("theirs")
     assert contents(folder) == {"x": kept}
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_that_came_in_between_can_be_refused(tmp_path):
+    folder = tmp_path / "a"
+
+    def write(folder: Path) -> None:
+        with whole_folder(folder, if_there="refuse") as new:
+            (new / "x").write_text("mine")
+            folder.mkdir()
+            (folder / "x").write_text("theirs")
+
+    with pytest.raises(FileExistsError):
+        write(folder)
+    assert contents(folder) == {"x": "theirs"}
     assert os.listdir(tmp_path) == ["a"]
 
 
@@ -74,3 +91,51 @@ def test_what_fails_leaves_no_folder(tmp_path):
     with pytest.raises(OSError, match="full"):
         fail(tmp_path / "a")
     assert os.listdir(tmp_path) == []
+
+
+def start_writing(folder: Path) -> subprocess.Popen[str]:
+    """Return a process that is in the middle of writing a file and a folder."""
+    script = """
+import sys, pathlib
+from headstart.files import whole_file, whole_folder
+folder = pathlib.Path(sys.argv[1])
+with whole_file(folder / "model.safetensors") as file, whole_folder(folder / "run") as new:
+    file.write_text("half a model")
+    (new / "x").write_text("half a run")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", script, str(folder)]
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "writing\n"
+    return writer
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    killed = start_writing(tmp_path)
+    killed.kill()
+    killed.communicate()
+    left = set(os.listdir(tmp_path))
+    alive = start_writing(tmp_path)
+    (tmp_path / ".headstart-notes123").mkdir()
+    (tmp_path / ".headstart-notes123" / "mine.txt").write_text("")  # of somebody with the same taste in names
+    assert len(left) == 2
+
+    write_atomic(tmp_path / "a", "")
+    written = set(os.listdir(tmp_path)) - {"a", ".headstart-notes123"}
+    assert len(written) == 2
+    assert not written & left
+
+    alive.communicate("")
+    assert sorted(os.listdir(tmp_path)) == [".headstart-notes123", "a", "model.safetensors", "run"]
+
+
+def test_a_folder_whose_replacement_was_killed_is_put_back(tmp_path):
+    hidden = tmp_path / ".headstart-0123abcd"
+    for name in ("old", "new"):
+        (hidden / name / "run").mkdir(parents=True)
+        (hidden / name / "run" / "x").write_text(name)
+    remove_leftovers(tmp_path)
+    assert contents(tmp_path / "run") == {"x": "old"}
+    assert os.listdir(tmp_path) == ["run"]

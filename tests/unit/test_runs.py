@@ -23,6 +23,7 @@ from headstart.runs import (
     locate,
     open_run,
     run_of_model,
+    sole_writer,
     write_parquet,
 )
 
@@ -124,14 +125,85 @@ class TestRefusals:
 
 
 def test_overwrite_replaces_the_whole_run(tmp_path):
-    create_run_folder(tmp_path / "a", {**FILES, "old.txt": "old"})
-    run = create_run_folder(tmp_path / "a", {**FILES, "new.txt": "new"}, overwrite=True)
-    assert names(run.path) == ["config.yaml", "environment.json", "new.txt"]
+    create_run_folder(tmp_path / "a", {**FILES, "metrics.csv": "old"})
+    run = create_run_folder(tmp_path / "a", {**FILES, "plan.json": "new"}, overwrite=True)
+    assert names(run.path) == ["config.yaml", "environment.json", "plan.json"]
     assert names(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "model/notes.txt", "report/a/sketch.svg"])
+def test_overwrite_keeps_what_headstart_did_not_write(tmp_path, name):
+    create_run_folder(tmp_path / "a", {**FILES, name: "mine", "model/README.md": "card", "report/run-1/loss.png": ""})
+    for act in (check_out_folder, lambda path, overwrite: create_run_folder(path, FILES, overwrite=overwrite)):
+        with pytest.raises(RunError, match=rf"files that Headstart did not write.*: {name}; move them") as error:
+            act(tmp_path / "a", True)
+        one_line(error)
+    assert (tmp_path / "a" / name).read_text() == "mine"
+
+
+class Late(dict):
+    """Files of a run, in whose writing another command is quicker."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(FILES)
+        self.folder = folder
+
+    def items(self):
+        create_run_folder(self.folder, {**FILES, "plan.json": "theirs"})
+        return super().items()
+
+
+def test_a_run_that_came_in_between_stays(tmp_path):
+    with pytest.raises(RunError, match=r"another command has just created .*a; choose another --out"):
+        create_run_folder(tmp_path / "a", Late(tmp_path / "a"))
+    assert (tmp_path / "a" / "plan.json").read_text() == "theirs"
+    assert names(tmp_path) == ["a"]
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """Return a process that writes to a folder."""
+    script = """
+import sys
+from headstart.runs import sole_writer
+with sole_writer(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", script, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_folder_has_one_writer_and_none_after_a_kill(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    process = hold(folder)
+    for act in (sole_writer(folder).__enter__, lambda: check_out_folder(folder, True)):
+        with pytest.raises(
+            RunError, match=rf"another command is writing to .*/a \(process {process.pid} on .*\)"
+        ) as error:
+            act()
+        assert "wait until it ends, or stop it" in one_line(error)
+    process.kill()
+    process.communicate()
+
+    check_out_folder(folder, False)
+    with sole_writer(folder):
+        create_run_folder(folder, FILES)
+        with pytest.raises(RunError, match="another command is writing"):
+            sole_writer(folder).__enter__()
+    assert names(folder.parent) == ["a"]
+
+
+def test_a_writer_that_writes_nothing_leaves_nothing(tmp_path):
+    with sole_writer(tmp_path / "runs" / "deep" / "a"):
+        pass
+    assert names(tmp_path) == []
+
+
 def test_overwrite_through_a_link_replaces_the_folder_and_keeps_the_link(tmp_path):
-    create_run_folder(tmp_path / "a", {**FILES, "old.txt": "old"})
+    create_run_folder(tmp_path / "a", {**FILES, "metrics.csv": "old"})
     (tmp_path / "latest").symlink_to(tmp_path / "a")
     create_run_folder(tmp_path / "latest", FILES, overwrite=True)
     assert (tmp_path / "latest").is_symlink()
@@ -153,20 +225,20 @@ def test_a_full_disk_leaves_no_run_folder(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_keeps_the_run_that_was_to_be_replaced(tmp_path, monkeypatch):
-    run = create_run_folder(tmp_path / "a", {**FILES, "old.txt": "old"})
+    run = create_run_folder(tmp_path / "a", {**FILES, "plan.json": "old"})
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(RunError, match="no space left"):
         create_run_folder(run.path, FILES, overwrite=True)
-    assert (run.path / "old.txt").read_text() == "old"
+    assert (run.path / "plan.json").read_text() == "old"
     assert names(tmp_path) == ["a"]
 
 
 def test_a_failed_exchange_puts_the_old_run_back(tmp_path, monkeypatch):
-    run = create_run_folder(tmp_path / "a", {**FILES, "old.txt": "old"})
+    run = create_run_folder(tmp_path / "a", {**FILES, "plan.json": "old"})
     rename = Path.rename
 
     def fail_for_the_new_one(self, target):
-        if self.name == "new":
+        if self.parent.name == "new":
             raise OSError(errno.EACCES, "Permission denied")
         return rename(self, target)
 
@@ -174,7 +246,7 @@ def test_a_failed_exchange_puts_the_old_run_back(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="permission denied"):
         create_run_folder(run.path, FILES, overwrite=True)
     assert names(tmp_path) == ["a"]
-    assert (run.path / "old.txt").is_file()
+    assert (run.path / "plan.json").is_file()
 
 
 # Opening

@@ -9,8 +9,9 @@ import typer
 
 from headstart._version import __version__
 from headstart.cli.settings import attach_settings
-from headstart.cli.shared import app, echo
+from headstart.cli.shared import app, echo, set_verbose
 from headstart.errors import HeadstartError
+from headstart.text import escape_what_cannot_be_written, visible
 
 # The order of these imports is that of the commands in --help.
 # isort: split
@@ -30,12 +31,16 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="show details that ask for no action too")] = False,
 ) -> None:
-    """Hold the options of the program itself."""
+    """Take the options of the program itself."""
+    set_verbose(verbose)
 
 
 def main() -> None:
     """Run the program: errors that a user can act upon are one line; HEADSTART_DEBUG=1 shows where they came from."""
+    for stream in (sys.stdout, sys.stderr):
+        escape_what_cannot_be_written(stream)
     try:
         if any(not word.startswith("-") for word in sys.argv[1:]):
             attach_settings()
@@ -48,26 +53,31 @@ def main() -> None:
 
 def _report(error: BaseException) -> int | str | None:
     """Say in one line what went wrong; return the exit code."""
-    from headstart.display import clear_line
+    from headstart.display import clear_bars
 
-    clear_line()
+    clear_bars()
     match error:
         case KeyboardInterrupt() | SystemExit(code=130):  # typer turns the one into the other
-            print(
-                "interrupted; the same command goes on with a study or a recipe, and a single run can be finished "
-                "with: headstart train --resume RUN",
-                file=sys.stderr,
-            )
+            print(visible("; ".join(["interrupted", *_how_to_go_on(error)])), file=sys.stderr)
             return 130
         case SystemExit():
             return error.code
         case HeadstartError():
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
             return error.exit_code
         case BrokenPipeError():
             # The reader (`| head`) is gone; Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
     text = f"unexpected error: {type(error).__name__}: {error} (HEADSTART_DEBUG=1 shows where; please report it)"
-    print(" ".join(text.split()), file=sys.stderr)
+    print(visible(" ".join(text.split())), file=sys.stderr)
     return 1
+
+
+def _how_to_go_on(error: BaseException) -> list[str]:
+    """Return what an interrupted command noted about going on; most have nothing to go on with."""
+    interrupt: BaseException | None = error
+    while interrupt is not None and not isinstance(interrupt, KeyboardInterrupt):
+        interrupt = interrupt.__context__
+    # The last note is of the outermost: of the study, where a run of it was interrupted.
+    return getattr(interrupt, "__notes__", [])[-1:]

@@ -1,5 +1,6 @@
 """Commands for models: what they are, how good they are, what they say."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -114,7 +115,7 @@ def delta(
     write_delta(run, out)
     whole = (run / MODEL / WEIGHTS).stat().st_size
     echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, the whole model is {whole / 1e6:.2f} MB")
-    echo(f"next: headstart rebuild {out} --out FOLDER")
+    echo(f"next: headstart rebuild {shlex.quote(str(out))} --out FOLDER")
 
 
 @app.command()
@@ -130,4 +131,4 @@ def rebuild(
 
     rebuild_model(file, out, weights=weights)
     echo(f"model folder: {out}")
-    echo(f"next: headstart predict {out} IMAGE...")
+    echo(f"next: headstart predict {shlex.quote(str(out))} IMAGE...")

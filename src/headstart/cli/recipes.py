@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.shared import app, echo, say, terminal
+from headstart.cli.shared import app, echo, is_verbose, say, terminal
 from headstart.errors import either
 
 if TYPE_CHECKING:
@@ -115,9 +115,8 @@ def recipe_show(lesson: "Lesson") -> None:
 @_with_lesson(fetch=True)
 def recipe_run(lesson: "Lesson") -> None:
     """Run a recipe, from data to verdict. What is finished in its folder is not run again."""
-    from rich.console import Console
-
     from headstart.data.manifest import Manifest
+    from headstart.display import make_console
     from headstart.studies.progress import StudyProgress
     from headstart.studies.teaching import Outcome, run_lesson
     from headstart.tables import print_counts
@@ -126,7 +125,7 @@ def recipe_run(lesson: "Lesson") -> None:
     for note in lesson.recipe.notes:
         say(f"note: {note}")
     has_failed = False
-    for step in run_lesson(lesson, progress=StudyProgress(Console(stderr=True))):
+    for step in run_lesson(lesson, progress=StudyProgress(make_console(to_stderr=True), is_verbose=is_verbose())):
         match step:
             case Manifest():
                 print_counts(step)

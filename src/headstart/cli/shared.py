@@ -1,17 +1,34 @@
 """What all commands share: the program, its output, and options that several of them take."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from headstart.errors import ConfigError, unknown
+from headstart.text import visible
 
 if TYPE_CHECKING:
     from headstart.display import Display
 
+
+class Program(TyperGroup):
+    """The program, whose own option `--verbose` may stand behind the command's name too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Bring `--verbose` to the front, where typer expects it; behind `--` it is no option."""
+        end = args.index("--") if "--" in args else len(args)
+        if "--verbose" in args[:end]:
+            args = ["--verbose", *(word for word in args[:end] if word != "--verbose"), *args[end:]]
+        return super().parse_args(ctx, args)
+
+
+_is_verbose = False  # one command runs in a process, and its root is told first
+
 app = typer.Typer(
     name="headstart",
+    cls=Program,
     help="From a folder of labelled images to a classifier that you can trust and ship.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -24,19 +41,33 @@ app.add_typer(data_app)
 
 def echo(line: str = "") -> None:
     """Print a result."""
-    typer.echo(line)
+    from headstart.display import clear_bars
+
+    clear_bars()
+    typer.echo(visible(line))
 
 
 def say(line: str) -> None:
     """Print a line beside the results."""
-    typer.echo(line, err=True)
+    terminal().say(line)
 
 
 def terminal() -> "Display":
-    """Return what commands show progress and notes on."""
-    from headstart.display import TerminalDisplay
+    """Return what commands show progress and notes on, and with `--verbose` details."""
+    from headstart.display import make_display
 
-    return TerminalDisplay()
+    return make_display(is_verbose=is_verbose())
+
+
+def set_verbose(value: bool) -> None:
+    """Note whether the command that runs was asked for details."""
+    global _is_verbose
+    _is_verbose = value
+
+
+def is_verbose() -> bool:
+    """Tell whether the command that runs was asked for details."""
+    return _is_verbose
 
 
 def check_format(value: str, known: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.settings import with_settings
-from headstart.cli.shared import DataArgument, app, check_format, echo, say, terminal
+from headstart.cli.shared import DataArgument, app, check_format, echo, is_verbose, say, terminal
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def compare(
 
     A finished run in the folder (--out) is not run again, and one that was interrupted goes on.
     """
-    from rich.console import Console
-
+    from headstart.display import make_console
     from headstart.runs import locate, refuse_study
     from headstart.studies import compare as study
     from headstart.studies.grid import parse_vary
@@ -64,7 +63,7 @@ def compare(
             backbones=_words(backbones),
             vary=parse_vary(vary or []),
             seeds=seeds or 3,
-            progress=StudyProgress(Console(stderr=True)),
+            progress=StudyProgress(make_console(to_stderr=True), is_verbose=is_verbose()),
         )
     _show(comparison, output_format)
     if comparison.failed:

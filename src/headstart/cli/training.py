@@ -1,5 +1,6 @@
 """Commands that train, or say what training would do."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,7 @@ def train(
 
     print_metrics(run.metrics(), brief=True)
     echo(f"run folder: {run.path}")
-    echo(f"next: headstart predict {run.path} IMAGE...")
+    echo(f"next: headstart predict {shlex.quote(str(run.path))} IMAGE...")
 
 
 @app.command()

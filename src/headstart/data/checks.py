@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from headstart.data.folders import SPLITS
 from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.sources import Source, read_bytes, sha256, shown
 from headstart.data.threads import map_ahead
-from headstart.errors import DataError, UnreadableImageError, did_you_mean
+from headstart.errors import DataError, UnreadableImageError, did_you_mean, listed
 from headstart.preprocessing import open_image, read_rgb, why_unreadable
 from headstart.types import Progress
 
@@ -41,6 +42,19 @@ class Leak:
 
 
 @dataclass(frozen=True)
+class SharedGroup:
+    """A group of images that is in more than one split.
+
+    Attributes:
+        group: Its name.
+        counts: Split -> images of the group, of the splits that have some.
+    """
+
+    group: str
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Fingerprint:
     """SHA-256 of the file, and a hash of the decoded, upright RGB pixels; both hexadecimal."""
 
@@ -61,6 +75,7 @@ class DataReport:
         unreadable: Images left out because of `skip_bad`.
         leaks: Copies of an image of a split that judges them.
         leaks_policy: `drop`, `error` or `keep`.
+        shared_groups: Groups that are in more than one split, kept because of `leaks_policy`.
         duplicates: Groups of paths with the same pixels within one split.
         conflicts: Groups of (path, class) with the same pixels and different classes.
         warnings: All of it in sentences.
@@ -74,6 +89,7 @@ class DataReport:
     unreadable: tuple[BadImage, ...]
     leaks: tuple[Leak, ...]
     leaks_policy: str
+    shared_groups: tuple[SharedGroup, ...]
     duplicates: tuple[tuple[str, ...], ...]
     conflicts: tuple[tuple[tuple[str, str], ...], ...]
     warnings: tuple[str, ...]
@@ -185,6 +201,44 @@ def find_leaks(records: Sequence[ImageRecord], pixels: Sequence[str]) -> dict[in
             if _RANK[record.split] < _RANK[original.split]:
                 leaks[position] = Leak(record.key, record.split, original.key, original.split)
     return leaks
+
+
+def find_shared_groups(records: Iterable[ImageRecord]) -> tuple[SharedGroup, ...]:
+    """Return the groups that are in more than one split, by name; an image without a group shares none."""
+    counts: dict[str, Counter[str]] = {}
+    for record in records:
+        if record.group is not None:
+            counts.setdefault(record.group, Counter())[record.split] += 1
+    found = []
+    for group, of_split in sorted(counts.items()):
+        if len(of_split) > 1:
+            in_order = {split: of_split[split] for split in SPLITS if of_split[split]}
+            found.append(SharedGroup(group, in_order))
+    return tuple(found)
+
+
+def check_groups(manifest: Manifest, source: str) -> None:
+    """Check that each group is in one split only.
+
+    Raises:
+        DataError: With the groups, their counts and what to do.
+    """
+    shared = find_shared_groups(manifest.records)
+    if not shared:
+        return
+    what = "1 group is" if len(shared) == 1 else f"{len(shared)} groups are"
+    named = listed((shared_group_text(each) for each in shared), 3)
+    raise DataError(
+        f"in {source}, {what} in more than one split: {named}. What is learnt from one part of a group helps with the "
+        "other, so the figures would be too good. Give each group one split, or leave out the column split: then "
+        "Headstart splits by groups. --leaks keep goes on and marks the figures"
+    )
+
+
+def shared_group_text(shared: SharedGroup) -> str:
+    """Return a group with its counts, such as `'p1' (4 train, 2 test)`."""
+    counts = ", ".join(f"{count} {split}" for split, count in shared.counts.items())
+    return f"{shared.group!r} ({counts})"
 
 
 def find_duplicates(records: Sequence[ImageRecord], pixels: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -16,12 +16,15 @@ from headstart.data.checks import (
     Fingerprint,
     Leak,
     check_classes,
+    check_groups,
     check_not_empty,
     find_conflicts,
     find_duplicates,
     find_leaks,
+    find_shared_groups,
     fingerprint,
     raise_unreadable,
+    shared_group_text,
     unreadable_headers,
 )
 from headstart.data.folders import Listing
@@ -61,7 +64,7 @@ def load_dataset(
         label_map: Class in the source -> class to use; others keep their name.
         max_per_class: Keep a balanced, seeded subset: one number, or split -> number.
         leaks: What to do with images that are exact copies of one in a split nearer to the report (train, validation,
-            test): `drop`, `error` or `keep`.
+            test): `drop`, `error` or `keep`. A group that is in more than one split is an error unless it is `keep`.
         skip_bad: Leave unreadable images out and list them, instead of stopping.
         test_fraction: Share of the test split where the data has no splits.
         split_seed: Seed of that split and of the subset.
@@ -91,6 +94,8 @@ def load_dataset(
     manifest, splits_made = _with_splits(manifest, str(source), test_fraction, split_seed, single_split_ok)
     if max_per_class is not None:
         manifest = subset(manifest, max_per_class, split_seed)
+    if leaks != "keep":
+        check_groups(manifest, str(source))
     manifest, pixels, bad_bodies = _with_hashes(manifest, skip_bad, threads, progress, keep)
     bad = (*bad_headers, *bad_bodies)
     check(manifest, str(source), hint=f" ({counted(bad, 'unreadable ')} left out)" if bad else "")
@@ -112,6 +117,7 @@ def load_dataset(
         unreadable=bad,
         leaks=tuple(leaked.values()),
         leaks_policy=leaks,
+        shared_groups=find_shared_groups(manifest.records),
         duplicates=duplicates,
         conflicts=conflicts,
         warnings=(),
@@ -222,6 +228,9 @@ def _sentences(report: DataReport) -> list[str]:
             f"{done} {counted(leaks)} with exactly the pixels of one in another split, first {leaks[0].path} "
             f"({leaks[0].split}), a copy of {leaks[0].copy_of} ({leaks[0].copy_of_split})"
         )
+    if shared := report.shared_groups:
+        groups = "1 group" if len(shared) == 1 else f"{len(shared)} groups"
+        sentences.append(f"kept {groups} in more than one split, first {shared_group_text(shared[0])}")
     if duplicates := report.duplicates:
         sentences.append(f"{counted(duplicates)} found more than once within a split, first {duplicates[0][0]}")
     if conflicts := report.conflicts:

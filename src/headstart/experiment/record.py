@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -101,3 +102,8 @@ def write_card(run: Run, experiment: Experiment, model: ClassifierNetwork, metri
 def write_metrics(run: Run, metrics: dict[str, Any]) -> None:
     """Write the final figures; last, because a run with this file counts as complete."""
     write_json(run.path / runs.METRICS, metrics)
+
+
+def remove_checkpoints(run: Run) -> None:
+    """Remove what a finished run needs no more: three to four times the bytes of its weights."""
+    shutil.rmtree(run.path / runs.CHECKPOINTS, ignore_errors=True)

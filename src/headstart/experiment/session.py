@@ -1,5 +1,6 @@
 """One run, from an experiment to a finished run folder."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import torch
 
 from headstart import runs
 from headstart.config import Config
-from headstart.data.checks import change_of
+from headstart.data.checks import change_of, find_shared_groups
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest
 from headstart.display import Display
 from headstart.errors import RunError
@@ -63,14 +64,21 @@ def train_new(
         display.note(line)
     data_s = time.monotonic() - started
     experiment = within_time_limit(experiment)
-    run = record.create(experiment, out, overwrite=overwrite)
-    return _Session(experiment, run, started, data_s).finish()
+    with runs.sole_writer(out):
+        run = record.create(experiment, out, overwrite=overwrite)
+        display.begin_run(run.path)
+        return _finished(_Session(experiment, run, started, data_s))
 
 
 def resume(path: Path, display: Display) -> Run:
     """Finish a run that was interrupted; see `headstart.experiment.resume`."""
-    started = time.monotonic()
     run = runs.open_run(path)
+    with runs.sole_writer(run.path):
+        return _resume(run, display)
+
+
+def _resume(run: Run, display: Display) -> Run:
+    started = time.monotonic()
     if run.is_finished:
         display.say(f"{run.path} is already complete; nothing was done")
         return run
@@ -81,7 +89,18 @@ def resume(path: Path, display: Display) -> Run:
     _check_unchanged(manifest)
     experiment = Experiment.of_run(config, resolved, manifest, display=display)
     display.say(f"resuming {run.path}")
-    return _Session(experiment, run, started, time.monotonic() - started).finish()
+    return _finished(_Session(experiment, run, started, time.monotonic() - started))
+
+
+def _finished(session: "_Session") -> Run:
+    """Finish a run; where somebody interrupts that, the exception says how to go on."""
+    try:
+        return session.finish()
+    except KeyboardInterrupt as interrupt:
+        run = session.run
+        if not run.is_finished:
+            interrupt.add_note(f"go on with: {shlex.join(['headstart', 'train', '--resume', str(run.path)])}")
+        raise
 
 
 def _check_out(out: Path, data: str, overwrite: bool) -> None:
@@ -171,6 +190,7 @@ class _Session:
             "split": manifest.reported,
             **figures,
             "selected_on_reported": fit.uses_reported,
+            "shared_groups": sum(manifest.reported in group.counts for group in find_shared_groups(manifest.records)),
             **self._facts(model, result, device),
             **({"selection": score} if score else {}),
             **({"head_starts_from": model.source_head.summary()} if model.source_head else {}),
@@ -184,6 +204,8 @@ class _Session:
         }
         record.write_card(self.run, self.experiment, model, metrics)
         record.write_metrics(self.run, metrics)
+        if not config.keep_checkpoints:
+            record.remove_checkpoints(self.run)
         if result.unchanged:
             self.experiment.display.note(
                 f"{len(result.unchanged)} trainable tensors did not change; the learning rate is too small"

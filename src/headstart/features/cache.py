@@ -26,7 +26,6 @@ import numpy.typing as npt
 from headstart.errors import CacheFullError, ConfigError
 from headstart.features.shards import (
     children,
-    delete_if_stale,
     delete_table,
     last_use,
     map_file,
@@ -35,7 +34,7 @@ from headstart.features.shards import (
     stored_bytes,
     write_shard,
 )
-from headstart.files import file_error
+from headstart.files import file_error, remove_leftovers
 
 RowKey = tuple[bytes, int]  # SHA-256 of the image file (32 bytes), number of the view (0 or more)
 
@@ -129,6 +128,8 @@ class FeatureCache:
         if stored_bytes(table_folder) + num_bytes > self.limit_bytes:
             return False
         tables = sorted(self._tables(), key=lambda folder: (folder.name in self._open, last_use(folder)))
+        for folder in tables:
+            remove_leftovers(folder)
         excess = sum(map(stored_bytes, tables)) + num_bytes - self.limit_bytes
         for folder in tables:
             if excess > 0 and folder != table_folder:
@@ -293,10 +294,9 @@ class FeatureTable:
             return
         with suppress(OSError):  # a folder's time of change is its time of last use
             os.utime(self._folder)
+        remove_leftovers(self._folder)
         for path in shard_files(self._folder):
-            if path.suffix == ".tmp":
-                delete_if_stale(path)
-            elif path.name not in self._known:
+            if path.name not in self._known:
                 with suppress(OSError):  # deleted by another process, or not readable: its rows are computed again
                     self._load(path)
 

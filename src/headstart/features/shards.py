@@ -2,19 +2,13 @@
 
 import mmap
 import os
-import platform
 import re
-import secrets
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from headstart.files import whole_file
-
-_STALE_S = 3600.0
-_HOST = re.sub(r"\W", "_", platform.node())[:64] or "host"
+from headstart.files import remove_leftovers, whole_file
 
 
 def map_file(file: BinaryIO) -> mmap.mmap:
@@ -23,11 +17,10 @@ def map_file(file: BinaryIO) -> mmap.mmap:
 
 
 def write_shard(path: Path, parts: Sequence[bytes | memoryview], attempts: int = 2) -> None:
-    """Write a synced file that is whole or not there; its temporary name says who writes it."""
-    temporary = path.with_name(f".{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    """Write a synced file that is whole or not there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path, temporary), temporary.open("xb") as file:
+        with whole_file(path) as temporary, temporary.open("xb") as file:
             file.writelines(parts)
     except FileNotFoundError:  # another process deleted the table in between
         if attempts == 1:
@@ -43,8 +36,8 @@ def children(folder: Path, pattern: str) -> list[Path]:
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """Return the shards and the temporary files of a table; what else lies there is not ours to read or delete."""
-    return [path for path in children(folder, r".+\.rows|\..+\.tmp") if os.path.isfile(path)]
+    """Return the shards of a table; what else lies there is not ours to read or delete."""
+    return [path for path in children(folder, r".+\.rows") if os.path.isfile(path)]
 
 
 def stored_bytes(folder: Path) -> int:
@@ -68,22 +61,13 @@ def delete_table(folder: Path) -> int:
     before = stored_bytes(folder)
     for path in shard_files(folder):
         with suppress(OSError):
-            delete_if_stale(path) if path.suffix == ".tmp" else path.unlink()
+            path.unlink()
+    remove_leftovers(folder)
     freed = before - stored_bytes(folder)
     with suppress(OSError):
         folder.rmdir()
         folder.parent.rmdir()
     return freed
-
-
-def delete_if_stale(path: Path) -> None:
-    """Delete a temporary file whose writer is dead, as far as this host can tell, or has had an hour."""
-    if not (match := re.fullmatch(r"\.(\w+)\.(\d+)\.[0-9a-f]{8}\.tmp", path.name)):
-        return
-    dead = match[1] == _HOST and os.path.exists("/proc/self") and not os.path.exists(f"/proc/{match[2]}")
-    with suppress(OSError):
-        if dead or time.time() - path.stat().st_mtime > _STALE_S:
-            path.unlink()
 
 
 def nearest_existing(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from headstart._version import __version__
 from headstart.models.adapters import adapter_layout
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.libraries import library_named
+from headstart.stats.caveats import caveats
 from headstart.types import InputSpec
 
 _MAX_LABELS = 50
@@ -49,6 +50,7 @@ def render_model_card(
         spec=model.spec,
         resize=_resize(model.spec),
         metrics=metrics,
+        caveats=caveats(metrics),
         split=_code(str(metrics["split"])),
         accuracy=metrics["accuracy"],
         own_loader=own_loader,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
-from headstart.files import dump_json, file_error, write_atomic
+from headstart.files import dump_json, make_parent, write_atomic
 from headstart.models.adapters import adapter_layout, lora_factors, merged_state, restore_adapters
 from headstart.models.backbones import Backbone, read_spec
 from headstart.models.heads import head_of, new_head, num_features, replace_head
@@ -128,10 +128,7 @@ def save_classifier(classifier: ClassifierNetwork, folder: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_state(classifier.network).items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     config = model_config(classifier, hashlib.sha256(weights).hexdigest())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise file_error("create", folder, error) from error
+    make_parent(folder / WEIGHTS)
     write_atomic(folder / WEIGHTS, weights)
     factors, scale = lora_factors(classifier.network)
     if factors:

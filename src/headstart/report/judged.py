@@ -89,10 +89,10 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
 
 
 def accuracies(facts: Sequence[Facts], names: Sequence[str]) -> Figure:
-    """Draw the accuracies of several runs with their intervals; hollow where the reported images selected the model."""
+    """Draw the accuracies of several runs with their intervals; hollow where a figure is too good."""
     labels, found, said = [], [], []
     for each, name in zip(facts, names, strict=True):
-        label = f"{name} †" if each.is_selected else name
+        label = f"{name} †" if each.caveats else name
         a = each.metrics["accuracy"]
         labels.append(label)
         found.append(a)
@@ -102,7 +102,7 @@ def accuracies(facts: Sequence[Facts], names: Sequence[str]) -> Figure:
         for y, (each, a) in enumerate(zip(facts, found, strict=True)):
             error = [[a["value"] - a["low"]], [a["high"] - a["value"]]]
             colour = SERIES[y % len(SERIES)]
-            inside = PAPER if each.is_selected else colour
+            inside = PAPER if each.caveats else colour
             axes.errorbar(a["value"], y, xerr=error, fmt="o", color=colour, linewidth=1.4, markerfacecolor=inside)
         axes.set_yticks(range(len(labels)), [shortened(label, 32) for label in labels])
         axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="accuracy")

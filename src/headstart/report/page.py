@@ -20,6 +20,7 @@ from headstart.report.curves import overlaid_curves, training_figures
 from headstart.report.judged import accuracies, confusion_matrix, reliability_diagram
 from headstart.report.pictures import Thumbnail, augmented, sheet, thumbnail
 from headstart.report.reading import Facts, commands, read_comparison, read_run, run_names
+from headstart.stats.caveats import caveats
 from headstart.stats.metrics import wilson_interval
 
 _MAX_MISTAKES, _MAX_PAIRS, _PER_PAIR = 12, 8, 4
@@ -112,6 +113,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters["figure"] = lambda value: "–" if value is None else f"{value:.3f}"
     environment.filters["rate"] = lambda value: f"{value:.1e}".replace("e-0", "e-").replace("e+00", "")
+    environment.filters["caveats"] = caveats
     environment.filters["count"] = lambda value: "–" if value is None else f"{value:,}"
     return environment.get_template("page.html.j2")
 

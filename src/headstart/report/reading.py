@@ -14,6 +14,7 @@ from headstart.data.predictions import Predictions, read_predictions
 from headstart.data.sources import FILES, Source
 from headstart.errors import HeadstartError, RunError, listed
 from headstart.resolved import Resolved
+from headstart.stats.caveats import Caveat, caveats
 from headstart.types import InputSpec
 
 _T = TypeVar("_T")
@@ -43,9 +44,9 @@ class Facts:
     missing: Sequence[str] = field(default=())
 
     @property
-    def is_selected(self) -> bool:
-        """Whether the reported images selected the model, so that its figures are too good."""
-        return bool(self.metrics.get("selected_on_reported"))
+    def caveats(self) -> tuple[Caveat, ...]:
+        """The reasons why the figures are too good."""
+        return caveats(self.metrics)
 
     @property
     def labels(self) -> list[str]:

@@ -1,7 +1,6 @@
 """The cells of a study, run with the same images, splits and seeds each, in folders that can be resumed."""
 
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ OF_THE_DATA = (
     "data", "layout", "map", "max_per_class", "test_fraction", "validation_fraction", "split_seed", "leaks", "skip_bad",
 )  # fmt: skip
 # Settings in which two runs may differ and still be of one cell; images are compared by content, not by path.
-_ASIDE = {"seed", "out", "repeat", "threads", "monitor", "log", "cache", "data", "selection_score"}
+_ASIDE = {"seed", "out", "repeat", "threads", "monitor", "log", "cache", "data", "selection_score", "keep_checkpoints"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def run_cells(
 
     What is finished there with the same settings and images is not run again, what was interrupted is resumed. All
     settings are checked before anything trains. What the data is, and what frozen parts compute, is shared. A cell that
-    fails leaves the others alone. Finished runs keep no checkpoints.
+    fails leaves the others alone.
 
     Args:
         cells: What to run.
@@ -112,6 +111,9 @@ def run_cells(
                 continue
             try:
                 _run(job, jobs, reading, progress)
+            except KeyboardInterrupt as interrupt:
+                interrupt.add_note("the same command goes on: what is finished is not run again")
+                raise
             except Exception as error:  # whatever it is, the other cells go on
                 problems[job.cell.name] = f"seed {job.seed}: {_one_line(error)}"
                 progress.say(f"{job.title} failed: {_one_line(error)}; the others go on")
@@ -241,7 +243,7 @@ def _run(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgr
 
 
 def _finish(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress) -> None:
-    """Train, or go on with what was interrupted, and keep no checkpoints."""
+    """Train, or go on with what was interrupted."""
     from headstart import experiment
 
     if job.has_begun:
@@ -250,7 +252,6 @@ def _finish(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyPr
         config = job.cell.config.model_copy(update={"seed": job.seed, "out": str(job.path)})
         timed = _decided_for_another_seed(job, jobs)
         experiment.train(config, display=progress.of_run(), reading=reading, timed=timed)
-    shutil.rmtree(job.path / runs.CHECKPOINTS, ignore_errors=True)
 
 
 def _decided_for_another_seed(job: _Job, jobs: Sequence[_Job]) -> "Resolved | None":

@@ -20,7 +20,7 @@ from headstart.config import Config
 from headstart.data.manifest import data_name
 from headstart.errors import ConfigError, RunError, listed
 from headstart.files import csv_text, make_parent, write_atomic, write_json
-from headstart.runs import Run, locate, tame
+from headstart.runs import Run, locate, refuse_inside, sole_writer, tame
 from headstart.stats.compare import Difference, accuracy_interval, compare_to_first, difference_sentence
 from headstart.studies.cells import run_cells
 from headstart.studies.grid import make_cells
@@ -51,6 +51,7 @@ class Row:
         peak_memory_mb: The most that a run held, of the process or, on a GPU, of what training allocated there. Of the
             seeds the least, because a process still holds some of what its earlier runs needed.
         selected_on_reported: Whether the reported images chose an epoch, so that the accuracy is too good.
+        shared_groups: How many groups of the reported images are in other splits too, which makes it too good as well.
     """
 
     rank: int
@@ -67,6 +68,12 @@ class Row:
     trainable_parameters: int
     peak_memory_mb: float | None
     selected_on_reported: bool
+    shared_groups: int
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the accuracy is too good."""
+        return self.selected_on_reported or self.shared_groups > 0
 
 
 @dataclass(frozen=True)
@@ -164,14 +171,16 @@ def compare(
         )
     data = Path(os.path.abspath(Path(config.data).expanduser()))
     out = Path(config.out) if config.out else Path("runs") / f"compare-{tame(data_name(data))}"
+    refuse_inside(out, config.data, "--out")
     if locate(out).is_run:
         raise ConfigError(f"{out} is a run; name another folder for the study with --out")
-    failed: dict[str, str] = {}
-    runs = run_cells(cells, range(config.seed, config.seed + seeds), out, progress=progress, failed=failed)
-    if not runs:
-        raise RunError("every cell failed: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
-    comparison = with_failures(compare_runs(runs, level=level), failed)
-    lines = write_comparison(comparison, out)
+    with sole_writer(out):
+        failed: dict[str, str] = {}
+        runs = run_cells(cells, range(config.seed, config.seed + seeds), out, progress=progress, failed=failed)
+        if not runs:
+            raise RunError("every cell failed: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+        comparison = with_failures(compare_runs(runs, level=level), failed)
+        lines = write_comparison(comparison, out)
     for line in [f"runs, comparison.json and comparison.csv: {out}", *lines]:
         (progress or StudyProgress(None)).say(line)
     return comparison
@@ -298,6 +307,7 @@ def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
         trainable_parameters=max(each["trainable_parameters"] for each in metrics),
         peak_memory_mb=min(peaks) if peaks else None,
         selected_on_reported=any(each["selected_on_reported"] for each in metrics),
+        shared_groups=max(each.get("shared_groups", 0) for each in metrics),
     )
 
 
@@ -332,6 +342,12 @@ def _verdict(comparison: Comparison) -> list[str]:
     if marked:
         lines.append(
             f"The reported images chose the epoch of {listed(marked, 3)} (select_on=reported): an accuracy too good."
+        )
+    shared = [row.name for row in rows if row.shared_groups]
+    if shared:
+        lines.append(
+            f"Groups of the reported images are in other splits too, in the runs of {listed(shared, 3)} (leaks=keep): "
+            "an accuracy too good."
         )
 
     fewest = min(len(row.seeds) for row in rows)

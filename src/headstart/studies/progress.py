@@ -3,12 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self, final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import TextColumn
 
-from headstart.display import Display
+from headstart.display import Display, make_bars
+from headstart.text import visible
 
 _EVERY_S = 30.0  # between lines within a run, where the console is no terminal
 
@@ -57,12 +59,12 @@ class TimeLeft:
 class StudyProgress:
     """Shows how far a study is. Used as a context, so that the bar is taken away at the end."""
 
-    def __init__(self, console: Console | None) -> None:
-        """Show nothing yet, on a console or, with None, nowhere."""
+    def __init__(self, console: Console | None, *, is_verbose: bool = False) -> None:
+        """Show nothing yet, on a console or, with None, nowhere; with `is_verbose`, details of runs are shown too."""
         self._console = console
+        self.is_verbose = is_verbose
         self._is_bar = console is not None and console.is_terminal
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
-        self._bar = Progress(*columns, console=console, transient=True)
+        self._bar = make_bars(console or Console(quiet=True), TextColumn("{task.fields[count]}"))
         self._task = self._bar.add_task("reading the data", total=None, count="")
         self._time_left = TimeLeft([])
         self._num_runs = 0
@@ -83,7 +85,7 @@ class StudyProgress:
     def say(self, line: str) -> None:
         """Show a line above the bar."""
         if self._console is not None:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(visible(line), highlight=False, markup=False, soft_wrap=True)
             self._said = time.monotonic()
 
     def say_once(self, line: str) -> None:
@@ -148,6 +150,14 @@ class _RunDisplay(Display):
     def say(self, line: str) -> None:
         """Show a line unless another run has: every run has the same notes about the data."""
         self._study.say_once(line)
+
+    def detail(self, line: str) -> None:
+        """Show a line once, where details are wanted."""
+        if self._study.is_verbose:
+            self._study.say_once(line)
+
+    def begin_run(self, folder: Path) -> None:
+        """Say nothing: the study names its folder once."""
 
     def progress(self, title: str, done: int, total: int) -> None:
         """Show how far a long pass over the images is."""

@@ -11,7 +11,7 @@ from headstart.data.manifest import Manifest
 from headstart.demo.snacks import render_snacks
 from headstart.errors import ConfigError, ModelError
 from headstart.files import write_json
-from headstart.runs import Run
+from headstart.runs import Run, refuse_inside, sole_writer
 from headstart.studies.cells import run_cells
 from headstart.studies.compare import Comparison, compare_runs, with_failures
 from headstart.studies.lessons import SOURCE, Lesson
@@ -54,12 +54,17 @@ def run_lesson(
         progress: Shows how far it is.
 
     Raises:
-        HeadstartError: Data, weights or a folder is not usable.
+        HeadstartError: Data, weights or a folder is not usable, or another command runs a lesson there.
     """
+    refuse_inside(lesson.out, lesson.data, "--out")
+    with sole_writer(lesson.out):
+        yield from _steps(lesson, progress or StudyProgress(None))
+
+
+def _steps(lesson: Lesson, progress: StudyProgress) -> Iterator[Manifest | dict[str, Any] | Outcome]:
     from headstart.experiment.tools import show_data
     from headstart.models.backbones import create_backbone, describe_backbone
 
-    progress = progress or StudyProgress(None)
     first = lesson.cells(lesson.parts[0])[0].config
     with progress:
         manifest = show_data(first, lesson.out / "contact-sheet.png", display=progress.of_run())

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headstart.errors import RunError
-from headstart.files import whole_file
+from headstart.files import make_folder, whole_file
 
 
 class Checkpoints:
@@ -29,7 +29,7 @@ class Checkpoints:
         target = self.folder / f"{name}.safetensors"
         plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with whole_file(target) as temporary:
                 save_file(plain, temporary, metadata={"state": json.dumps(state)})
         except (OSError, SafetensorError) as error:

@@ -1,0 +1,37 @@
+"""Why a figure is better than it would be on new images: the one place that knows, for all that show figures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """A reason why the figures of a run are too good.
+
+    Attributes:
+        reason: A clause about the reported images, such as `these images also selected the model`.
+        remedy: A sentence that says how to get an honest figure.
+    """
+
+    reason: str
+    remedy: str
+
+
+def caveats(metrics: Mapping[str, Any]) -> tuple[Caveat, ...]:
+    """Return the reasons why figures are too good; none where they are honest.
+
+    Args:
+        metrics: As in `metrics.json`; what an older version did not write counts as honest.
+    """
+    found = []
+    if metrics.get("selected_on_reported"):
+        found.append(
+            Caveat("these images also selected the model", "Select on other images to know how good the model is.")
+        )
+    if count := metrics.get("shared_groups"):
+        groups = "1 group of these images is" if count == 1 else f"{count} groups of these images are"
+        found.append(
+            Caveat(f"{groups} in other splits too", "Keep each group in one split to know how good the model is.")
+        )
+    return tuple(found)
