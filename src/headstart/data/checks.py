@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from headstart.data.folders import SPLITS
 from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.sources import Source, read_bytes, sha256, shown
+from headstart.data.split_names import SPLITS
 from headstart.data.threads import map_ahead
 from headstart.errors import DataError, UnreadableImageError, did_you_mean, listed
 from headstart.preprocessing import open_image, read_rgb, why_unreadable
