@@ -67,12 +67,25 @@ def _duration(value: object) -> object:
         raise ValueError("expected seconds, or 10m, 1h") from None
 
 
+def _gigabytes(value: object) -> object:
+    """Read `8`, `8GB` or `800MB` into units of 10**9 bytes."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"([\d.]+)\s*([MG]B)?", value.strip(), re.IGNORECASE)
+    with suppress(ValueError):
+        if match:
+            number = float(match[1])
+            return number / 1000 if (match[2] or "").upper() == "MB" else number
+    raise ValueError("expected gigabytes, such as 8 or 8GB, or 800MB")
+
+
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Matches = Annotated[dict[str, int | str], BeforeValidator(_pairs)]
 Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_counts)]
 Ints = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_list)]
 Floats = Annotated[list[Annotated[float, Field(gt=0)]] | None, BeforeValidator(_list)]
 Seconds = Annotated[float | None, BeforeValidator(_duration)]
+Gigabytes = Annotated[float | None, BeforeValidator(_gigabytes)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -193,6 +206,9 @@ class Config(BaseModel):
 
     # Run
     time_limit: Seconds = Field(None, gt=0, description="seconds of training, or 10m, 1h: fewer epochs, still annealed")
+    memory_limit: Gigabytes = Field(
+        None, gt=0, description="GB that training may take; default: half of the memory, or 4/5 of a GPU's"
+    )
     monitor: bool = Field(True, description="loss and accuracy on the held-out split after every epoch")
     log: Literal["none", "tensorboard"] = Field("none", description="tensorboard: event files in RUN/tensorboard too")
     keep_checkpoints: bool = Field(False, description="keep RUN/checkpoints, which only --resume needs, to the end")

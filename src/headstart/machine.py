@@ -8,9 +8,11 @@ import platform
 import shlex
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, final
 
 _PACKAGES = (
@@ -20,8 +22,15 @@ _PACKAGES = (
 
 _INSTRUCTION_SETS = ("avx", "amx", "fma", "sve", "asimd", "bf16")
 
-# Numbers of glibc's malloc.h.
+# What cgroups, version 2 and 1, let a container's processes have.
+_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+_SPIN_COUNT = "4000"  # turns of a loop: some microseconds, about what falls between two layers
+
+# Numbers of glibc's malloc.h, and its values at the start.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER_TRIM = -1
+_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -56,13 +65,35 @@ def processor_features() -> str:
     return " ".join(sorted(word for word in flags.split() if word.startswith(_INSTRUCTION_SETS)))
 
 
+def total_memory_bytes() -> int:
+    """Return how much memory this process may use at most: the machine's, or what a container leaves it.
+
+    8 GB where the system does not say.
+    """
+    limits = []
+    with suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for file in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):
+            limits.append(int(Path(file).read_text(encoding="ascii")))  # "max" is no number
+    return min(limits, default=8 * 10**9)
+
+
+def resident_bytes() -> int | None:
+    """Return how much memory this process holds now; None where the system cannot tell."""
+    with suppress(OSError, ValueError, IndexError, AttributeError):
+        num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return num_pages * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
 def has_bf16() -> bool:
     """Return whether the processor multiplies numbers of 16 bits, bf16, in hardware."""
     return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(processor_features().split())
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library reuse large blocks of memory instead of giving them back after every layer.
+    """Let the C library reuse large blocks of memory until the process ends; for commands.
 
     By default glibc maps each large tensor anew and unmaps it when it is freed, so that the kernel clears every page of
     every activation again in each step. Kept in the process, the same work took 0.5 to 0.65 of the time on a CPU
@@ -71,13 +102,66 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was done: not where the C library is another one, or where the user has set `MALLOC_...` variables.
     """
+    global _num_keepers
+    if not _set_malloc(mmap_max=0, trim_threshold=_NEVER_TRIM):
+        return False
+    with _keepers_lock:
+        _num_keepers += 1  # and never one less
+    return True
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Within the block, do as `keep_freed_memory` does; then the process gives back what it kept, and is as before.
+
+    For what a library does on behalf of a program that is not its own. Blocks may overlap, in several threads; the last
+    one gives back.
+    """
+    global _num_keepers
+    is_done = _set_malloc(mmap_max=0, trim_threshold=_NEVER_TRIM)
+    with _keepers_lock:
+        _num_keepers += 1
+    try:
+        yield
+    finally:
+        with _keepers_lock:
+            _num_keepers -= 1
+            is_last = _num_keepers == 0
+        if is_done and is_last:
+            _set_malloc(mmap_max=_DEFAULT_MMAP_MAX, trim_threshold=_DEFAULT_TRIM_THRESHOLD)
+            give_back_freed_memory()
+
+
+_num_keepers = 0
+_keepers_lock = Lock()
+
+
+def _set_malloc(*, mmap_max: int, trim_threshold: int) -> bool:
+    """Set how many blocks glibc maps on their own, and how much free memory at its end a heap keeps."""
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(mallopt(_M_MMAP_MAX, mmap_max) and mallopt(_M_TRIM_THRESHOLD, trim_threshold))
+
+
+def give_back_freed_memory() -> None:
+    """Return memory that is free to the system, where the C library can."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def spin_briefly() -> None:
+    """Let idle threads of GNU's OpenMP, which PyTorch uses on Linux, sleep soon; before it is loaded.
+
+    By default they wait for work in a busy loop of many milliseconds. Where two trainings share the cores, the waiting
+    threads of one hold the cores that the other's working ones need (docs/decisions/0017). What the user has set stays.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
 
 
 @final
@@ -91,9 +175,7 @@ class PeakMemory:
 
     def __init__(self) -> None:
         """Give back freed memory and begin."""
-        gc.collect()
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+        give_back_freed_memory()
         self._is_reset = False
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

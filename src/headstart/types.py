@@ -94,16 +94,24 @@ class StepChoice:
         channels_last: Memory format of convolutions.
         precision: `32`, or `bf16`: matrix products and convolutions in bfloat16, weights and sums in 32 bits.
         compiled: Whether the network is compiled.
+        piece_size: How many images of a batch run at once, to take less memory; 0: all of them.
+        recomputes: Whether blocks are computed again in the backward pass, to take less memory.
     """
 
     channels_last: bool = True
     precision: str = "32"
     compiled: bool = False
+    piece_size: int = 0
+    recomputes: bool = False
 
     def __str__(self) -> str:
         words = [self.precision, "channels-last" if self.channels_last else "contiguous"]
         if self.compiled:
             words.append("compiled")
+        if self.piece_size:
+            words.append(f"{self.piece_size} images at once")
+        if self.recomputes:
+            words.append("blocks computed again")
         return ", ".join(words)
 
 

@@ -30,7 +30,8 @@ class PixelSupply:
     display: Display = field(default_factory=Display)
 
     def phase(self, boundary: int, epochs: Sequence[int], *, all_views: bool = False) -> PhaseInputs:
-        return PhaseInputs(self.network, self.train, self.held_out)
+        shape = tuple(next(iter(self.train.epoch(0))).pixels.shape[1:])
+        return PhaseInputs(self.network, self.train, self.held_out, shape)
 
 
 class Activations:
@@ -60,7 +61,7 @@ class SolvableSupply(PixelSupply):
         assert not self.network.layer1[3].training  # the dropout below the head
         model = replace(make_model(), network=self.network)
         features = Activations(model, self.train.pixels, self.train.targets)
-        return PhaseInputs(inputs.module, inputs.train, inputs.held_out, features)
+        return PhaseInputs(inputs.module, inputs.train, inputs.held_out, inputs.shape, features)
 
 
 class Rows:

@@ -33,6 +33,19 @@ class TinyNet(nn.Module):
         return self.fc(hidden.mean((2, 3)))
 
 
+class TinyBlock(nn.Module):
+    """A residual block with dropout: its repetition must see the same batch and draw the same masks."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.bn = nn.BatchNorm2d(width)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + self.dropout(torch.relu(self.bn(self.conv(inputs))))
+
+
 class TensorBatches:
     """Batches from tensors in memory; the order follows from (seed, epoch)."""
 

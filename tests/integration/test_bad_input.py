@@ -304,8 +304,14 @@ SETTINGS = [
         variables=(("HEADSTART_CACHE_LIMIT", "much"),),
     ),
     Row(
+        "memory that is no size",
+        "train fruit {tiny} --memory-limit much",
+        "error: memory_limit='much' is not valid: expected gigabytes, such as 8 or 8GB, or 800MB",
+    ),
+    Row(
         "training that diverges",
         "train fruit {tiny} --lr 1e30 --epochs 5 --optimizer sgd --out run-2",
+        "memory: about {any} GB\n"
         "run folder: run-2\n"
         "error: the loss became {any} in phase 'all', epoch 1, step 2 (learning rate 2.80e+29); lower --lr, "
         "or clip gradients with --clip-norm 1",

@@ -172,7 +172,7 @@ def test_selecting_on_the_reported_images_is_marked(headstart, image_folder, tmp
     assert json.loads((out / "metrics.json").read_text())["selected_on_reported"] is True
     assert "too good" in outcome.err
     assert "too good, because these images also selected the model" in outcome.out
-    assert "**The same images also selected the model" in (out / "model" / "README.md").read_text()
+    assert "**These images also selected the model" in (out / "model" / "README.md").read_text()
 
 
 def test_validation_selects_and_test_is_reported(headstart, make_folder, tmp_path):

@@ -118,7 +118,7 @@ def test_a_file_of_ones_own_holds_for_any_strategy(tmp_path):
 
 
 def test_a_description_names_all_words_that_a_setting_takes():
-    assert description("leaks") == "images that copy one that judges them (drop, error or keep)"
+    assert description("augment") == "none, flip, crop or strong"
     assert description("optimizer") == "adamw, adam or sgd"
 
 

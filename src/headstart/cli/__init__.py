@@ -43,12 +43,21 @@ def main() -> None:
         escape_what_cannot_be_written(stream)
     try:
         if any(not word.startswith("-") for word in sys.argv[1:]):
+            _prepare_process()
             attach_settings()
         app()
     except BaseException as error:
         if not isinstance(error, SystemExit) and os.environ.get("HEADSTART_DEBUG") == "1":
             traceback.print_exc()
         sys.exit(_report(error))
+
+
+def _prepare_process() -> None:
+    """Set what a program may set for its whole process and a library may not; before PyTorch is loaded."""
+    from headstart.machine import keep_freed_memory, spin_briefly
+
+    keep_freed_memory()
+    spin_briefly()
 
 
 def _report(error: BaseException) -> int | str | None:

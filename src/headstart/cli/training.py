@@ -62,6 +62,10 @@ def plan(
         echo(plan_json(experiment.plan.strategy, tables))
     else:
         print_plan(experiment.plan.strategy, tables, experiment.manifest)
+        memory = experiment.memory()
+        echo(memory.line)
+        if memory.warning:
+            display.note(memory.warning)
 
 
 @app.command("lr-find")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.config import Config, make_config
 from headstart.display import Display
 from headstart.experiment.reading import Reading
+from headstart.machine import freed_memory_kept
 from headstart.runs import Run
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def train(
     try:
         from headstart.experiment import session
 
-        return session.train_new(config, own, display, overwrite=overwrite, timed=timed)
+        with freed_memory_kept():
+            return session.train_new(config, own, display, overwrite=overwrite, timed=timed)
     finally:
         if reading is None:
             own.stop()
@@ -71,4 +73,5 @@ def resume(path: Path, *, display: Display | None = None) -> Run:
     """
     from headstart.experiment import session
 
-    return session.resume(path, display or Display())
+    with freed_memory_kept():
+        return session.resume(path, display or Display())

@@ -21,6 +21,7 @@ from headstart.display import Display
 from headstart.engines.choose import choices
 from headstart.errors import PlanError
 from headstart.experiment.fits import INNER_TRAIN, INNER_VALIDATION, PlannedFit, planned_fits
+from headstart.experiment.memory import PhaseMemory, estimate_memory
 from headstart.experiment.network import build_model, build_plan
 from headstart.experiment.notes import plan_notes
 from headstart.experiment.reading import Reading
@@ -205,6 +206,12 @@ class Experiment:
             display=self.display,
         )
 
+    def memory(self) -> PhaseMemory:
+        """Estimate what training takes, and how its batches run so that they fit."""
+        return estimate_memory(
+            self.model, self.plan, self.fit_settings, self.resolved.batch_size, pick_device(self.config.device)
+        )
+
     def choose_step(self, phase: PhaseFit) -> StepChoice:
         """Say how the steps of a phase run: as was decided before, or the fastest way."""
         decided = self.resolved.step_of(phase.number)
@@ -212,6 +219,9 @@ class Experiment:
             return decided
         device = pick_device(self.config.device)
         options = candidates(device, self.config.precision, channels_last=self.config.channels_last)
+        # How a batch fits into memory does not depend on what is timed.
+        piece_size, recomputes = phase.choice.piece_size, phase.choice.recomputes
+        options = tuple(replace(option, piece_size=piece_size, recomputes=recomputes) for option in options)
         if self.config.tune == "off" or len(options) == 1 or not phase.num_images:
             return options[0]
         trial = self._trial(phase.inputs.module, phase.first_batch())

@@ -63,6 +63,10 @@ def train_new(
     for line in (*experiment.notes, *experiment.report.warnings):
         display.note(line)
     data_s = time.monotonic() - started
+    memory = experiment.memory()
+    display.say(memory.line)
+    if memory.warning:
+        display.note(memory.warning)
     experiment = within_time_limit(experiment)
     with runs.sole_writer(out):
         run = record.create(experiment, out, overwrite=overwrite)

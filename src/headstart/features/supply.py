@@ -36,6 +36,7 @@ class PhaseInputs:
         module: Maps the batches' inputs to logits: the network, or its tail above the boundary.
         train: Training batches.
         held_out: Batches evaluated after every epoch, or None.
+        shape: Of what the module takes of one image, such as (3, H, W).
         features: The training features, where they are at hand for all views.
         trunk: What computes them, or None.
     """
@@ -43,6 +44,7 @@ class PhaseInputs:
     module: nn.Module
     train: BatchSource
     held_out: BatchSource | None
+    shape: tuple[int, ...]
     features: "Features | None" = None
     trunk: Trunk | None = None
 
@@ -117,7 +119,7 @@ class FeatureSupply:
         if parts.note:
             self.display.note(parts.note)
         if parts.trunk is None:
-            return PhaseInputs(self._model.network, self.train, self.held_out)
+            return PhaseInputs(self._model.network, self.train, self.held_out, (3, *self._model.spec.size))
         started = time.monotonic()
         try:
             return self._above(parts, epochs, all_views)
@@ -155,10 +157,10 @@ class FeatureSupply:
         held_out = None if self.held_out is None else batches(self.held_out)
         self.engines[parts.boundary] = trunk.recipe.engine_name
         if table is None:
-            return PhaseInputs(parts.tail, train, held_out)
+            return PhaseInputs(parts.tail, train, held_out, trunk.recipe.shape)
         is_solvable = all_views and len(table.shape) == 1
         features = Features(self.numbered, table) if is_solvable else None
-        return PhaseInputs(parts.tail, train, held_out, features, trunk)
+        return PhaseInputs(parts.tail, train, held_out, table.shape, features, trunk)
 
     def _wanted(self, epochs: Sequence[int], all_views: bool) -> _Wanted:
         """List which views of which images a phase needs, once each."""

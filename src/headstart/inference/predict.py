@@ -21,7 +21,6 @@ from headstart.engines.engine import NUM_SAMPLES, Engine
 from headstart.engines.torch_engine import TorchEngine
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
 from headstart.inference.inputs import NAMED_FILES, Inputs, Item, View, as_picture, as_pictures, decoded_views
-from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork, load_classifier
 from headstart.preprocessing import Pixels, why_unreadable
 from headstart.runs import locate, open_run
@@ -209,10 +208,7 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
         if not run.labels:  # reading them is what finds a run that is missing or has no model yet
             raise ModelError(f"{run.model_folder} names no label; train again with --overwrite")
         folder = run.model_folder
-    classifier = Classifier(load_classifier(folder), device, engine=engine, precision=precision)
-    if classifier.device == "cpu":
-        keep_freed_memory()
-    return classifier
+    return Classifier(load_classifier(folder), device, engine=engine, precision=precision)
 
 
 def predict_stream(

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from headstart.data.loading import Batch
 from headstart.errors import DivergedError, TrainingError
 from headstart.features.supply import FeatureSupply, PhaseInputs
-from headstart.machine import keep_freed_memory
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.delta import digest
 from headstart.models.heads import head_of
@@ -39,6 +38,7 @@ from headstart.training.events import (
     Position,
     StepDone,
 )
+from headstart.training.memory import fit_memory, measure_step, memory_limit
 from headstart.training.optim import WeightAverage, build_optimizer, set_learning_rate
 from headstart.training.penalties import pretrained_start
 from headstart.training.plan import Phase, Plan, ResolvedPhase, apply_modes, resolve
@@ -86,8 +86,6 @@ class Fit:
         Raises:
             PlanError: The plan does not fit the network.
         """
-        if fabric.device.type == "cpu":
-            keep_freed_memory()
         self.model = model
         self.plan = plan
         self.supply = supply
@@ -273,8 +271,15 @@ class PhaseFit:
         epochs = range(fit.position.epoch, phase.epochs_to_run)
         keys = [_epoch_key(fit.position.phase, epoch) for epoch in epochs]
         self.inputs = fit.supply.phase(resolved.boundary, keys)
-        self.choice = settings.step
+        self.choice = self._fitted(settings.step)
         self.num_images = len(epochs) * fit.supply.train.num_images
+
+    def _fitted(self, step: StepChoice) -> StepChoice:
+        """Return a way to run steps in which a batch fits into memory."""
+        module, device = self.inputs.module, self.fit.fabric.device
+        memory = measure_step(module, self.inputs.shape, step, device)
+        limit = memory_limit(device, module, self.fit.settings.memory_limit)
+        return fit_memory(step, memory, self.inputs.train.batch_size, limit)
 
     @property
     def number(self) -> int:

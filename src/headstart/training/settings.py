@@ -12,6 +12,7 @@ class FitSettings:
     Attributes:
         selects: Whether the held-out images choose the epoch of each phase (ties to the earlier).
         select_by: Lowest `loss` or highest `accuracy`.
+        memory_limit: The most memory that training may take, 10**9 bytes; None: a share of the machine's.
         step: How steps run where nothing else is chosen for a phase.
     """
 
@@ -33,4 +34,5 @@ class FitSettings:
     selects: bool = False
     select_by: str = "loss"
     patience: int | None = None
+    memory_limit: float | None = None
     step: StepChoice = field(default_factory=StepChoice)

@@ -16,6 +16,7 @@ from headstart.errors import DivergedError
 from headstart.features.supply import network_input
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.mixing import mix_batch
+from headstart.training.recompute import blocks, recomputed
 from headstart.training.settings import FitSettings
 from headstart.types import StepChoice
 
@@ -71,6 +72,7 @@ class TrainingStep:
         self._fabric = fabric
         self._choice = choice
         self._add_penalty = add_penalty
+        self._recomputed = blocks(module) if choice.recomputes else ()
         self.module, self._optimizer = fabric.setup(prepare_module(module, choice), optimizer)
 
     def run(self, batches: Sequence[Batch], position: tuple[int, ...]) -> StepResult:
@@ -114,14 +116,22 @@ class TrainingStep:
             cutmix=settings.cutmix,
             rng=rng,
         )
-        with autocast(self._choice, device):
-            logits = self.module(inputs).float()
-        loss = functional.cross_entropy(logits, wanted, reduction="sum", label_smoothing=settings.label_smoothing)
-        self._fabric.backward(loss if settings.loss_reduction == "sum" else loss / num_images)
-        value = loss.item()
+
+        # The gradient of a sum is the sum of gradients, so that a batch may run in pieces.
+        value = 0.0
+        num_correct = 0.0
+        for piece in pieces(len(targets), self._choice):
+            with autocast(self._choice, device), recomputed(self._recomputed):
+                logits = self.module(inputs[piece]).float()
+            loss = functional.cross_entropy(
+                logits, wanted[piece], reduction="sum", label_smoothing=settings.label_smoothing
+            )
+            self._fabric.backward(loss if settings.loss_reduction == "sum" else loss / num_images)
+            value += loss.item()
+            num_correct += (logits.argmax(1) == targets[piece]).sum().item()
         if not math.isfinite(value):
             raise DivergedError(f"the loss became {value}")
-        return value, (logits.argmax(1) == targets).sum().item()
+        return value, num_correct
 
     def evaluate(self, batches: BatchSource) -> tuple[float, float]:
         """Return the mean loss and the accuracy over all images, in eval mode and the precision of the steps."""
@@ -131,6 +141,12 @@ class TrainingStep:
 def step_seed(*position: int) -> int:
     """Derive a seed from a position such as (seed, phase, epoch, step)."""
     return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0])
+
+
+def pieces(num_images: int, choice: StepChoice) -> list[slice]:
+    """Return which images of a batch run at a time."""
+    size = choice.piece_size or num_images
+    return [slice(start, start + size) for start in range(0, num_images, size)]
 
 
 def prepare_module(module: nn.Module, choice: StepChoice) -> nn.Module:
@@ -155,9 +171,10 @@ def evaluate_loss(
     model.network.eval()
     loss_sum, num_correct = 0.0, 0.0
     for batch in batches.epoch(0):
-        pixels, targets = batch.pixels.to(device), batch.targets.to(device)
-        with autocast(choice, device):
-            logits = module(network_input(model, pixels)).float()
-        loss_sum += functional.cross_entropy(logits, targets, reduction="sum").item()
-        num_correct += (logits.argmax(1) == targets).sum().item()
+        for piece in pieces(len(batch.targets), choice):
+            pixels, targets = batch.pixels[piece].to(device), batch.targets[piece].to(device)
+            with autocast(choice, device):
+                logits = module(network_input(model, pixels)).float()
+            loss_sum += functional.cross_entropy(logits, targets, reduction="sum").item()
+            num_correct += (logits.argmax(1) == targets).sum().item()
     return loss_sum / batches.num_images, num_correct / batches.num_images

@@ -139,7 +139,8 @@ def choose_step(
     best = _best_times(make_step, options, clock)
     plain = min(best, key=best.__getitem__)
     worth_s = _WORTH_COMPILING_S.get(device_type, float("inf"))
-    if num_images >= _LEAST_TO_COMPILE and best[plain] * num_steps > worth_s:
+    can_compile = not plain.recomputes  # what the compiler keeps of a step is its own decision
+    if can_compile and num_images >= _LEAST_TO_COMPILE and best[plain] * num_steps > worth_s:
         started = clock()
         compiled = replace(plain, compiled=True)
         with suppress(Exception):  # without a C++ compiler, say, nothing can be compiled

@@ -78,7 +78,7 @@ def test_the_range_test_joins_a_last_batch_of_one_image(model, data, fabric):
             return super().phase(boundary, epochs)
 
     find_lr(model, PHASES[1], lambda t: Asked(t.network, train), FitSettings(), fabric, low=1e-5, high=1, num_steps=10)
-    assert min(sizes) == 8
+    assert min(sizes[1:]) == 8  # the first is what measured the memory
     assert asked == [0, 1, 2]  # of four batches each: the views of all epochs are there
 
 

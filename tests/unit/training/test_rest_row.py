@@ -22,7 +22,7 @@ class Supply:
     def phase(self, boundary, epochs, *, all_views=False):
         assert (boundary, list(epochs), all_views, self.network.training) == (3, [], True, False)
         self.calls += 1
-        return PhaseInputs(self.network, None, None, self.features)
+        return PhaseInputs(self.network, None, None, (3, 8, 8), self.features)
 
 
 def started_model():
