@@ -187,6 +187,26 @@ def check_not_empty(manifest: Manifest, source: str, *, hint: str = "") -> None:
         raise DataError(f"no image to use in {source}{hint}; expected FOLDER/<class>/picture.jpg")
 
 
+def check_splits(manifest: Manifest, expected: Sequence[str], source: str, *, hint: str = "") -> None:
+    """Check that no split has lost all of its images to what was left out.
+
+    Args:
+        manifest: What is left.
+        expected: The splits that there were.
+        source: Where it came from, for the message.
+        hint: What was left out, for the message.
+
+    Raises:
+        DataError: A split is empty.
+    """
+    for split in expected:
+        if split not in manifest.splits:
+            raise DataError(
+                f"no image is left in the {split} split of {source}{hint}; give it images of its own that can be read, "
+                "or remove the split"
+            )
+
+
 def find_leaks(records: Sequence[ImageRecord], pixels: Sequence[str]) -> dict[int, Leak]:
     """Return position -> leak for every image whose pixels also are in a split that judges it.
 

@@ -18,6 +18,7 @@ from headstart.data.checks import (
     check_classes,
     check_groups,
     check_not_empty,
+    check_splits,
     find_conflicts,
     find_duplicates,
     find_leaks,
@@ -88,17 +89,22 @@ def load_dataset(
     warnings = [*located, *listing.warnings]
     check: Callable[..., None] = check_not_empty if single_split_ok else check_classes
     check(manifest, str(source), hint=_ignored_hint(listing))
+    given = manifest.splits
     manifest, bad_headers = _drop_bad_headers(manifest, skip_bad, threads, progress)
+    # Before splits are made: they would take the place of the one that is empty now.
+    check_splits(manifest, given, str(source), hint=_unreadable_hint(bad_headers))
     if single_split_ok:
         manifest, warnings = _without_empty_classes(manifest, warnings)
     manifest, splits_made = _with_splits(manifest, str(source), test_fraction, split_seed, single_split_ok)
+    splits = manifest.splits
     if max_per_class is not None:
         manifest = subset(manifest, max_per_class, split_seed)
     if leaks != "keep":
         check_groups(manifest, str(source))
     manifest, pixels, bad_bodies = _with_hashes(manifest, skip_bad, threads, progress, keep)
     bad = (*bad_headers, *bad_bodies)
-    check(manifest, str(source), hint=f" ({counted(bad, 'unreadable ')} left out)" if bad else "")
+    check_splits(manifest, splits, str(source), hint=_unreadable_hint(bad))
+    check(manifest, str(source), hint=_unreadable_hint(bad))
     leaked = find_leaks(manifest.records, pixels)
     if leaked and leaks == "error":
         _refuse(tuple(leaked.values()))
@@ -107,7 +113,9 @@ def load_dataset(
     if leaked and leaks == "drop":
         kept = [record for position, record in enumerate(manifest.records) if position not in leaked]
         manifest = manifest.with_records(kept)
-        check(manifest, str(source), hint=f" ({counted(leaked)} dropped as copies of one in another split)")
+        dropped = f" ({counted(leaked)} dropped as copies of one in another split)"
+        check_splits(manifest, splits, str(source), hint=dropped)
+        check(manifest, str(source), hint=dropped)
     report = DataReport(
         source=str(source),
         counts=manifest.counts(),
@@ -153,6 +161,10 @@ def _locate(source: str | Path, progress: Progress | None) -> tuple[Path, str | 
 
 def _ignored_hint(listing: Listing) -> str:
     return f" (files without an image extension, ignored: {len(listing.ignored)})" if listing.ignored else ""
+
+
+def _unreadable_hint(bad: Sequence[BadImage]) -> str:
+    return f" ({counted(bad, 'unreadable ')} left out)" if bad else ""
 
 
 def _drop_bad_headers(

@@ -133,6 +133,28 @@ def test_a_class_that_is_all_unreadable_is_refused(make_folder: MakeFolder) -> N
     assert "(1 unreadable image left out)" in refused(folder, skip_bad=True)
 
 
+@pytest.mark.parametrize("is_evaluation", [False, True])
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("damage", ["headers", "bodies", "copies"])
+def test_a_split_that_loses_all_its_images_is_refused(
+    make_folder: MakeFolder, split: str, damage: str, is_evaluation: bool
+) -> None:
+    """An empty split once made a run train on nothing, or report on the images that trained."""
+    folder = make_folder(SPLITS)
+    if damage == "copies":
+        shutil.rmtree(folder / "train")
+        shutil.copytree(folder / "test", folder / "train")
+        message = refused(folder, single_split_ok=is_evaluation)
+        assert f"no image is left in the train split of {folder} (6 images dropped as copies" in message
+        return
+    for file in (folder / split).glob("*/*"):
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) // 2] if damage == "bodies" else b"no image")
+    message = refused(folder, skip_bad=True, single_split_ok=is_evaluation)
+    count = sum(number for name, number in SPLITS.items() if name.startswith(split))
+    assert f"no image is left in the {split} split of {folder} ({count} unreadable images left out)" in message
+
+
 @pytest.mark.parametrize(
     ("counts", "empty", "said"),
     [
