@@ -12,6 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import headstart
+from headstart.config import make_config
+from headstart.display import Display
+from headstart.errors import UnreadableImageError
+from headstart.experiment import train
 from headstart.runs import open_run
 from tests.helpers.command_line import TINY
 
@@ -97,6 +101,29 @@ def test_evaluate_gives_the_runs_own_figure(trained, headstart, image_folder, tm
     plain = headstart("evaluate", trained.path, image_folder / "val")  # class folders without splits
     assert plain.code == 0, plain.err
     assert f"{trained.metrics()['accuracy']['value']:.3f}" in plain.out
+
+
+class Replacing(Display):
+    """Puts another picture in the place of an image as soon as training has begun."""
+
+    def __init__(self, image, other):
+        self.image, self.other = image, other
+
+    def begin_training(self, title, num_steps, done):
+        self.image.write_bytes(self.other.read_bytes())
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_image_that_is_replaced_during_training_stops_it(make_folder, tmp_path, split):
+    folder = make_folder({"train/apple": 8, "train/leaf": 8, "test/apple": 4, "test/leaf": 4})
+    images = sorted((folder / split).glob("*/*"))
+    config = make_config({
+        "data": str(folder), "out": str(tmp_path / "run"), "backbone": "simple-cnn", "image_size": 32,
+        "strategy": "scratch", "epochs": 2, "monitor": False, "decoder": "pillow-scaled",
+    })  # fmt: skip
+    with pytest.raises(UnreadableImageError, match="it has changed since the data was checked"):
+        train(config, display=Replacing(images[0], images[-1]))
+    assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_predict_reads_files_folders_globs_and_goes_on_after_a_bad_one(trained, headstart, image_folder, tmp_path):

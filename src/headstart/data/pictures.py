@@ -1,13 +1,11 @@
 """Decoded pictures, kept so that none is decoded twice. Importing this module loads no torch."""
 
-import hashlib
 import threading
 from typing import final
 
 from PIL import Image
 
-from headstart.data.sources import Source, read_bytes, shown
-from headstart.errors import UnreadableImageError
+from headstart.data.sources import Source, checked_bytes, shown
 from headstart.preprocessing import read_rgb, reading
 
 _LIMIT_BYTES = 320 << 20
@@ -46,10 +44,7 @@ class Pictures:
         if image is not None:
             return image
         with reading(shown(key)):
-            data = read_bytes(source, key)
-            image = read_rgb(data, smallest)
-        if hashlib.sha256(data).digest() != digest:
-            raise UnreadableImageError(f"{shown(key)} has changed since the data was checked; start again")
+            image = read_rgb(checked_bytes(source, key, digest.hex()), smallest)
         if smallest is None:
             self.keep(key, image)
         return image

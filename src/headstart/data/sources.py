@@ -4,6 +4,7 @@ A further place for images (an archive, shards, a remote store) is a class like 
 """
 
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -77,6 +78,41 @@ def read_bytes(source: Source, key: str) -> bytes:
     """Return all bytes of an image. Raises what `source` raises."""
     with source.open(key) as stream:
         return stream.read()
+
+
+def checked_bytes(source: Source, key: str, expected: str) -> bytes:
+    """Return all bytes of an image, if they are those that were checked.
+
+    Args:
+        source: Where it is.
+        key: Its key.
+        expected: Their SHA-256, hexadecimal; '' where it is not known.
+
+    Raises:
+        OSError: They are others by now, or `source` raises it.
+    """
+    data = read_bytes(source, key)
+    if expected and hashlib.sha256(data).hexdigest() != expected:
+        raise OSError("it has changed since the data was checked; start again")
+    return data
+
+
+@final
+@dataclass(frozen=True)
+class CheckedSource:
+    """The images of a source, each refused where its content is not what was checked.
+
+    Attributes:
+        source: Where they are.
+        expected: Key -> SHA-256, hexadecimal.
+    """
+
+    source: Source
+    expected: Mapping[str, str]
+
+    def open(self, key: str) -> BinaryIO:
+        """Read an image whole, and give its bytes."""
+        return io.BytesIO(checked_bytes(self.source, key, self.expected.get(key, "")))
 
 
 def read_picture(source: Source, picture: Picture, *, smallest: int | None = None) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.data.manifest import ImageRecord
-from headstart.data.sources import Source, shown
+from headstart.data.sources import CheckedSource, Source, shown
 from headstart.errors import DataError, ModelError, did_you_mean, listed
 from headstart.inference.predict import Classifier, Probabilities, all_probabilities
 from headstart.stats.metrics import classification_metrics
@@ -48,7 +48,7 @@ def evaluate(
 
     Raises:
         DataError: There is no image, or the model does not know one of the labels.
-        UnreadableImageError: An image cannot be decoded.
+        UnreadableImageError: An image cannot be decoded, or is not what was checked any more.
         ModelError: The model's output is not finite.
     """
     started = time.monotonic()
@@ -58,7 +58,7 @@ def evaluate(
     probabilities = all_probabilities(
         classifier,
         [record.key for record in records],
-        source=source,
+        source=CheckedSource(source, {record.key: record.sha256 for record in records}),
         batch_size=batch_size,
         threads=threads,
         progress=partial(progress, "evaluate") if progress else None,

@@ -55,5 +55,5 @@ def test_a_file_that_changed_since_it_was_checked_is_refused(keys: list[str], sm
     Image.new("RGB", (600, 450)).save(keys[0])
     kept = Pictures()
     for _ in range(2):
-        with pytest.raises(UnreadableImageError, match=r"0\.jpg has changed since the data was checked"):
+        with pytest.raises(UnreadableImageError, match=r"0\.jpg: it has changed since the data was checked"):
             kept.decode(FILES, keys[0], smallest, checked)
