@@ -21,7 +21,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from headstart.stats import compare, resampling
+from headstart.stats import compare, intervals, resampling
 
 _NORMAL = NormalDist()
 _EASE = 1.5
@@ -97,7 +97,7 @@ def measure(scenario: Scenario, num_trials: int, *, plain: bool = False) -> Outc
     """Simulate a scenario."""
     groups, rows, covered = scenario.groups(), [], []
     for number, right in enumerate(scenario.trials(num_trials)):
-        accuracy = compare.accuracy_interval(right["first"], groups, seed=number)
+        accuracy = intervals.accuracy_interval(right["first"], groups, seed=number)
         found = compare.compare_to_first(right, groups, seed=number)
         equal, worse = found["equal"], found["worse"]
         rows.append(

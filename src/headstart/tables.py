@@ -91,6 +91,8 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
     """
     console = _console()
     line = f"accuracy {Interval(**metrics['accuracy'])} on {metrics['num_images']} {metrics['split']} images"
+    if "num_groups" in metrics:
+        line += f" in {metrics['num_groups']} groups"
     reasons = [caveat.reason for caveat in caveats(metrics)]
     if reasons:
         line += f"; too good, because {either(reasons, 'and')}"

@@ -17,6 +17,8 @@ from headstart.display import Display
 from headstart.errors import UnreadableImageError
 from headstart.experiment import train
 from headstart.runs import open_run
+from headstart.studies.compare import compare_runs
+from headstart.types import Interval
 from tests.helpers.command_line import TINY
 
 
@@ -237,6 +239,16 @@ def test_a_split_that_is_made_parts_no_group(headstart, make_folder, tmp_path):
     assert len(splits) == 12
     assert all(len(each) == 1 for each in splits.values())
     assert {split for each in splits.values() for split in each} == {"train", "test"}
+
+    # Every figure of the run is over groups, and is the same everywhere.
+    run = open_run(tmp_path / "run")
+    metrics = run.metrics()
+    figures = Interval(**metrics["accuracy"])
+    assert metrics["num_groups"] == 3
+    assert "in 3 groups" in figures.method
+    assert f"accuracy {figures} on {metrics['num_images']} test images in 3 groups" in outcome.out
+    assert compare_runs({"run": [run]}).rows[0].accuracy == figures
+    assert f"{figures.low:.3f} to {figures.high:.3f}, {figures.method}" in (run.model_folder / "README.md").read_text()
 
 
 def test_a_batch_size_of_zero_is_the_usual_one_on_a_cpu(headstart, image_folder, tmp_path):

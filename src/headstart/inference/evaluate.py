@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.manifest import ImageRecord
+from headstart.data.manifest import ImageRecord, group_numbers
 from headstart.data.sources import CheckedSource, Source, shown
 from headstart.errors import DataError, ModelError, did_you_mean, listed
 from headstart.inference.predict import Classifier, Probabilities, all_probabilities
@@ -70,7 +70,9 @@ def evaluate(
         )
     metrics = {
         "split": "+".join(sorted({record.split for record in records})),
-        **classification_metrics(probabilities, targets, classifier.labels),
+        **classification_metrics(
+            probabilities, targets, classifier.labels, group_numbers(record.group for record in records)
+        ),
         "selected_on_reported": False,
         "engine": classifier.engine[0],
         "precision": classifier.engine[1],

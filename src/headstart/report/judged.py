@@ -7,7 +7,8 @@ import numpy as np
 
 from headstart.report.canvas import LINE, MUTED, PAPER, SERIES, Figure, draw, legend, shortened
 from headstart.report.reading import Facts
-from headstart.stats.metrics import ECE_BINS, confidence_bins, wilson_interval
+from headstart.stats.intervals import wilson_interval
+from headstart.stats.metrics import ECE_BINS, confidence_bins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ from headstart.report.judged import accuracies, confusion_matrix, reliability_di
 from headstart.report.pictures import Thumbnail, augmented, sheet, thumbnail
 from headstart.report.reading import Facts, commands, read_comparison, read_run, run_names
 from headstart.stats.caveats import caveats
-from headstart.stats.metrics import wilson_interval
+from headstart.stats.intervals import wilson_interval
 
 _MAX_MISTAKES, _MAX_PAIRS, _PER_PAIR = 12, 8, 4
 
@@ -198,8 +198,11 @@ def _classes(facts: Facts) -> list[dict[str, Any]]:
     for label, row in facts.metrics["per_class"].items():
         n = row["num_images"]
         interval = None
-        if n and row["recall"] is not None:
-            interval = wilson_interval(round(row["recall"] * n), n)
+        if "recall_low" in row:  # images come in groups
+            interval = {"low": row["recall_low"], "high": row["recall_high"]}
+        elif n and row["recall"] is not None:
+            found = wilson_interval(round(row["recall"] * n), n)
+            interval = {"low": found.low, "high": found.high}
         rows.append({**row, "label": label, "interval": interval})
     return sorted(rows, key=lambda row: (row["f1"] is not None, row["f1"] or 0.0))
 

@@ -10,15 +10,14 @@ seed it is the accuracy of that one trained classifier, because nothing is known
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil, exp, floor, log10
+from math import ceil, floor, log10
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from headstart.stats.metrics import wilson_interval
-from headstart.stats.resampling import Sample, accuracy_logits, difference_draws, difference_moments, make_sample
-from headstart.types import Interval
+from headstart.stats.intervals import ends, method_of
+from headstart.stats.resampling import Sample, difference_draws, difference_moments, make_sample
 
 _POWER = 0.8
 _GROWTHS = tuple(1.005**power for power in range(4200))  # up to a billion times the images
@@ -62,41 +61,6 @@ class Difference:
         return self.p_holm < 1 - self.level
 
 
-def accuracy_interval(
-    correct: ArrayLike, groups: ArrayLike | None = None, *, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """Compute the interval of an accuracy over seeds and images; see the module for what it is an interval of.
-
-    With one seed and no groups it is the Wilson interval. Otherwise images are drawn by the Bayesian bootstrap together
-    with half a right and half a wrong pseudo-image, which makes it Jeffreys' interval where each image counts for
-    itself (Brown et al. 2001, doi:10.1214/ss/1009213286) and keeps it from collapsing near 1. The logits of the draws
-    are widened by Student's t for G units; what seeds vary by beyond their luck with these images is added with S - 1
-    degrees of freedom (Behrens and Fisher). A pseudo-image is as heavy as sqrt(c m) images: c is how many mistakes
-    come together, sum(e²) / sum(e) over the units' mistakes e, and m how many images.
-
-    Args:
-        correct: (S, N) or (N,), whether each seed was right on each image.
-        groups: (N,), what each image belongs to, or None.
-        level: Coverage.
-        seed: Of the draws.
-
-    Raises:
-        ValueError: The shapes do not fit, or there is no image.
-    """
-    sample = make_sample(correct, groups)
-    value = float(sample.rates.mean())
-    method = _method(sample, sample.num_seeds)
-    is_grouped = sample.num_units < sample.num_images
-    if is_grouped and sample.num_units == 1:
-        return Interval(value, 0.0, 1.0, level, f"{method}: no interval from one group")
-    if not is_grouped and 1 in (sample.num_units, sample.num_seeds):
-        wilson = wilson_interval(round(value * sample.num_images), sample.num_images, level)
-        return replace(wilson, value=value, method=f"wilson, {method.partition(' over ')[2]}")
-    logits = accuracy_logits(sample, np.random.default_rng(seed))
-    low, high = (1 / (1 + exp(-logit)) for logit in _ends(logits, level))
-    return Interval(value, min(low, value), max(high, value), level, method)
-
-
 def compare_to_first(
     correct: Mapping[str, ArrayLike],
     groups: ArrayLike | None = None,
@@ -113,8 +77,8 @@ def compare_to_first(
 
     The draws are those of the Bayesian bootstrap with two pseudo-images, one that only the first got right and one that
     only the other did (Bonett and Price 2012, doi:10.3102/1076998611411915), each as heavy as c^(3/4) m^(1/4) images;
-    see `accuracy_interval`, with |d| for the mistakes. What seeds vary by is added, and all is widened by Student's t
-    with Satterthwaite's degrees of freedom (1946, doi:10.2307/3002019) for the variance components
+    see `intervals.accuracy_interval`, with |d| for the mistakes. What seeds vary by is added, and all is widened by
+    Student's t with Satterthwaite's degrees of freedom (1946, doi:10.2307/3002019) for the variance components
 
         V = var(d) / G + sum over both of (var(seeds) - luck) / S.
 
@@ -179,20 +143,6 @@ def _advice(d: Difference) -> str:
     return f"; about {needed} would be needed"
 
 
-def _method(sample: Sample, num_seeds: int) -> str:
-    over = f"{sample.num_images} images"
-    if sample.num_units < sample.num_images:
-        over += f" in {sample.num_units} groups"
-    if num_seeds == 1:
-        return f"bootstrap over {over}; one seed, so what another would change is not in it"
-    return f"hierarchical bootstrap over {num_seeds} seeds and {over}"
-
-
-def _ends(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def _difference(first: Sample, other: Sample, level: float, seed: int, family: int) -> Difference:
     num_seeds = min(first.num_seeds, other.num_seeds)
     value = float(first.rates.mean() - other.rates.mean())
@@ -200,7 +150,7 @@ def _difference(first: Sample, other: Sample, level: float, seed: int, family: i
     images_needed = None
     if first.num_units > 1:
         draws = difference_draws(first, other, np.random.default_rng(seed), family)
-        low, high = _ends(draws, level)
+        low, high = ends(draws, level)
         if (first.mean != other.mean).any():
             tail = min((draws <= 0).sum(), (draws >= 0).sum())
             p_value = min(1.0, float(2 * (tail + 1) / (len(draws) + 1)))
@@ -217,7 +167,7 @@ def _difference(first: Sample, other: Sample, level: float, seed: int, family: i
         num_images=first.num_images,
         num_groups=first.num_units if first.num_units < first.num_images else None,
         images_needed=images_needed,
-        method=f"{_method(first, num_seeds)}, paired by image",
+        method=f"{method_of(first, num_seeds)}, paired by image",
     )
 
 

@@ -2,47 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from headstart.types import Interval
+from headstart.stats.intervals import accuracy_interval, wilson_interval
 
 LOG_LOSS_CLIP = float(np.finfo(np.float64).eps)  # as scikit-learn does, so that the two agree
 ECE_BINS = 15
 _SUM_TOLERANCE = 1e-3
 
 
-def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Compute the score interval of a proportion (Wilson 1927, doi:10.1080/01621459.1927.10502953).
-
-    With p = successes / n and z the normal quantile, the ends are
-    (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
-
-    Args:
-        successes: How many of the `n` went well.
-        n: How many there were, at least 1.
-        level: Coverage, between 0 and 1.
-
-    Raises:
-        ValueError: `n` is 0, or `successes` does not lie in 0..n.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"expected 0 <= successes <= n and n >= 1; got successes={successes}, n={n}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    p = successes / n
-    shrink = 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / shrink
-    half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / shrink
-    # At the borders the ends are 0 and 1 exactly; rounding must not leave 1 - 1e-16.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return Interval(p, low, high, level, "wilson")
-
-
-def classification_metrics(probabilities: ArrayLike, targets: ArrayLike, labels: Sequence[str]) -> dict[str, Any]:
+def classification_metrics(
+    probabilities: ArrayLike, targets: ArrayLike, labels: Sequence[str], groups: ArrayLike | None = None
+) -> dict[str, Any]:
     """Compute what `metrics.json` says about one split.
 
     The prediction is the most probable class, ties to the first. A figure that is not defined is None: the recall of a
@@ -54,11 +28,13 @@ def classification_metrics(probabilities: ArrayLike, targets: ArrayLike, labels:
         probabilities: `(N, C)`, rows summing to 1.
         targets: `(N,)`, indices of the true classes.
         labels: The C class names.
+        groups: `(N,)`, what each image belongs to (a patient, a burst); None: each image counts for itself.
 
     Returns:
-        `labels`, `num_images`, `accuracy` (value, low, high, level, method), `balanced_accuracy`, `macro_f1`,
-        `log_loss`, `ece`, `per_class` (label -> precision, recall, f1, num_images) and `confusion` (rows: true class,
-        columns: predicted class, in the order of `labels`).
+        `labels`, `num_images`, `num_groups` (where images come in groups), `accuracy` (value, low, high, level,
+        method), `balanced_accuracy`, `macro_f1`, `log_loss`, `ece`, `per_class` (label -> precision, recall, f1,
+        num_images; with groups `recall_low` and `recall_high` too) and `confusion` (rows: true class, columns:
+        predicted class, in the order of `labels`).
 
     Raises:
         ValueError: The shapes do not fit, a target is no class, or a row is no probability distribution.
@@ -68,11 +44,20 @@ def classification_metrics(probabilities: ArrayLike, targets: ArrayLike, labels:
     _refuse_misfits(p, y, labels)
     confusion = _confusion(y, p.argmax(axis=1), len(labels))
     per_class = _per_class(confusion)
-    num_correct = int(np.trace(confusion))
+    is_correct = p.argmax(axis=1) == y
+    num_groups = len(y) if groups is None else len(np.unique(np.asarray(groups)))
+    if num_groups == len(y):
+        of_groups = {}
+        accuracy = wilson_interval(int(is_correct.sum()), len(y))
+    else:
+        of_groups = {"num_groups": num_groups}
+        accuracy = accuracy_interval(is_correct, groups)
+        _add_recall_intervals(per_class, y, is_correct, np.asarray(groups))
     return {
         "labels": list(labels),
         "num_images": len(y),
-        "accuracy": asdict(wilson_interval(num_correct, len(y))),
+        **of_groups,
+        "accuracy": asdict(accuracy),
         "balanced_accuracy": _mean([row["recall"] for row in per_class]),
         "macro_f1": _mean([row["f1"] for row in per_class]),
         "log_loss": float(-np.log(np.clip(p[np.arange(len(y)), y], LOG_LOSS_CLIP, 1.0)).mean()) + 0.0,
@@ -134,6 +119,18 @@ def _per_class(confusion: NDArray[np.intp]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _add_recall_intervals(
+    rows: Sequence[dict[str, Any]], y: NDArray[Any], is_correct: NDArray[np.bool_], groups: NDArray[Any]
+) -> None:
+    """Add `recall_low` and `recall_high`, over groups, to the row of each class that has images."""
+    for label, row in enumerate(rows):
+        is_member = y == label
+        if is_member.any():
+            interval = accuracy_interval(is_correct[is_member], groups[is_member])
+            row["recall_low"] = interval.low
+            row["recall_high"] = interval.high
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -21,11 +21,12 @@ from headstart.data.manifest import data_name
 from headstart.errors import ConfigError, RunError, listed
 from headstart.files import csv_text, make_parent, write_atomic, write_json
 from headstart.runs import Run, locate, refuse_inside, sole_writer, tame
-from headstart.stats.compare import Difference, accuracy_interval, compare_to_first, difference_sentence
+from headstart.stats.compare import Difference, compare_to_first, difference_sentence
+from headstart.stats.intervals import accuracy_interval
 from headstart.studies.cells import run_cells
 from headstart.studies.grid import make_cells
 from headstart.studies.progress import StudyProgress, duration
-from headstart.studies.reported import Reported, check_same_images, read_reported
+from headstart.studies.reported import Reported, check_same_images, common_groups, read_reported
 from headstart.types import Interval
 
 RankedBy = Literal["selection", "accuracy"]
@@ -238,7 +239,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
         for other in each:
             check_same_images(first, other)
 
-    groups = first.group_numbers()
+    groups = common_groups(one for each in reported.values() for one in each)
     correct = {name: np.array([one.correct for one in each]) for name, each in reported.items()}
     ranked_by = _ranked_by([one.metrics for each in reported.values() for one in each])
     rows = []

@@ -1,7 +1,7 @@
 """What finished runs report: which images, in which groups, and whether each was right. Loads no torch."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,6 @@ class Reported:
     paths: list[str]
     groups: list[str | None]
     correct: npt.NDArray[np.bool_]
-
-    def group_numbers(self) -> npt.NDArray[np.int64] | None:
-        """Return a number per image, `(N,)`, equal within a group; None where no image has a group."""
-        if not any(self.groups):
-            return None
-        return np.array(group_numbers(self.groups), dtype=np.int64)
 
 
 def read_reported(run: Run) -> Reported:
@@ -88,6 +82,34 @@ def check_same_images(first: Reported, other: Reported) -> None:
         f"{len(other.images)}; {only_here.total()} are in the first alone and {only_there.total()} in the second"
         f"{labels}, such as {paths[0]}; compare runs with the same data, split_seed and max_per_class"
     )
+
+
+def common_groups(reported: Iterable[Reported]) -> npt.NDArray[np.int64] | None:
+    """Return a number per image, `(N,)`, equal within a group; None where no run knows of groups.
+
+    Runs of the same images may know different groups: one was trained from a folder, another from a table with patients
+    or bursts. Images that any of the runs puts into one group are in one, and so are those that a chain of such links.
+    """
+    numbers: npt.NDArray[np.int64] | None = None
+    for one in reported:
+        if not any(one.groups):
+            continue
+        found = np.array(group_numbers(one.groups), dtype=np.int64)
+        numbers = found if numbers is None else _joined(numbers, found)
+    return numbers
+
+
+def _joined(numbers: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the finest grouping in which whatever is together in either of two is together."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    # A graph between the groups of both; each image is an edge.
+    num_first = int(numbers.max()) + 1
+    size = num_first + int(others.max()) + 1
+    edges = coo_array((np.ones(len(numbers)), (numbers, num_first + others)), shape=(size, size))
+    component = connected_components(edges, directed=False)[1]
+    return np.asarray(component[numbers], dtype=np.int64)
 
 
 def group_runs(paths: Sequence[str | Path]) -> dict[str, tuple[Run, ...]]:

@@ -6,8 +6,8 @@ from benchmarks.coverage import Scenario, measure
 from scipy.stats import binomtest
 
 from headstart.stats import compare, resampling
-from headstart.stats.compare import Difference, accuracy_interval, compare_to_first, difference_sentence
-from headstart.stats.metrics import wilson_interval
+from headstart.stats.compare import Difference, compare_to_first, difference_sentence
+from headstart.stats.intervals import accuracy_interval, wilson_interval
 
 
 def answers(num_seeds, num_images, accuracy, *, seed=0, agree=0.8):

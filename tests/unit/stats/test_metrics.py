@@ -1,11 +1,13 @@
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from headstart.stats.metrics import LOG_LOSS_CLIP, classification_metrics, expected_calibration_error, wilson_interval
+from headstart.stats.intervals import accuracy_interval, wilson_interval
+from headstart.stats.metrics import LOG_LOSS_CLIP, classification_metrics, expected_calibration_error
 
 
 def random_case(seed: int, num_images: int = 200, num_classes: int = 5):
@@ -146,3 +148,29 @@ def test_ece_bins_are_closed_on_the_right():
 def test_what_is_no_result_is_refused(probabilities, targets):
     with pytest.raises(ValueError, match=r"expected|targets|row"):
         classification_metrics(probabilities, targets, ["a", "b"])
+
+
+def test_images_in_groups_count_by_group():
+    """Twenty patients with ten pictures each, right or wrong as a whole, tell as much as twenty pictures do."""
+    right = np.repeat(np.arange(20) < 16, 10)
+    groups = np.repeat(np.arange(20), 10)
+    targets = np.tile([0, 1], 100)
+    predicted = np.where(right, targets, 1 - targets)
+    found = classification_metrics(np.eye(2)[predicted], targets, ["ant", "bee"], groups)
+    alone = classification_metrics(np.eye(2)[predicted], targets, ["ant", "bee"])
+    one_of_each = wilson_interval(16, 20)
+    assert found["num_groups"] == 20
+    assert "num_groups" not in alone
+    assert found["accuracy"] == asdict(accuracy_interval(right, groups))
+    assert found["accuracy"]["method"].startswith("bootstrap over 200 images in 20 groups")
+    width = found["accuracy"]["high"] - found["accuracy"]["low"]
+    assert width == pytest.approx(one_of_each.high - one_of_each.low, rel=0.15)
+    assert width > 2.5 * (alone["accuracy"]["high"] - alone["accuracy"]["low"])
+    for row in found["per_class"].values():
+        assert row["recall_low"] < 0.65 < 0.9 < row["recall_high"]
+    assert "recall_low" not in alone["per_class"]["ant"]
+
+
+def test_groups_of_one_image_are_no_groups():
+    case = random_case(1)
+    assert classification_metrics(*case, np.arange(len(case[1]))) == classification_metrics(*case)

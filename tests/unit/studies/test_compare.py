@@ -20,12 +20,12 @@ from headstart.errors import ConfigError, DataError, HeadstartError, RunError
 from headstart.experiment import tools
 from headstart.experiment.resolve import decide
 from headstart.runs import open_run
-from headstart.stats.metrics import wilson_interval
+from headstart.stats.intervals import wilson_interval
 from headstart.studies.cells import run_cells
 from headstart.studies.compare import compare, compare_runs
 from headstart.studies.grid import make_cells, parse_vary
 from headstart.studies.progress import TimeLeft, duration
-from headstart.studies.reported import group_runs
+from headstart.studies.reported import common_groups, group_runs, read_reported
 from headstart.types import StepChoice
 from tests.helpers.pictures import COLOURS
 
@@ -395,10 +395,12 @@ def test_an_interrupted_run_keeps_its_score(image_folder, tmp_path, moment):
 # Runs that exist: made by hand, so that what is right and what is scored can be chosen
 
 
-def fake_run(folder: Path, right: str, score: float | None = None, *, seed=0, images="i", chosen="c", **settings):
+def fake_run(
+    folder: Path, right: str, score: float | None = None, *, seed=0, images="i", chosen="c", groups=None, **settings
+):
     """Write a run that reports `len(right)` images and was right where `right` has a 1."""
     records = [
-        ImageRecord(f"/{folder.name}/{images}{n:03}", n % 2, "validation", None, f"{images}{n:03}")
+        ImageRecord(f"/{folder.name}/{images}{n:03}", n % 2, "validation", groups and groups[n], f"{images}{n:03}")
         for n in range(len(right))
     ]
     manifest = Manifest("set", ("ant", "bee"), tuple(records))
@@ -437,6 +439,26 @@ def test_the_rank_follows_the_score_and_not_the_accuracy(tmp_path):
     assert comparison.differences["lucky"].difference == pytest.approx(-0.25)
     assert "5 images that are not reported" in comparison.verdict[0]
     assert [row.seconds for row in comparison.rows] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_groups_count_whichever_of_the_runs_knows_them(tmp_path, is_first):
+    """A folder has no groups; a table of the same images may name them."""
+    right = "1" * 16 + "0" * 4
+    plain = fake_run(tmp_path / "plain", right)
+    grouped = fake_run(tmp_path / "grouped", right, groups=[str(n // 4) for n in range(20)])
+    cells = {"grouped": [grouped], "plain": [plain]} if is_first else {"plain": [plain], "grouped": [grouped]}
+    comparison = compare_runs(cells)
+    assert comparison.num_groups == 5
+    assert comparison.rows[0].accuracy == comparison.rows[1].accuracy
+    assert "in 5 groups" in comparison.rows[0].accuracy.method
+
+
+def test_groups_of_two_runs_are_joined_where_they_overlap(tmp_path):
+    pairs = fake_run(tmp_path / "pairs", "1" * 8, groups=["a", "a", "b", "b", "c", "c", None, None])
+    chain = fake_run(tmp_path / "chain", "1" * 8, groups=[None, "x", "x", None, "y", "y", None, None])
+    found = common_groups([read_reported(pairs), read_reported(chain)])
+    assert [found.tolist().index(number) for number in found.tolist()] == [0, 0, 0, 0, 4, 4, 6, 7]
 
 
 @pytest.mark.parametrize("scores", [(None, None), (0.5, None), (0.5, 0.2)])
