@@ -70,28 +70,31 @@ def open_engine(
     device: torch.device,
     has_head: bool,
     say: Callable[[str], None],
+    may_vary: bool = False,
 ) -> tuple[Engine, Rows, Rows]:
-    """Find the first engine that agrees with PyTorch in 32 bits on some real images.
+    """Find the first engine that agrees with PyTorch in 32 bits on some images.
 
     Args:
         module: Maps normalised images (N, 3, H, W) to one tensor; in eval mode, on the device.
         spec: How images become its input.
-        samples: `uint8` (N, H, W, 3), the first images of the work to be done.
+        samples: `uint8` (N, H, W, 3), to compare on: the first images of the work to be done, or `made_pictures`.
         candidates: From `choices`.
         device: Where the module is.
         has_head: Whether the output is logits, so that the most probable class is compared too.
         say: Told which engine was refused, and why.
+        may_vary: Whether in 32 bits the last digits of an image's result may depend on how many images go through the
+            network together. Otherwise they do not: PyTorch's passes are filled up to one size.
 
     Returns:
         The engine, PyTorch's results on the samples and the engine's.
     """
-    plain = TorchEngine(module, spec, "32", device, fold=False, batch=NUM_SAMPLES)
+    plain = TorchEngine(module, spec, "32", device, fold=False, batch=None if may_vary else NUM_SAMPLES)
     expected = next(iter(plain.run([samples])))
     makers: dict[str, Callable[[str], Engine]] = {}
     for choice in candidates:
         try:
             if choice.name not in makers:
-                makers[choice.name] = ENGINES[choice.name].prepare(module, spec, device)
+                makers[choice.name] = ENGINES[choice.name].prepare(module, spec, device, may_vary)
             engine = makers[choice.name](choice.precision)
             found = np.concatenate(list(engine.run([samples])))
             reason = disagreement(found, expected, choice.precision, has_head=has_head)

@@ -39,10 +39,10 @@ class EngineKind:
     Attributes:
         runs_on: Where it runs, for people: `a CPU`.
         precisions: Maps a device to the precisions that are worth trying there, fastest first; empty: none runs there.
-        prepare: Takes a network, how images become its input, and its device; returns what makes the engine in a
-            precision. Both may raise anything where the network cannot be run.
+        prepare: Takes a network, how images become its input, its device and `may_vary` of `choose.open_engine`;
+            returns what makes the engine in a precision. Both may raise anything where the network cannot be run.
     """
 
     runs_on: str
     precisions: Callable[[torch.device], tuple[str, ...]]
-    prepare: Callable[[nn.Module, InputSpec, torch.device], Callable[[str], Engine]]
+    prepare: Callable[[nn.Module, InputSpec, torch.device, bool], Callable[[str], Engine]]

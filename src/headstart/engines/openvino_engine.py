@@ -4,6 +4,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -18,17 +19,17 @@ from headstart.machine import has_bf16
 from headstart.preprocessing import Pixels, byte_statistics
 from headstart.types import InputSpec
 
-# Measured: four images at a time keep the activations of common networks in the processor's cache.
-BATCH = 4
-_PATIENCE_S = 600.0
+Row = npt.NDArray[np.float32]
 
 
 @final
 class OpenVINOEngine:
-    """A compiled network: `uint8` pixels in, `float32` out, several requests at once.
+    """A compiled network: `uint8` pixels in, `float32` out; any number of threads may use it at once.
 
-    An image's result depends neither on the other images of its batch nor on the number of streams (checked by
-    tests/contract/test_engines.py), so rows computed in any order are the same bits.
+    Images go through the network one by one, in as many threads as OpenVINO has streams. Each of these threads has an
+    inference request of its own, so that no result can reach another caller. An image's result depends neither on the
+    other images nor on the number of streams (checked by tests/contract/test_engines.py), so rows computed in any order
+    are the same bits.
 
     Attributes:
         name: `openvino`.
@@ -55,58 +56,50 @@ class OpenVINOEngine:
         with _as_engine_error():
             import openvino as ov
 
-            compiled = ov.Core().compile_model(model, "CPU", options)
-            self._row_shape = tuple(compiled.output(0).shape)[1:]
-            self._queue = ov.AsyncInferQueue(compiled, 2 * compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._queue.set_callback(lambda request, token: token[0].put(token[1], request.get_output_tensor(0).data))
+            self._compiled = ov.Core().compile_model(model, "CPU", options)
+            self._row_shape = tuple(self._compiled.output(0).shape)[1:]
+            self._num_streams: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests = threading.local()
+        self._workers = ThreadPoolExecutor(self._num_streams, thread_name_prefix="headstart-openvino")
 
     def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
         """Map batches `uint8` (N, H, W, 3), each of any N, to `float32` (N, ...), in order and ahead of their use."""
-        pending: deque[_Job] = deque()
-        ahead = 2 + len(self._queue) // 4
+        pending: deque[list[Future[Row]]] = deque()
+        num_pending = 0
         try:
             for pixels in batches:
-                job = _Job(len(pixels), self._row_shape)
-                pending.append(job)
-                for start in range(0, len(pixels), BATCH):
-                    self._queue.start_async({0: _padded(pixels[start : start + BATCH])}, (job, start))
-                while len(pending) > ahead:
-                    yield pending.popleft().result()
+                pending.append([self._workers.submit(self._row, image) for image in pixels])
+                num_pending += len(pixels)
+                # The workers need something to do while the caller works on a result.
+                while num_pending - len(pending[0]) >= 2 * self._num_streams:
+                    num_pending -= len(pending[0])
+                    yield self._joined(pending.popleft())
             while pending:
-                yield pending.popleft().result()
+                yield self._joined(pending.popleft())
         finally:
-            self._queue.wait_all()  # a queue that goes away under a running callback would wait for it for ever
+            for rows in pending:
+                for row in rows:
+                    row.cancel()
 
+    def _row(self, image: npt.NDArray[np.uint8]) -> Row:
+        """Compute the result of one image; called in a worker."""
+        request = getattr(self._requests, "own", None)
+        if request is None:
+            request = self._requests.own = self._compiled.create_infer_request()
+        request.infer({0: np.ascontiguousarray(image[None])}, share_inputs=True)
+        row: Row = request.get_output_tensor(0).data[0].copy()
+        return row
 
-class _Job:
-    """A batch that is being computed, in parts that end in any order."""
-
-    def __init__(self, num_images: int, row_shape: tuple[int, ...]) -> None:
-        self._rows = np.empty((num_images, *row_shape), dtype=np.float32)
-        self._left = -(-num_images // BATCH)
-        self._done = threading.Event()
-        if not num_images:
-            self._done.set()
-
-    def put(self, start: int, rows: npt.NDArray[np.float32]) -> None:
-        self._rows[start : start + BATCH] = rows[: len(self._rows) - start]
-        self._left -= 1  # callbacks hold the interpreter's lock
-        if not self._left:
-            self._done.set()
-
-    def result(self) -> npt.NDArray[np.float32]:
-        if not self._done.wait(_PATIENCE_S):
-            raise EngineError(f"OpenVINO gave no result in {_PATIENCE_S:.0f} s; use --engine torch")
-        return self._rows
-
-
-def _padded(pixels: Pixels) -> Pixels:
-    missing = BATCH - len(pixels)
-    return pixels if not missing else np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
+    def _joined(self, rows: list[Future[Row]]) -> npt.NDArray[np.float32]:
+        joined = np.empty((len(rows), *self._row_shape), dtype=np.float32)
+        with _as_engine_error():
+            for position, row in enumerate(rows):
+                joined[position] = row.result()
+        return joined
 
 
 def convert(module: nn.Module, spec: InputSpec) -> Any:
-    """Convert a network to OpenVINO's representation, with its preprocessing, for batches of `BATCH` images.
+    """Convert a network to OpenVINO's representation, with its preprocessing, for one image at a time.
 
     Args:
         module: Maps normalised images (N, 3, H, W) to one tensor; in eval mode.
@@ -120,7 +113,7 @@ def convert(module: nn.Module, spec: InputSpec) -> Any:
         from openvino.preprocess import PrePostProcessor
 
         model = _from_trace(module, spec)
-        model.reshape([BATCH, 3, *spec.size])
+        model.reshape([1, 3, *spec.size])
         steps = PrePostProcessor(model)
         steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
         steps.input().model().set_layout(ov.Layout("NCHW"))
@@ -177,7 +170,9 @@ def _precisions(device: torch.device) -> tuple[str, ...]:
     return ("bf16", "32") if has_bf16() else ("32",)
 
 
-def _prepare(module: nn.Module, spec: InputSpec, device: torch.device) -> Callable[[str], OpenVINOEngine]:
+def _prepare(
+    module: nn.Module, spec: InputSpec, device: torch.device, may_vary: bool
+) -> Callable[[str], OpenVINOEngine]:
     model = convert(module, spec)  # once for all precisions
     return lambda precision: OpenVINOEngine(model, precision)
 

@@ -1,12 +1,13 @@
 """Classify pictures with a trained model, from the files of a run or model folder."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,8 @@ from headstart.data.sources import Picture, Source
 from headstart.data.threads import default_threads
 from headstart.devices import pick_device
 from headstart.engines.choose import choices, open_engine
-from headstart.engines.engine import NUM_SAMPLES, Engine
-from headstart.engines.torch_engine import TorchEngine
+from headstart.engines.engine import Engine
+from headstart.engines.samples import made_pictures
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
 from headstart.inference.inputs import NAMED_FILES, Inputs, Item, View, as_picture, as_pictures, decoded_views
 from headstart.models.classifier import ClassifierNetwork, load_classifier
@@ -27,6 +28,9 @@ from headstart.runs import locate, open_run
 from headstart.types import InputSpec
 
 Probabilities = npt.NDArray[np.float32]
+
+# A fault of a converted network shows on any picture. A few are compared because the first classification waits.
+_NUM_MADE = 4
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,17 @@ class Prediction:
 
 @final
 class Classifier:
-    """A trained classifier: pictures in, labels and probabilities out.
+    """A trained classifier: pictures in, labels and probabilities out. Any number of threads may use one.
 
-    It preprocesses as in training's evaluation. What it says of a picture does not depend on the others in the batch
-    (to about 1e-5 of a probability). A few pictures are classified by PyTorch in 32 bits; from 16 on the fastest engine
-    is opened that agrees with that on the first of them (logits to 1e-4 in 32 bits, 2e-2 in bf16). Made by
-    `headstart.load`.
+    It preprocesses as in training's evaluation. One engine runs the network for as long as the object lives: the
+    fastest of this machine that agrees with PyTorch in 32 bits (logits to 1e-4; to 2e-2 where bf16 was asked for) on a
+    few pictures that are always the same. So what is said of a picture depends neither on the others in the batch nor
+    on what was classified before: with OpenVINO to the bit, with PyTorch to about 1e-5 of a probability. The first use
+    opens the engine, which takes about a second for a small network. A copy, or one that was pickled, opens its own.
+    Made by `headstart.load`.
 
     Attributes:
-        notes: Which engines were refused, and why, for people.
+        notes: Which engines were refused, and why, for people; known after the first use.
     """
 
     def __init__(
@@ -70,7 +76,7 @@ class Classifier:
             model: Network, labels and input spec.
             device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
             engine: `auto`, `openvino` or `torch`.
-            precision: Of the engine: `auto`, `32` or `bf16`.
+            precision: Of the engine: `32`, which is what `auto` means here, or `bf16`.
 
         Raises:
             ConfigError: The device, engine or precision is not known or not there.
@@ -78,10 +84,21 @@ class Classifier:
         self._model = model
         self._device = pick_device(device)
         model.network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # In bf16 probabilities would be up to 0.04 away, and only where the processor has it.
+        precision = "32" if precision == "auto" else precision
         self._candidates = choices(self._device, engine=engine, precision=precision)
-        self._plain: Engine = TorchEngine(model.network, model.spec, "32", self._device, fold=False)
         self._engine: Engine | None = None
+        self._lock = threading.Lock()
         self.notes: list[str] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process: the engine and its lock."""
+        return {**vars(self), "_engine": None, "_lock": None, "notes": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` gave."""
+        vars(self).update(state)
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Classifier({self.backbone}, {len(self.labels)} labels, on {self._device})"
@@ -108,9 +125,9 @@ class Classifier:
 
     @property
     def engine(self) -> tuple[str, str]:
-        """The engine in use and its precision: `("openvino", "32")`."""
-        used = self._engine or self._plain
-        return used.name, used.precision
+        """The engine and its precision, such as `("openvino", "32")`; opens it where that was not done yet."""
+        engine = self._opened()
+        return engine.name, engine.precision
 
     def predict(self, inputs: Inputs, *, top_k: int = 1, batch_size: int = 32) -> list[Prediction]:
         """Classify pictures.
@@ -161,30 +178,24 @@ class Classifier:
         Yields:
             The probabilities, `float32` (N, C), in order.
         """
-        coming = iter(batches)
-        first: list[Pixels] = []
-        if self._engine is None:
-            num_views = 0
-            for views in coming:
-                first.append(views)
-                num_views += len(views)
-                if num_views >= NUM_SAMPLES:
-                    self._engine = self._open(np.concatenate(first)[:NUM_SAMPLES])
-                    break
-        for logits in (self._engine or self._plain).run(chain(first, coming)):
+        for logits in self._opened().run(batches):
             yield _softmax(logits)
 
-    def _open(self, samples: Pixels) -> Engine:
-        engine, _, _ = open_engine(
-            self._model.network,
-            self._model.spec,
-            samples,
-            self._candidates,
-            device=self._device,
-            has_head=True,
-            say=self.notes.append,
-        )
-        return engine
+    def _opened(self) -> Engine:
+        """Return the engine, which is decided on once."""
+        with self._lock:
+            if self._engine is None:
+                self._engine, _, _ = open_engine(
+                    self._model.network,
+                    self._model.spec,
+                    made_pictures(self._model.spec, _NUM_MADE),
+                    self._candidates,
+                    device=self._device,
+                    has_head=True,
+                    say=self.notes.append,
+                    may_vary=True,
+                )
+        return self._engine
 
 
 def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precision: str = "auto") -> Classifier:
@@ -194,7 +205,7 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
         path: A run folder, or its `model` folder, wherever that was copied to.
         device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
         engine: `openvino` (on a CPU), `torch`, or `auto`: the fastest that agrees with PyTorch in 32 bits.
-        precision: `32`, `bf16`, or `auto`: what the processor has, if the results agree.
+        precision: `32`, which is what `auto` means here, or `bf16`: faster where the processor has it, and farther off.
 
     Raises:
         RunError: There is no such folder, or the run is not finished.

@@ -30,7 +30,7 @@ def run_folder(network, tmp_path_factory) -> Path:
     return run.path
 
 
-@pytest.fixture(scope="module")  # opens its engine once enough pictures have passed
+@pytest.fixture(scope="module")  # opens its engine once
 def classifier(run_folder) -> Classifier:
     return load(run_folder, device="cpu")
 

@@ -35,7 +35,7 @@ def test_figures_are_those_of_predict(classifier, records, pictures):
 
 def test_what_the_figures_say_of_themselves(classifier, records):
     metrics, _ = evaluate(classifier, records, LABELS, source=FILES)
-    assert (metrics["split"], metrics["engine"], metrics["precision"]) == ("test", "torch", "32")
+    assert (metrics["split"], metrics["engine"], metrics["precision"]) == ("test", "openvino", "32")
     assert metrics["selected_on_reported"] is False
     assert metrics["time_s"]["evaluate"] >= 0
     json.dumps(metrics, allow_nan=False)

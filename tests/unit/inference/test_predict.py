@@ -1,6 +1,9 @@
+import copy
 import gc
+import pickle
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,6 @@ import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from headstart.engines.engine import NUM_SAMPLES
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
 from headstart.inference.predict import Classifier, Prediction, load, predict_stream, probabilities_stream
 from headstart.preprocessing import decode, eval_view
@@ -55,6 +57,85 @@ def test_batch_mates_do_not_matter(classifier, pictures):
         np.testing.assert_allclose(classifier.predict_proba(pictures, batch_size=batch_size), alone, atol=1e-5)
     backwards = classifier.predict_proba(pictures[::-1])
     np.testing.assert_allclose(backwards[::-1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(("engine", "tolerance"), [("openvino", 0), ("torch", 1e-5)])
+def test_what_was_classified_before_does_not_matter(network, engine, tolerance):
+    many = np.stack([np.asarray(make_picture(seed)) for seed in range(40)])
+    fresh = Classifier(network, "cpu", engine=engine)
+    before = np.concatenate([fresh.predict_proba(picture) for picture in many])
+    together = fresh.predict_proba(many)
+    after = np.concatenate([fresh.predict_proba(picture) for picture in many])
+    began_with_many = Classifier(network, "cpu", engine=engine).predict_proba(many)
+    assert np.ptp(together, axis=0).max() > 0.01
+    for found in (before, after, began_with_many):
+        np.testing.assert_allclose(found, together, rtol=0, atol=tolerance)
+
+
+def test_the_engine_is_the_same_for_one_picture_and_for_many(network, pictures):
+    one = Classifier(network, "cpu")
+    one.predict(pictures[0])
+    opened = one.engine
+    one.predict(pictures * 6)
+    many = Classifier(network, "cpu")
+    many.predict(pictures * 6)
+    assert one.engine == many.engine == opened == Classifier(network, "cpu").engine == ("openvino", "32")
+
+
+# Threads and copies
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_threads_may_share_a_classifier(network, engine):
+    many = np.stack([np.asarray(make_picture(seed)) for seed in range(40)])
+    expected = Classifier(network, "cpu", engine=engine).predict_proba(many)
+    shared = Classifier(network, "cpu", engine=engine)
+
+    def classify(number: int) -> float:
+        size = 1 + number % 3  # also while the first of them opens the engine
+        wanted = np.arange(number, number + size) % len(many)
+        found = shared.predict_proba(many[wanted], batch_size=2)
+        return float(np.abs(found - expected[wanted]).max())
+
+    with ThreadPoolExecutor(8) as threads:
+        assert max(threads.map(classify, range(200))) < 1e-5
+
+
+def test_two_streams_in_one_thread_do_not_mix(classifier, pictures):
+    expected = classifier.predict(pictures)
+    backwards = predict_stream(classifier, pictures[::-1], batch_size=2)
+    for forward, back, position in zip(
+        predict_stream(classifier, pictures, batch_size=3), backwards, range(len(pictures)), strict=True
+    ):
+        assert forward == expected[position]
+        assert back == expected[-1 - position]
+
+
+@pytest.mark.parametrize("num_before", [0, 1, 40])
+def test_a_copy_says_the_same_whatever_was_classified_before(network, num_before):
+    original = Classifier(network, "cpu")
+    many = np.stack([np.asarray(make_picture(seed)) for seed in range(40)])
+    original.predict_proba(many[:num_before])
+    for other in (pickle.loads(pickle.dumps(original)), copy.deepcopy(original), copy.copy(original)):
+        np.testing.assert_array_equal(other.predict_proba(many), original.predict_proba(many))
+        assert (other.labels, other.spec, other.engine) == (original.labels, original.spec, original.engine)
+
+
+def test_an_engine_is_given_up_with_its_classifier(network, pictures):
+    def workers() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name.startswith("headstart-openvino")]
+
+    gc.collect()
+    before = len(workers())
+    classifier = Classifier(network, "cpu")
+    classifier.predict(pictures)
+    started = workers()
+    assert len(started) > before
+    del classifier
+    gc.collect()
+    for thread in started[before:]:
+        thread.join(10)
+    assert len(workers()) <= before
 
 
 def test_predicting_twice_is_the_same_to_the_bit(classifier, pictures):
@@ -202,14 +283,12 @@ def test_a_stream_reads_no_further_than_it_must(network, pictures, engine):
 
     stream = predict_stream(Classifier(network, "cpu", engine=engine), endless(), batch_size=4, threads=2)
     decoded_ahead = 4 + 2 * 2
-    next(stream)  # the engine is chosen by the first pictures
-    assert taken <= NUM_SAMPLES + decoded_ahead + 1
     ahead = []
-    for number in range(2, 301):
+    for number in range(1, 301):
         next(stream)
         ahead.append(taken - number)
-    if engine == "torch":  # which waits for a whole pass through the network
-        assert max(ahead[NUM_SAMPLES:]) <= NUM_SAMPLES + decoded_ahead
+    if engine == "torch":  # which computes a batch when it is asked for
+        assert max(ahead) <= 4 + decoded_ahead
     else:  # some batches are on their way through the engine; how many depends on the machine, not on the stream
         assert max(ahead[100:]) <= max(ahead[:100])
     stream.close()
