@@ -12,6 +12,7 @@ from rich.table import Table
 
 from headstart.errors import RunError, either
 from headstart.files import make_parent
+from headstart.stats.baseline import baseline, baseline_note, worst_class
 from headstart.stats.caveats import caveats
 from headstart.types import Interval
 
@@ -95,12 +96,17 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
         line += f" in {metrics['num_groups']} groups"
     reasons = [caveat.reason for caveat in caveats(metrics)]
     if reasons:
-        line += f"; too good, because {either(reasons, 'and')}"
+        line += f"; optimistic, because {either(reasons, 'and')}"
     console.print(line, soft_wrap=True)
+    balanced = f"balanced accuracy {metrics['balanced_accuracy']:.3f}"
+    console.print(f"{baseline(metrics)}; {balanced}; {worst_class(metrics)}", soft_wrap=True)
+    note = baseline_note(metrics)
+    if note:
+        console.print(f"note: {note}", soft_wrap=True)
     if brief:
         return
 
-    names = ("balanced_accuracy", "macro_f1", "log_loss", "ece")
+    names = ("macro_f1", "log_loss", "ece")
     console.print(", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in names), soft_wrap=True)
 
     table = _table("class", "images", "precision", "recall", "f1")
@@ -127,9 +133,11 @@ def print_comparison(comparison: "Comparison") -> None:
     console = _console()
     is_ranked_by_loss = comparison.ranked_by == "selection"
     headings = [
-        "", "accuracy", f"{comparison.level:.0%} interval", "first is ahead by", "p (Holm)", "seconds", "trainable",
+        "", "accuracy", f"{comparison.level:.0%} interval", "behind the first", "p (Holm)", "seconds", "trainable",
         "peak MB",
     ]  # fmt: skip
+    if not comparison.baseline.is_even:
+        headings.insert(2, "balanced")
     if is_ranked_by_loss:
         headings.insert(1, "selection loss")
     table = _table(*headings)
@@ -146,6 +154,8 @@ def print_comparison(comparison: "Comparison") -> None:
             f"{row.trainable_parameters:,}",
             "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.0f}",
         ]
+        if not comparison.baseline.is_even:
+            cells.insert(2, _figure(row.balanced_accuracy))
         if is_ranked_by_loss:
             cells.insert(1, _figure(row.selection_log_loss))
         table.add_row(*cells)

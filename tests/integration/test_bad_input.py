@@ -926,13 +926,13 @@ WEIGHTS = [
     Row(
         "damaged safetensors",
         "train fruit --backbone simple-cnn --image-size 16 --strategy full --weights w.safetensors",
-        "error: w.safetensors cannot be read as safetensors ({any}): it is damaged; bring it again",
+        "error: w.safetensors cannot be read as safetensors ({any}): it is damaged; copy it again",
         before=(write("w.safetensors", "no tensors"),),
     ),
     Row(
         "cut safetensors",
         "train fruit --backbone simple-cnn --image-size 16 --strategy full --weights w.safetensors",
-        "error: w.safetensors cannot be read as safetensors ({any}): it is damaged; bring it again",
+        "error: w.safetensors cannot be read as safetensors ({any}): it is damaged; copy it again",
         before=(
             copy("run/model/model.safetensors", "w.safetensors"),
             cut("w.safetensors", 99),
@@ -1183,7 +1183,7 @@ RUNS = [
     Row(
         "model without its preprocessing",
         "predict run fruit",
-        "error: run/model/preprocessor_config.json is missing: the model folder is not complete; bring it again",
+        "error: run/model/preprocessor_config.json is missing: the model folder is not complete; copy it again",
         before=(remove("run/model/preprocessor_config.json"),),
     ),
     Row(

@@ -199,8 +199,8 @@ def test_selecting_on_the_reported_images_is_marked(headstart, image_folder, tmp
     outcome = headstart(*words)
     assert outcome.code == 0, outcome.err
     assert json.loads((out / "metrics.json").read_text())["selected_on_reported"] is True
-    assert "too good" in outcome.err
-    assert "too good, because these images also selected the model" in outcome.out
+    assert "optimistic" in outcome.err
+    assert "optimistic, because these images also selected the model" in outcome.out
     assert "**These images also selected the model" in (out / "model" / "README.md").read_text()
 
 

@@ -76,7 +76,7 @@ def test_evaluate(headstart, old):
 def test_evaluate_knows_what_the_run_has_seen(headstart, old):
     outcome = headstart("evaluate", old, "fruit", "--split", "train")
     assert outcome.code == 0
-    seen = "note: the model was trained on 15 of these 15 images, so the figure is too good\n"
+    seen = "note: the model was trained on 15 of these 15 images, so the figure is optimistic\n"
     assert outcome.err == seen
     # Its model folder finds the manifest beside it.
     assert headstart("evaluate", old / "model", "fruit", "--split", "train").err == seen

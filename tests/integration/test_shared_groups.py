@@ -19,7 +19,7 @@ from tests.helpers.pictures import COLOURS, write_folder
 REASON = "2 groups of these images are in other splits too"
 REFUSAL = (
     "error: in {table}, 2 groups are in more than one split: 'p0' (3 train, 3 test), 'p1' (3 train, 3 test). What is "
-    "learnt from one part of a group helps with the other, so the figures would be too good. Give each group one "
+    "learnt from one part of a group helps with the other, so the figures would be optimistic. Give each group one "
     "split, or leave out the column split: then Headstart splits by groups. --leaks keep goes on and marks the "
     "figures\n"
 )
@@ -73,12 +73,12 @@ def test_kept_groups_mark_the_figure_everywhere(run, said, capsys, headstart, tm
     assert run.metrics()["shared_groups"] == 2
     assert run.data_report()["shared_groups"][1] == {"group": "p1", "counts": {"train": 3, "test": 3}}
     print_metrics(run.metrics(), brief=True)
-    assert capsys.readouterr().out.endswith(f"; too good, because {REASON}\n")
+    assert f"; optimistic, because {REASON}\n" in capsys.readouterr().out
     card = (run.model_folder / "README.md").read_text()
-    assert f"**{REASON}, so these figures are too good.**" in card
+    assert f"**{REASON}, so these figures are optimistic.**" in card
     assert "These images selected nothing" in card
     page = write_report([run.path], tmp_path / "page.html").read_text()
-    assert f"† {REASON}, so every figure marked † is too good. Keep each group in one split" in page
+    assert f"† {REASON}, so every figure marked † is optimistic. Keep each group in one split" in page
 
     other = shutil.copytree(run.path, tmp_path / "other")
     config = (other / "config.yaml").read_text()
@@ -93,6 +93,6 @@ def test_kept_groups_mark_the_figure_everywhere(run, said, capsys, headstart, tm
 def test_an_evaluation_says_which_groups_the_model_knows(run, table):
     seen = evaluate_folder(run.path, str(table), display=Display(), engine="torch")["seen_by_the_model"]
     assert seen == [
-        "6 of these 9 images have a group that the model was also trained on, judged by its name, so the figure is too "
-        "good"
+        "6 of these 9 images have a group that the model was also trained on, judged by its name, so the figure is "
+        "optimistic"
     ]

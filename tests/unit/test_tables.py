@@ -12,17 +12,24 @@ def metrics(num_classes: int = 3, **more: object) -> dict[str, object]:
     return {"split": "test", "selected_on_reported": False, **found, **more}
 
 
-def test_the_accuracy_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_accuracy_stands_beside_its_baseline(capsys: pytest.CaptureFixture[str]) -> None:
     print_metrics(metrics(), brief=True)
-    assert capsys.readouterr().out == "accuracy 0.667 (95% interval 0.208 to 0.939) on 3 test images\n"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "accuracy 0.667 (95% interval 0.208 to 0.939) on 3 test images"
+    assert lines[1] == (
+        "always saying 'class 1', the largest class, would get 0.667; balanced accuracy 0.750; "
+        "lowest recall 0.500, of 'class 1' (2 images)"
+    )
+    assert lines[2] == "note: this accuracy cannot be told from that of always saying 'class 1', 0.667"
     print_metrics(metrics(selected_on_reported=True), brief=True)
-    assert capsys.readouterr().out.endswith("images; too good, because these images also selected the model\n")
+    marked = capsys.readouterr().out.splitlines()[0]
+    assert marked.endswith("images; optimistic, because these images also selected the model")
 
 
 def test_the_other_figures_are_tables(capsys: pytest.CaptureFixture[str]) -> None:
     print_metrics(metrics())
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1][:3] == ["balanced", "accuracy", "0.750,"]
+    assert lines[3][:3] == ["macro", "f1", "0.667,"]
     assert ["class", "images", "precision", "recall", "f1"] in lines
     assert ["[b]ant[/b]", "1", "0.500", "1.000", "0.667"] in lines
     assert ["class", "2", "0", "-", "-", "-"] in lines

@@ -250,7 +250,7 @@ def check_groups(manifest: Manifest, source: str) -> None:
     named = listed((shared_group_text(each) for each in shared), 3)
     raise DataError(
         f"in {source}, {what} in more than one split: {named}. What is learnt from one part of a group helps with the "
-        "other, so the figures would be too good. Give each group one split, or leave out the column split: then "
+        "other, so the figures would be optimistic. Give each group one split, or leave out the column split: then "
         "Headstart splits by groups. --leaks keep goes on and marks the figures"
     )
 

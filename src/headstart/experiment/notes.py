@@ -22,7 +22,7 @@ def plan_notes(config: Config, resolved: Resolved, model: ClassifierNetwork, pla
     if config.solver == "lbfgs" and "solver" not in ineffective and not is_solved:
         notes.append("solver=lbfgs has no effect: it solves a linear head in a phase of its own; the head is trained")
     if config.select_on == "reported" and config.selects:
-        notes.append("select_on=reported: the reported images also select, so the figure is too good; it is marked")
+        notes.append("select_on=reported: the reported images also select, so the figure is optimistic; it is marked")
     return notes
 
 

@@ -114,12 +114,12 @@ def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
     for use, split in uses.items():
         used = {record.sha256 for record in known.records if record.split == split}
         if count := sum(record.sha256 in used for record in records):
-            lines.append(f"the model {use} {count} of these {len(records)} images, so the figure is too good")
+            lines.append(f"the model {use} {count} of these {len(records)} images, so the figure is optimistic")
     trained = {record.group for record in known.of_split("train")} - {None}
     if count := sum(record.group in trained for record in records):
         lines.append(
             f"{count} of these {len(records)} images have a group that the model was also trained on, judged by its "
-            "name, so the figure is too good"
+            "name, so the figure is optimistic"
         )
     return lines
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from headstart.data.manifest import ImageRecord, group_numbers
 from headstart.data.sources import CheckedSource, Source, shown
 from headstart.errors import DataError, ModelError, did_you_mean, listed
 from headstart.inference.predict import Classifier, Probabilities, all_probabilities
+from headstart.stats.baseline import baseline, worst_class
 from headstart.stats.metrics import classification_metrics
 from headstart.types import Progress
 
@@ -68,11 +70,14 @@ def evaluate(
             f"the model's output is not finite on {num_bad} of {len(records)} images; its training has diverged: "
             f"train again with a smaller --lr"
         )
+    figures = classification_metrics(
+        probabilities, targets, classifier.labels, group_numbers(record.group for record in records)
+    )
     metrics = {
         "split": "+".join(sorted({record.split for record in records})),
-        **classification_metrics(
-            probabilities, targets, classifier.labels, group_numbers(record.group for record in records)
-        ),
+        **figures,
+        "baseline": asdict(baseline(figures)),
+        "worst_class": asdict(worst_class(figures)),
         "selected_on_reported": False,
         "engine": classifier.engine[0],
         "precision": classifier.engine[1],

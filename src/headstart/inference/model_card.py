@@ -11,6 +11,7 @@ from headstart._version import __version__
 from headstart.models.adapters import adapter_layout
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.libraries import library_named
+from headstart.stats.baseline import baseline, baseline_note, worst_class
 from headstart.stats.caveats import caveats
 from headstart.types import InputSpec
 
@@ -51,6 +52,11 @@ def render_model_card(
         resize=_resize(model.spec),
         metrics=metrics,
         caveats=caveats(metrics),
+        baseline=baseline(metrics),
+        baseline_label=_code(baseline(metrics).label),
+        baseline_note=_plain(baseline_note(metrics)),
+        worst_class=worst_class(metrics),
+        worst_label=_code(worst_class(metrics).label),
         split=_code(str(metrics["split"])),
         accuracy=metrics["accuracy"],
         own_loader=own_loader,

@@ -144,9 +144,9 @@ def load_delta(path: Path, base: Backbone) -> ClassifierNetwork:
             elif factor != "lora_b":
                 state[name] = tensor
     except (KeyError, RuntimeError) as error:
-        raise ModelError(f"{path} is damaged: a low-rank change does not fit ({error}); bring it again") from error
+        raise ModelError(f"{path} is damaged: a low-rank change does not fit ({error}); copy it again") from error
     if digest(state.items()) != info.model_sha256:
-        raise ModelError(f"{path} is damaged: on its base it gives another model than was saved; bring it again")
+        raise ModelError(f"{path} is damaged: on its base it gives another model than was saved; copy it again")
     return rebuild_classifier(info.config, info.spec, state, str(path))
 
 
@@ -182,7 +182,7 @@ def read_info(path: Path) -> DeltaInfo:
             tensors=tensors,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged: its description has no usable {error}; bring it again") from error
+        raise ModelError(f"{path} is damaged: its description has no usable {error}; copy it again") from error
 
 
 def read_factors(folder: Path) -> Factors | None:

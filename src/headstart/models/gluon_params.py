@@ -76,7 +76,7 @@ def read_params(file: Path) -> dict[str, Tensor]:
             "with net.save_parameters"
         )
     if reader.at != len(reader.data):
-        raise ModelError(f"{file} is damaged: {len(reader.data) - reader.at} bytes follow the names; bring it again")
+        raise ModelError(f"{file} is damaged: {len(reader.data) - reader.at} bytes follow the names; copy it again")
     return dict(zip(names, tensors, strict=True))
 
 
@@ -155,7 +155,7 @@ class _Reader:
     def take(self, count: int, what: str) -> bytes:
         if count > len(self.data) - self.at:
             raise ModelError(
-                f"{self.file} is cut off: it ends after {len(self.data)} bytes, within {what}; bring it again"
+                f"{self.file} is cut off: it ends after {len(self.data)} bytes, within {what}; copy it again"
             )
         self.at += count
         return self.data[self.at - count : self.at]
@@ -170,7 +170,7 @@ def _read_name(reader: _Reader) -> str:
     try:
         return reader.take(length, "the names").decode()
     except UnicodeDecodeError as error:
-        raise ModelError(f"{reader.file} is damaged: a name is not UTF-8 text; bring it again") from error
+        raise ModelError(f"{reader.file} is damaged: a name is not UTF-8 text; copy it again") from error
 
 
 def _read_array(reader: _Reader, what: str) -> Tensor:
@@ -197,7 +197,7 @@ def _read_shape(reader: _Reader, what: str) -> tuple[int, ...]:
     num_dimensions = reader.numbers("i", what)[0] if is_modern else magic
     if num_dimensions > _MOST_DIMENSIONS:
         raise ModelError(
-            f"{reader.file} is damaged, or newer than MXNet 1.9: {what} begins with {magic:#x}; bring it again"
+            f"{reader.file} is damaged, or newer than MXNet 1.9: {what} begins with {magic:#x}; copy it again"
         )
     kind_of_size = "q" if is_modern else "I"
     shape = reader.numbers(f"{max(num_dimensions, 0)}{kind_of_size}", what)

@@ -164,7 +164,7 @@ def read_model_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError as error:
-        raise ModelError(f"{file} is missing: the model folder is not complete; bring it again") from error
+        raise ModelError(f"{file} is missing: the model folder is not complete; copy it again") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} cannot be read as JSON ({error}); bring the model folder again") from error
     if not isinstance(content, dict):
@@ -214,7 +214,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(file, device="cpu")
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read as safetensors ({error}): it is damaged; bring it again") from error
+        raise ModelError(f"{file} cannot be read as safetensors ({error}): it is damaged; copy it again") from error
     return tensors
 
 
@@ -228,7 +228,7 @@ def _read_torch(file: Path) -> object:
         ) from error
     except Exception as error:  # on a file of another kind it fails in many ways, none of which says so
         reason = error.strerror if isinstance(error, OSError) else "it is no PyTorch file, or a damaged one"
-        raise ModelError(f"{file} cannot be read as PyTorch weights: {reason}; bring it again") from error
+        raise ModelError(f"{file} cannot be read as PyTorch weights: {reason}; copy it again") from error
 
 
 def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
 
 
 def accuracies(facts: Sequence[Facts], names: Sequence[str]) -> Figure:
-    """Draw the accuracies of several runs with their intervals; hollow where a figure is too good."""
+    """Draw the accuracies of several runs with their intervals; hollow where a figure is optimistic."""
     labels, found, said = [], [], []
     for each, name in zip(facts, names, strict=True):
         label = f"{name} †" if each.caveats else name

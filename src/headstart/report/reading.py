@@ -45,7 +45,7 @@ class Facts:
 
     @property
     def caveats(self) -> tuple[Caveat, ...]:
-        """The reasons why the figures are too good."""
+        """The reasons why the figures are optimistic."""
         return caveats(self.metrics)
 
     @property

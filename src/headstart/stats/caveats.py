@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Caveat:
-    """A reason why the figures of a run are too good.
+    """A reason why the figures of a run are optimistic.
 
     Attributes:
         reason: A clause about the reported images, such as `these images also selected the model`.
@@ -19,7 +19,7 @@ class Caveat:
 
 
 def caveats(metrics: Mapping[str, Any]) -> tuple[Caveat, ...]:
-    """Return the reasons why figures are too good; none where they are honest.
+    """Return the reasons why figures are optimistic; none where they are honest.
 
     Args:
         metrics: As in `metrics.json`; what an older version did not write counts as honest.

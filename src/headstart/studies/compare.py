@@ -6,6 +6,7 @@ Reading runs that exist loads no torch.
 import json
 import os
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ from headstart.data.manifest import data_name
 from headstart.errors import ConfigError, RunError, listed
 from headstart.files import csv_text, make_parent, write_atomic, write_json
 from headstart.runs import Run, locate, refuse_inside, sole_writer, tame
+from headstart.stats.baseline import Baseline, baseline_of
 from headstart.stats.compare import Difference, compare_to_first, difference_sentence
 from headstart.stats.intervals import accuracy_interval
 from headstart.studies.cells import run_cells
@@ -45,14 +47,15 @@ class Row:
         seeds: Of the runs.
         accuracy: On the reported images, mean over the seeds.
         accuracies: On the reported images, per seed.
+        balanced_accuracy: Mean recall of the classes on the reported images, mean over the seeds; None in an old run.
         selection_log_loss: On the images that rank, mean over the seeds, nats; None where a run has no such score.
         selection_accuracy: On the same.
         seconds: Of a run without its scoring, mean over the seeds.
         trainable_parameters: The most that any phase trains.
         peak_memory_mb: The most that a run held, of the process or, on a GPU, of what training allocated there. Of the
             seeds the least, because a process still holds some of what its earlier runs needed.
-        selected_on_reported: Whether the reported images chose an epoch, so that the accuracy is too good.
-        shared_groups: How many groups of the reported images are in other splits too, which makes it too good as well.
+        selected_on_reported: Whether the reported images chose an epoch, so that the accuracy is optimistic.
+        shared_groups: How many groups of the reported images are in other splits too, which makes it optimistic too.
     """
 
     rank: int
@@ -63,6 +66,7 @@ class Row:
     seeds: tuple[int, ...]
     accuracy: Interval
     accuracies: tuple[float, ...]
+    balanced_accuracy: float | None
     selection_log_loss: float | None
     selection_accuracy: float | None
     seconds: float
@@ -73,7 +77,7 @@ class Row:
 
     @property
     def is_marked(self) -> bool:
-        """Whether the accuracy is too good."""
+        """Whether the accuracy is optimistic."""
         return self.selected_on_reported or self.shared_groups > 0
 
 
@@ -89,6 +93,7 @@ class Comparison:
         num_images: How many there are.
         num_groups: How many groups they are in; None: each image counts for itself.
         num_selection_images: How many images rank; None where the reported ones do.
+        baseline: What always saying the largest class gets on the reported images.
         level: Coverage of the intervals.
         failed: Name of each cell that failed -> why.
         verdict: Sentences.
@@ -101,6 +106,7 @@ class Comparison:
     num_images: int
     num_groups: int | None
     num_selection_images: int | None
+    baseline: Baseline
     level: float
     failed: dict[str, str] = field(default_factory=dict)
     verdict: tuple[str, ...] = ()
@@ -203,8 +209,8 @@ def write_comparison(comparison: Comparison, out: Path) -> list[str]:
     lines = []
     if set(old) - {row.name for row in comparison.rows}:
         lines.append(
-            f"note: this replaces the comparison of {listed(old)} in {out}; their runs stay, and headstart compare RUN "
-            "RUN ... brings it back"
+            f"note: this replaces the comparison of {listed(old)} in {out}. Their runs are still there. To compare "
+            "them again, run: headstart compare RUN RUN ..."
         )
     runs = [str(row.runs[0]) for row in comparison.rows]
     return [*lines, f"next: {shlex.join(['headstart', 'report', *runs, '--comparison', str(file)])}"]
@@ -260,6 +266,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
         num_images=len(first.images),
         num_groups=_num_groups(groups),
         num_selection_images=first.metrics["selection"]["num_images"] if ranked_by == "selection" else None,
+        baseline=baseline_of(Counter(label for _, label in first.images)),
         level=level,
     )
     return replace(comparison, verdict=tuple(_verdict(comparison)))
@@ -302,6 +309,7 @@ def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
         seeds=tuple(each["seed"] for each in metrics),
         accuracy=accuracy,
         accuracies=tuple(float(one.correct.mean()) for one in reported),
+        balanced_accuracy=_mean_balanced_accuracy(metrics),
         selection_log_loss=fmean([score["log_loss"] for score in found]) if is_scored else None,
         selection_accuracy=fmean([score["accuracy"] for score in found]) if is_scored else None,
         seconds=fmean([_seconds(each) for each in metrics]),
@@ -310,6 +318,12 @@ def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
         selected_on_reported=any(each["selected_on_reported"] for each in metrics),
         shared_groups=max(each.get("shared_groups", 0) for each in metrics),
     )
+
+
+def _mean_balanced_accuracy(metrics: Sequence[Mapping[str, Any]]) -> float | None:
+    found = [each.get("balanced_accuracy") for each in metrics]
+    known = [value for value in found if value is not None]
+    return fmean(known) if len(known) == len(found) else None
 
 
 def _seconds(metrics: Mapping[str, Any]) -> float:
@@ -328,6 +342,7 @@ def _verdict(comparison: Comparison) -> list[str]:
         f"First is {first.name}: accuracy {first.accuracy} on {comparison.num_images} {comparison.split} images, "
         f"{seeds}.",
     ]
+    lines.append(_baseline_line(comparison))
     lines += [difference_sentence(first.name, row.name, comparison.differences[row.name]) for row in rows[1:]]
 
     alike = [row for row in rows[1:] if not comparison.differences[row.name].is_significant]
@@ -342,13 +357,14 @@ def _verdict(comparison: Comparison) -> list[str]:
     marked = [row.name for row in rows if row.selected_on_reported]
     if marked:
         lines.append(
-            f"The reported images chose the epoch of {listed(marked, 3)} (select_on=reported): an accuracy too good."
+            f"The reported images chose the epoch of {listed(marked, 3)} (select_on=reported). "
+            "That accuracy is optimistic."
         )
     shared = [row.name for row in rows if row.shared_groups]
     if shared:
         lines.append(
-            f"Groups of the reported images are in other splits too, in the runs of {listed(shared, 3)} (leaks=keep): "
-            "an accuracy too good."
+            f"Groups of the reported images are in other splits too, in the runs of {listed(shared, 3)} (leaks=keep). "
+            "That accuracy is optimistic."
         )
 
     fewest = min(len(row.seeds) for row in rows)
@@ -361,6 +377,16 @@ def _verdict(comparison: Comparison) -> list[str]:
     return lines
 
 
+def _baseline_line(comparison: Comparison) -> str:
+    """Say what the simplest answer gets, and which rows do no better."""
+    simplest = str(comparison.baseline)
+    line = f"{simplest[:1].upper()}{simplest[1:]} on these images"
+    no_better = [row.name for row in comparison.rows if row.accuracy.low <= comparison.baseline.accuracy]
+    if no_better:
+        line += f"; {listed(no_better, 3)} cannot be told from that"
+    return f"{line}."
+
+
 def _ranking_line(comparison: Comparison) -> str:
     """Say what the order follows from."""
     if comparison.ranked_by == "selection":
@@ -369,8 +395,8 @@ def _ranking_line(comparison: Comparison) -> str:
             f"the {comparison.num_images} {comparison.split} images had no say in the order."
         )
     return (
-        "Ranked by accuracy on the reported images, since these runs have no common score on other images; the figure "
-        "of the first is optimistic, as being first is partly luck. headstart compare DATA ranks by such a score."
+        "Ranked by accuracy on the reported images: these runs have no common score on other images. The accuracy of "
+        "the first is therefore optimistic. To rank on images that are not reported, run: headstart compare DATA"
     )
 
 

@@ -477,4 +477,4 @@ def solver_inputs(model: ClassifierNetwork, boundary: int, supply: FeatureSupply
     if boundary != len(model.stages) - 1 or not isinstance(head_of(model.network, model.stages), nn.Linear):
         return "only a linear head that trains alone can be solved for"
     inputs = supply.phase(boundary, [], all_views=True)
-    return inputs if inputs.features is not None else "the head's inputs for all views cannot be had at once"
+    return inputs if inputs.features is not None else "the head's inputs cannot be computed for all views at once"

@@ -25,7 +25,7 @@ def start_rest_row(
         model: With the head that starts from the source's; changed in place.
         supply: Gives the training features.
         checkpoints: Where the row is kept, if anywhere.
-        say: Told where the row cannot be had.
+        say: Told where there is no such row.
     """
     source, head = model.source_head, head_of(model.network, model.stages)
     if source is None or source.matching.rest is None or not isinstance(head, nn.Linear | nn.Conv2d):
@@ -35,7 +35,7 @@ def start_rest_row(
     tensors = _fitted(model, source, supply) if saved is None else saved[0]
     if tensors is None:
         label = source.matching.labels[source.matching.rest]
-        say(f"{label} starts from a new row: what is below this network's head cannot be had as features")
+        say(f"{label} starts from a new row: this network cannot be cut below its head, so there are no features")
         return
 
     if checkpoints is not None and saved is None:

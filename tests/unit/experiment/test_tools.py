@@ -37,7 +37,7 @@ def test_images_that_trained_or_selected_are_told(data, tmp_path, settings, spli
     run = experiment.train(make_config({**TINY, **settings, "data": str(data), "out": str(tmp_path / "run")}))
     selected = {"validation": 9, "test": 6}
     for each, count in selected.items():
-        line = f"the model selected its epoch on {count} of these {count} images, so the figure is too good"
+        line = f"the model selected its epoch on {count} of these {count} images, so the figure is optimistic"
         assert seen(run.path, data, each) == ([line] if each == split else [])
     assert "was trained on 12 of these 12 images" in seen(run.model_folder, data, "train")[0]
 

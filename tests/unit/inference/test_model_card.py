@@ -46,7 +46,7 @@ def test_it_says_what_there_is_to_know(network, metrics):
 
 def test_figures_of_images_that_selected_are_marked(network, metrics):
     card = render_model_card(network, metrics | {"selected_on_reported": True}, data_name="insects")
-    assert "so these figures are too good" in card
+    assert "so these figures are optimistic" in card
     assert "selected nothing" not in card
 
 

@@ -544,7 +544,7 @@ def test_what_a_comparison_replaces_and_what_comes_next_are_said(headstart, tmp_
     ):
         err = headstart("compare", *runs_of, "--out", out)[2]
         assert err.count("note: this replaces") == bool(replaced)
-        assert f"the comparison of {replaced} in {out}; their runs stay" in err or not replaced
+        assert f"the comparison of {replaced} in {out}. Their runs are still there" in err or not replaced
         assert f"--comparison {out / 'comparison.json'}\n" in err
     assert err.splitlines()[-1].startswith(f"next: headstart report {head} {partial} ")
     (out / "comparison.json").write_text("damaged")

@@ -1,0 +1,77 @@
+"""What a figure is worth beside the simplest answer: always saying the largest class."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What always saying the largest class gets, on the same images.
+
+    Attributes:
+        label: The class with the most images; of equals the first.
+        accuracy: Its share of the images.
+        is_even: Whether all classes that have images have equally many.
+    """
+
+    label: str
+    accuracy: float
+    is_even: bool
+
+    def __str__(self) -> str:
+        return f"always saying {self.label!r}, the largest class, would get {self.accuracy:.3f}"
+
+
+@dataclass(frozen=True)
+class WorstClass:
+    """The class of which the least is found.
+
+    Attributes:
+        label: Of the lowest recall; of equals the one with the most images.
+        recall: Share of its images that were right.
+        num_images: How many it has.
+    """
+
+    label: str
+    recall: float
+    num_images: int
+
+    def __str__(self) -> str:
+        images = "1 image" if self.num_images == 1 else f"{self.num_images} images"
+        return f"lowest recall {self.recall:.3f}, of {self.label!r} ({images})"
+
+
+def baseline_of(num_images: Mapping[str, int]) -> Baseline:
+    """Return the baseline of images, given how many each class has."""
+    label = max(num_images, key=lambda name: num_images[name])
+    counts = [count for count in num_images.values() if count]
+    return Baseline(label, num_images[label] / sum(counts), len(set(counts)) == 1)
+
+
+def baseline(metrics: Mapping[str, Any]) -> Baseline:
+    """Return the baseline of the images that a `metrics.json` is about, also of an older version."""
+    return baseline_of({label: row["num_images"] for label, row in metrics["per_class"].items()})
+
+
+def worst_class(metrics: Mapping[str, Any]) -> WorstClass:
+    """Return the class with the lowest recall."""
+    found = []
+    for label, row in metrics["per_class"].items():
+        if row["recall"] is not None:
+            found.append(WorstClass(label, row["recall"], row["num_images"]))
+    return min(found, key=lambda each: (each.recall, -each.num_images))
+
+
+def baseline_note(metrics: Mapping[str, Any]) -> str:
+    """Say that a model has learnt nothing that shows, or ''."""
+    simplest = baseline(metrics)
+    num_predicted = np.array(metrics["confusion"]).sum(axis=0)
+    if np.count_nonzero(num_predicted) == 1 and metrics["num_images"] > 1:
+        label = list(metrics["per_class"])[int(num_predicted.argmax())]
+        return f"the model says {label!r} for every picture, so its accuracy is that class's share of the images"
+    if metrics["accuracy"]["low"] <= simplest.accuracy:
+        return f"this accuracy cannot be told from that of always saying {simplest.label!r}, {simplest.accuracy:.3f}"
+    return ""
