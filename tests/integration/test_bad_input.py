@@ -1701,8 +1701,12 @@ def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 def without_progress(err: str) -> str:
-    """Leave out how far a long pass is, which is said when 15 seconds have gone by since a test before this one."""
-    lines = [line for line in err.splitlines() if not re.fullmatch(r"[a-z ]+: [\d,]+( of [\d,]+)?", line)]
+    """Leave out what the data was understood as, and how far a long pass is.
+
+    The second is said when 15 seconds have gone by since a test before this one.
+    """
+    usual = r"[a-z ]+: [\d,]+( of [\d,]+)?|data: \d+ images of .+|splits: .+"
+    lines = [line for line in err.splitlines() if not re.fullmatch(usual, line)]
     return "\n".join(lines)
 
 

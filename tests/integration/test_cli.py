@@ -87,7 +87,9 @@ def test_unusable_data(headstart, make_folder, tmp_path, kind):
 def test_unusable_settings(headstart, image_folder, tmp_path, words, message):
     outcome = headstart("train", image_folder, *TINY, *words, "--out", tmp_path / "run")
     assert outcome.code == 2
-    assert len(outcome.err.strip().splitlines()) == 1
+    *before, error = outcome.err.strip().splitlines()
+    assert error.startswith("error: ")
+    assert [line.split(":")[0] for line in before] in ([], ["data", "splits"])
     assert message in outcome.err
     assert not (tmp_path / "run").exists()
 
@@ -311,3 +313,27 @@ def test_evaluate_says_what_the_model_has_seen(headstart, make_folder, tmp_path)
         alone = headstart("evaluate", tmp_path / "run", folder, *words, "--format", "json")
         assert alone.code == 0, alone.err
         assert json.loads(alone.out)["split"] == "train"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "{data}", *TINY, "--epochs", "1", "--out", "run"),
+        ("plan", "{data}", *TINY),
+        ("data", "show", "{data}"),
+        ("lr-find", "{data}", *TINY, "--steps", "10"),
+        ("compare", "{data}", *TINY[:4], "--strategies", "scratch,full", "--seeds", "1", "--epochs", "1"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_every_command_says_what_it_understood_and_left_out(headstart, make_folder, tmp_path, monkeypatch, words):
+    folder = make_folder({"apple": 8, "leaf": 8, "#recycle": 1})
+    (folder / "apple" / "raw.CR2").write_bytes(b"raw")
+    monkeypatch.chdir(tmp_path)
+    outcome = headstart(*(word.format(data=folder) for word in words))
+    assert outcome.code == 0, outcome.err
+    lines = outcome.err.splitlines()
+    at = lines.index("data: 16 images of 2 classes: apple 8, leaf 8")
+    assert lines[at + 1] == "splits: train 12, test 4 (made here: the data brings none)"
+    assert sum("left out '#recycle'" in line for line in lines) == 1
+    assert sum("raw.CR2" in line for line in lines) == 1

@@ -99,6 +99,19 @@ class DataReport:
         return asdict(self)
 
 
+def data_lines(report: DataReport) -> tuple[str, str]:
+    """Say in two lines what a data set was understood as: its classes, and its splits, with how many images each."""
+    of_class: Counter[str] = Counter()
+    of_split: dict[str, int] = {}
+    for split, counts in report.counts.items():
+        of_class.update(counts)
+        of_split[split] = sum(counts.values())
+    classes = listed((f"{name} {count}" for name, count in of_class.items()), 8)
+    splits = ", ".join(f"{split} {count}" for split, count in of_split.items())
+    made = " (made here: the data brings none)" if report.splits_made else ""
+    return f"data: {of_class.total()} images of {len(of_class)} classes: {classes}", f"splits: {splits}{made}"
+
+
 def unreadable_headers(
     source: Source, records: Sequence[ImageRecord], *, threads: int, progress: Progress | None = None
 ) -> list[BadImage]:

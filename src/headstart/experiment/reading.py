@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Self
 
 from headstart.config import Config
-from headstart.data.checks import DataReport
+from headstart.data.checks import DataReport, data_lines
 from headstart.data.dataset import Keep, load_dataset
 from headstart.data.manifest import Manifest
 from headstart.data.pictures import Pictures
@@ -42,6 +42,14 @@ def read_data(config: Config, display: Display, *, keep: Keep | None = None) -> 
     )
 
 
+def show_report(report: DataReport, display: Display) -> None:
+    """Say what a data set was understood as, what was left out of it, and what else the checks found."""
+    for line in data_lines(report):
+        display.say(line)
+    for warning in report.warnings:
+        display.note(warning)
+
+
 class Reading:
     """Reads data in a thread of its own from the moment it is made, until it is stopped or left as a context.
 
@@ -52,6 +60,8 @@ class Reading:
     def __init__(self, config: Config, display: Display) -> None:
         self.pictures = Pictures()
         self._config = config
+        self._shown_on = display
+        self._is_shown = False
         self._display = _UntilStopped(display)
         self._result: Future[tuple[Manifest, DataReport]] = Future()
         threading.Thread(target=self._read, name="headstart-read", daemon=True).start()
@@ -67,12 +77,16 @@ class Reading:
         self._display.is_over = True
 
     def result(self) -> tuple[Manifest, DataReport]:
-        """Wait for the data.
+        """Wait for the data, and say once what it was understood as.
 
         Raises:
             DataError: It is not usable.
         """
-        return self._result.result()
+        manifest, report = self._result.result()
+        if not self._is_shown:
+            self._is_shown = True
+            show_report(report, self._shown_on)
+        return manifest, report
 
     def _read(self) -> None:
         try:

@@ -59,8 +59,7 @@ def train_new(
     default = runs.default_run_path(experiment.manifest.name, config.backbone, strategy, config.seed)
     out = Path(config.out) if config.out else default
     _check_out(out, config.data, overwrite)
-    assert experiment.report is not None
-    for line in (*experiment.notes, *experiment.report.warnings):
+    for line in experiment.notes:
         display.note(line)
     data_s = time.monotonic() - started
     memory = experiment.memory()

@@ -17,7 +17,7 @@ from headstart.display import Display
 from headstart.errors import ConfigError, DataError, RunError
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.network import build_backbone
-from headstart.experiment.reading import read_data
+from headstart.experiment.reading import read_data, show_report
 from headstart.experiment.settings import strategy_of
 from headstart.files import make_parent
 from headstart.inference.evaluate import evaluate
@@ -81,8 +81,7 @@ def evaluate_folder(
         progress=display.progress,
         known=classifier.labels,
     )
-    for line in report.warnings:
-        display.note(line)
+    show_report(report, display)
     chosen = split or (manifest.reported if manifest.reported in manifest.splits else manifest.splits[0])
     records = manifest.of_split(chosen)
     if not records:
@@ -199,7 +198,11 @@ def show_data(
     display = display or Display()
     # The plain sheet needs no network; the augmented one shows what this backbone's input looks like.
     experiment = Experiment.prepare(config, display=display) if augmented else None
-    manifest = experiment.manifest if experiment is not None else read_data(config, display)[0]
+    if experiment is not None:
+        manifest = experiment.manifest
+    else:
+        manifest, report = read_data(config, display)
+        show_report(report, display)
     chosen = split or "train"
     rows = []
     for label, name in enumerate(manifest.labels):

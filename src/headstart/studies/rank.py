@@ -92,8 +92,7 @@ def rank(config: Config, backbones: Sequence[str], *, display: Display | None = 
     kept = config.model_dump(include=config.model_fields_set & _SETTINGS)
     config = make_config({"batch_size": 32, **kept, "strategy": "head", "views": 1})
     with Reading(config, display) as reading:
-        for line in reading.result()[1].warnings:
-            display.note(line)
+        reading.result()
         configs = [config.model_copy(update={"backbone": name}) for name in backbones]
         found = [_judge(each, reading, display) for each in configs]
     if any(row.probe_loss is None for row in found):
