@@ -14,6 +14,7 @@ from headstart.errors import RunError, either
 from headstart.files import make_parent
 from headstart.stats.baseline import baseline, baseline_note, worst_class
 from headstart.stats.caveats import caveats
+from headstart.stats.confusion import confusion_table, read_confusion
 from headstart.types import Interval
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
     if len(labels) <= _MAX_CONFUSION:
         console.print("confusion (rows: true class, columns: predicted class)")
         table = _table("", *labels)
-        for label, counts in zip(labels, metrics["confusion"], strict=True):
+        for label, counts in zip(labels, confusion_table(read_confusion(metrics), labels), strict=True):
             table.add_row(label, *map(str, counts))
         console.print(table)
 

@@ -20,14 +20,17 @@ FILES = {
     "model/preprocessor_config.json", "plan.json", "predictions.parquet", "resolved.json",
 }  # fmt: skip
 METRICS = {
-    "accuracy", "backbone", "balanced_accuracy", "best_epochs", "confusion", "device", "ece", "engine", "epochs_run",
+    "accuracy", "backbone", "balanced_accuracy", "baseline", "best_epochs", "confusion", "device", "ece", "engine",
+    "epochs_run",
     "labels", "log_loss", "macro_f1", "num_images", "peak_memory_mb", "per_class", "precision", "seed",
     "selected_on_reported", "shared_groups", "split", "strategy", "time_s", "trainable_parameters",
-    "unchanged_trainable_tensors",
+    "unchanged_trainable_tensors", "worst_class",
 }  # fmt: skip
 # Below a key of metrics.json.
 OF_METRICS = {
     "accuracy": {"value", "low", "high", "level", "method"},
+    "baseline": {"label", "accuracy", "is_even"},
+    "worst_class": {"label", "recall", "num_images"},
     "time_s": {"total", "data", "cache", "train", "evaluate"},
     "selection": {"split", "num_images", "log_loss", "accuracy", "images_sha256", "time_s"},
 }
@@ -86,7 +89,7 @@ def test_metrics(run, tuned):
     assert list(metrics["per_class"]) == metrics["labels"] == list(COLOURS)
     for row in metrics["per_class"].values():
         assert row.keys() == {"precision", "recall", "f1", "num_images"}
-    assert [len(row) for row in metrics["confusion"]] == [len(COLOURS)] * len(COLOURS)
+    assert list(metrics["confusion"]) == list(COLOURS)
     assert read(tuned, "metrics.json").keys() == METRICS | {"head_starts_from"}
 
 

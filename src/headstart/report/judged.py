@@ -7,6 +7,7 @@ import numpy as np
 
 from headstart.report.canvas import LINE, MUTED, PAPER, SERIES, Figure, draw, legend, shortened
 from headstart.report.reading import Facts
+from headstart.stats.confusion import confusion_table
 from headstart.stats.intervals import wilson_interval
 from headstart.stats.metrics import ECE_BINS, confidence_bins
 
@@ -19,10 +20,10 @@ _SHADE = 0.5  # opacity of a cell that holds its whole row: the number on it sta
 
 def confusion_matrix(facts: Facts, name: str) -> Figure | None:
     """Draw the confusion matrix, each row shaded by its shares, unless there are too many classes."""
-    counts = np.array(facts.metrics["confusion"])
     num = len(facts.labels)
     if num > _MAX_CLASSES:
         return None
+    counts = confusion_table(facts.confusion, facts.labels)
     from matplotlib.patches import Rectangle
 
     shown = [shortened(label, 18) for label in facts.labels]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
 from headstart import runs
 from headstart._version import __version__
@@ -181,18 +180,19 @@ def _case(facts: Facts, row: int) -> dict[str, Any]:
 
 def _pairs(facts: Facts) -> list[dict[str, Any]]:
     """List the pairs of true and predicted class with the most images, and pictures of each."""
-    labels = facts.labels
-    counts = np.array(facts.metrics["confusion"])
-    mistaken = counts * ~np.eye(len(labels), dtype=bool)
-    num_pairs = min(_MAX_PAIRS, np.count_nonzero(mistaken))
+    mistaken = []
+    for label, row in facts.confusion.items():
+        for predicted, count in row.items():
+            if predicted != label:
+                mistaken.append((count, label, predicted))
+    mistaken.sort(key=lambda each: -each[0])
+
     found = []
-    for flat in np.argsort(-mistaken, axis=None, kind="stable")[:num_pairs].tolist():
-        true, guess = divmod(flat, len(labels))
-        pair = {"label": labels[true], "predicted": labels[guess]}
-        rows = facts.predictions.mistakes(**pair)[:_PER_PAIR] if facts.predictions else []
+    for count, label, predicted in mistaken[:_MAX_PAIRS]:
+        rows = facts.predictions.mistakes(label, predicted)[:_PER_PAIR] if facts.predictions else []
         pictures = [_case(facts, row)["picture"] for row in rows]
-        share = f"{counts[true, guess]:,} of {counts[true].sum():,}"
-        found.append({**pair, "share": share, "pictures": pictures})
+        share = f"{count:,} of {facts.metrics['per_class'][label]['num_images']:,}"
+        found.append({"label": label, "predicted": predicted, "share": share, "pictures": pictures})
     return found
 
 

@@ -15,6 +15,7 @@ from headstart.data.sources import FILES, Source
 from headstart.errors import HeadstartError, RunError, listed
 from headstart.resolved import Resolved
 from headstart.stats.caveats import Caveat, caveats
+from headstart.stats.confusion import Confusion, read_confusion
 from headstart.types import InputSpec
 
 _T = TypeVar("_T")
@@ -50,8 +51,13 @@ class Facts:
 
     @property
     def labels(self) -> list[str]:
-        """The class names, in the order of the confusion matrix."""
+        """The class names, in the order of the model's outputs."""
         return list(self.metrics.get("labels") or self.metrics["per_class"])
+
+    @property
+    def confusion(self) -> Confusion:
+        """True class -> predicted class -> images."""
+        return read_confusion(self.metrics)
 
     def fits(self) -> dict[str, list[Mapping[str, Any]]]:
         """Return the rows of each fit, `selection` before `final`."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from headstart.stats.confusion import read_confusion
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,11 @@ def worst_class(metrics: Mapping[str, Any]) -> WorstClass:
 def baseline_note(metrics: Mapping[str, Any]) -> str:
     """Say that a model has learnt nothing that shows, or ''."""
     simplest = baseline(metrics)
-    num_predicted = np.array(metrics["confusion"]).sum(axis=0)
-    if np.count_nonzero(num_predicted) == 1 and metrics["num_images"] > 1:
-        label = list(metrics["per_class"])[int(num_predicted.argmax())]
+    predicted: set[str] = set()
+    for row in read_confusion(metrics).values():
+        predicted.update(row)
+    if len(predicted) == 1 and metrics["num_images"] > 1:
+        label = predicted.pop()
         return f"the model says {label!r} for every picture, so its accuracy is that class's share of the images"
     if metrics["accuracy"]["low"] <= simplest.accuracy:
         return f"this accuracy cannot be told from that of always saying {simplest.label!r}, {simplest.accuracy:.3f}"

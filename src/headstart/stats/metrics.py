@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from headstart.stats.confusion import count_pairs
 from headstart.stats.intervals import accuracy_interval, wilson_interval
 
 LOG_LOSS_CLIP = float(np.finfo(np.float64).eps)  # as scikit-learn does, so that the two agree
@@ -33,8 +34,8 @@ def classification_metrics(
     Returns:
         `labels`, `num_images`, `num_groups` (where images come in groups), `accuracy` (value, low, high, level,
         method), `balanced_accuracy`, `macro_f1`, `log_loss`, `ece`, `per_class` (label -> precision, recall, f1,
-        num_images; with groups `recall_low` and `recall_high` too) and `confusion` (rows: true class, columns:
-        predicted class, in the order of `labels`).
+        num_images; with groups `recall_low` and `recall_high` too) and `confusion` (true class -> predicted class ->
+        images; pairs without an image are left out).
 
     Raises:
         ValueError: The shapes do not fit, a target is no class, or a row is no probability distribution.
@@ -42,9 +43,10 @@ def classification_metrics(
     p = np.asarray(probabilities, dtype=np.float64)
     y = np.asarray(targets)
     _refuse_misfits(p, y, labels)
-    confusion = _confusion(y, p.argmax(axis=1), len(labels))
-    per_class = _per_class(confusion)
-    is_correct = p.argmax(axis=1) == y
+    y = y.astype(np.intp)
+    predicted = p.argmax(axis=1)
+    is_correct = predicted == y
+    per_class = _per_class(y, predicted, len(labels))
     num_groups = len(y) if groups is None else len(np.unique(np.asarray(groups)))
     if num_groups == len(y):
         of_groups = {}
@@ -63,7 +65,7 @@ def classification_metrics(
         "log_loss": float(-np.log(np.clip(p[np.arange(len(y)), y], LOG_LOSS_CLIP, 1.0)).mean()) + 0.0,
         "ece": expected_calibration_error(p, y),
         "per_class": dict(zip(labels, per_class, strict=True)),
-        "confusion": confusion.tolist(),
+        "confusion": count_pairs(y, predicted, labels),
     }
 
 
@@ -99,22 +101,17 @@ def _refuse_misfits(p: NDArray[np.float64], y: NDArray[Any], labels: Sequence[st
         raise ValueError("every row of probabilities must be non-negative and sum to 1")
 
 
-def _confusion(y: NDArray[Any], predicted: NDArray[np.intp], num_classes: int) -> NDArray[np.intp]:
-    counts = np.bincount(y.astype(np.intp) * num_classes + predicted, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
-
-
-def _per_class(confusion: NDArray[np.intp]) -> list[dict[str, Any]]:
-    hits = confusion.diagonal().tolist()
-    num_images = confusion.sum(axis=1).tolist()
-    num_predicted = confusion.sum(axis=0).tolist()
+def _per_class(y: NDArray[np.intp], predicted: NDArray[np.intp], num_classes: int) -> list[dict[str, Any]]:
+    hits = np.bincount(y[predicted == y], minlength=num_classes).tolist()
+    num_images = np.bincount(y, minlength=num_classes).tolist()
+    num_predicted = np.bincount(predicted, minlength=num_classes).tolist()
     rows = []
-    for right, images, predicted in zip(hits, num_images, num_predicted, strict=True):
+    for right, images, guesses in zip(hits, num_images, num_predicted, strict=True):
         rows.append(
             {
-                "precision": _ratio(right, predicted),
+                "precision": _ratio(right, guesses),
                 "recall": _ratio(right, images),
-                "f1": _ratio(2 * right, images + predicted),
+                "f1": _ratio(2 * right, images + guesses),
                 "num_images": images,
             }
         )

@@ -114,7 +114,7 @@ def test_a_confusion_matrix_that_can_be_read(make_run, num_classes):
     figure = confusion_matrix(facts, "m")
     assert (figure is not None) == (num_classes <= 25)
     if figure is not None:
-        right = sum(row[i] for i, row in enumerate(facts.metrics["confusion"]))
+        right = sum(row.get(label, 0) for label, row in facts.confusion.items())
         assert f"{right} of {2 * num_classes} images" in figure.svg
 
 

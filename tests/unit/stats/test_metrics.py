@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from headstart.stats.confusion import confusion_table
 from headstart.stats.intervals import accuracy_interval, wilson_interval
 from headstart.stats.metrics import LOG_LOSS_CLIP, classification_metrics, expected_calibration_error
 
@@ -56,7 +57,7 @@ def test_wilson_refuses_what_is_no_proportion(successes, n):
 def test_values_computed_by_hand():
     probabilities = [[0.75, 0.25], [0.5, 0.5], [0.125, 0.875], [0.75, 0.25]]
     result = classification_metrics(probabilities, [0, 0, 1, 1], ["ant", "bee"])
-    assert result["confusion"] == [[2, 0], [1, 1]]  # a tie goes to the first class
+    assert result["confusion"] == {"ant": {"ant": 2}, "bee": {"ant": 1, "bee": 1}}  # a tie goes to the first class
     assert result["num_images"] == 4
     assert result["accuracy"]["value"] == 0.75
     assert result["balanced_accuracy"] == 0.75
@@ -77,7 +78,8 @@ def test_values_agree_with_scikit_learn(seed):
     assert result["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(targets, predicted))
     assert result["macro_f1"] == pytest.approx(sk.f1_score(targets, predicted, average="macro"))
     assert result["log_loss"] == pytest.approx(sk.log_loss(targets, probabilities))
-    assert result["confusion"] == sk.confusion_matrix(targets, predicted).tolist()
+    found = confusion_table(result["confusion"], labels)
+    np.testing.assert_array_equal(found, sk.confusion_matrix(targets, predicted))
     columns = sk.precision_recall_fscore_support(targets, predicted)
     for label, *expected in zip(labels, *columns, strict=True):
         assert list(result["per_class"][label].values()) == pytest.approx(expected)
