@@ -3,7 +3,6 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import final
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from headstart.engines.engine import NUM_SAMPLES, EngineKind
+from headstart.engines.exact import exact_arithmetic
 from headstart.preprocessing import Pixels, normalize
 from headstart.types import InputSpec
 
@@ -74,7 +74,7 @@ class TorchEngine:
         views = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(self._device)
         images = normalize(views, self._spec)
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with torch.inference_mode(), _exact_arithmetic(self._device), autocast:
+        with torch.inference_mode(), exact_arithmetic(), autocast:
             output = self._module(images)
         return output.float().cpu().contiguous().numpy()
 
@@ -120,21 +120,6 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
                 setattr(parent, name, getattr(child, "act", nn.Identity()))
             before = (name, child)
     return module.eval().requires_grad_(False)
-
-
-def _exact_arithmetic(device: torch.device) -> AbstractContextManager[None]:
-    return _no_tf32() if device.type == "cuda" else nullcontext()
-
-
-@contextmanager
-def _no_tf32() -> Iterator[None]:
-    # cuDNN may round the inputs of 32-bit convolutions to 10 bits; then 32 would not mean 32.
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def _precisions(device: torch.device) -> tuple[str, ...]:
