@@ -213,9 +213,11 @@ class Config(BaseModel):
     log: Literal["none", "tensorboard"] = Field("none", description="tensorboard: event files in RUN/tensorboard too")
     keep_checkpoints: bool = Field(False, description="keep RUN/checkpoints, which only --resume needs, to the end")
     precision: Literal["auto", "32", "bf16"] = Field(
-        "auto", description="of steps and engine; auto: timed and compared"
+        "auto", description="of steps and engine; auto: timed and compared, and 32 for the figures"
     )
-    engine: Literal["auto", "openvino", "torch"] = Field("auto", description="what runs the frozen part")
+    engine: Literal["auto", "openvino", "torch-compiled", "torch"] = Field(
+        "auto", description="what runs the frozen part"
+    )
     cache: bool = Field(True, description="keep what the frozen part computes, also for later runs")
     tune: Literal["auto", "off"] = Field("auto", description="time the first batches to choose how steps run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")

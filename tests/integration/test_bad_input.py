@@ -150,7 +150,7 @@ SETTINGS = [
     Row(
         "unknown engine",
         "train fruit --engine openvno",
-        "error: engine='openvno' is not one of auto, openvino, torch. Did you mean 'openvino'?",
+        "error: engine='openvno' is not one of auto, openvino, torch-compiled, torch. Did you mean 'openvino'?",
     ),
     Row(
         "unknown device",
@@ -1218,7 +1218,7 @@ RUNS = [
     Row(
         "unknown engine of a model",
         "predict run fruit --engine onnx",
-        "error: engine='onnx' is not one of auto, openvino, torch.",
+        "error: engine='onnx' is not one of auto, openvino, torch-compiled, torch.",
     ),
     Row(
         "unknown precision of a model",

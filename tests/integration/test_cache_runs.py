@@ -18,6 +18,7 @@ import torch
 from headstart import experiment
 from headstart.config import make_config
 from headstart.display import Display, Row
+from headstart.engines import openvino_engine
 from headstart.features import cache, supply, trunk
 from headstart.runs import Run
 from tests.helpers.displays import Remembering
@@ -29,7 +30,7 @@ Train = Callable[..., Run]
 
 
 class Trainer:
-    """Runs on one data set, and what they said."""
+    """Runs on one data set, and what the last of them noted."""
 
     def __init__(self, data: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self._data, self._folder, self._patch = data, folder, patch
@@ -46,7 +47,8 @@ class Trainer:
         self._patch.setenv("HEADSTART_CACHE", str(cache_folder or self.cache))
         display = Remembering()
         run = experiment.train(make_config(self.settings(**settings)), display=display)
-        self.said = [line for line in display.said if "random weights" not in line]
+        notes = [line for line in display.said if line.startswith("note: ")]
+        self.said = [line for line in notes if "random weights" not in line]
         return run
 
     def model(self, **settings: Any) -> bytes:
@@ -68,7 +70,6 @@ def rows_of(run: Run) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """So few to evaluate that no engine is opened for them; it would take longer than the rest of a run."""
     counts = {f"{split}/{label}": n for split, n in (("train", 10), ("val", 5)) for label in COLOURS}
     return write_folder(tmp_path_factory.mktemp("pictures") / "fruit", counts)
 
@@ -395,3 +396,20 @@ def test_two_runs_at_once_on_one_cache_end_like_one_alone(
     assert model_of(Path(other["out"])) == alone
     assert not list(train.cache.rglob(".*"))
     assert train.model(**settings) == alone
+
+
+def test_a_refused_engine_is_in_the_record_and_not_in_the_way(train: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("it does not like it")
+
+    monkeypatch.setattr(openvino_engine, "convert", refuse)
+    run = train(strategy="head")
+    assert train.said == []
+    refused = run.environment()["refused_engines"]
+    assert "engine openvino 32 is not used for this network: it does not like it" in refused
+    assert list(run.resolved().engines.values()) == ["torch 32"]
+    train(strategy="head", engine="openvino")
+    assert [line.removeprefix("note: ") for line in train.said] == [
+        *refused,
+        refused[-1],
+    ]  # of the features, and of the figures

@@ -78,8 +78,7 @@ def predict(
     files = expand_inputs(paths, sys.stdin)
     rows = predict_stream(classifier, files, top_k=top_k, batch_size=batch_size)
     num_failed = write_predictions(rows, output_format, out, top_k=min(top_k, len(classifier.labels)))
-    for line in classifier.notes:
-        say(f"note: {line}")
+    classifier.tell_refused(terminal())
     if num_failed:
         what, why = ("1 file", "its row says") if num_failed == 1 else (f"{num_failed} files", "their rows say")
         say(f"{what} could not be read; {why} why")

@@ -77,6 +77,6 @@ def check_format(value: str, known: tuple[str, ...]) -> None:
 
 
 DataArgument = Annotated[str | None, typer.Argument(help="folder of class folders, manifest or catalogue name")]
-EngineOption = Annotated[str, typer.Option(help="auto, openvino or torch")]
+EngineOption = Annotated[str, typer.Option(help="auto, openvino, torch-compiled or torch")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, 32 or bf16, of the engine")]
 RunArgument = Annotated[Path, typer.Argument(help="run folder or model folder")]

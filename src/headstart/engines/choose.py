@@ -10,13 +10,13 @@ from torch import nn
 from headstart.engines.engine import NUM_SAMPLES, Engine, EngineKind
 from headstart.engines.openvino_engine import OPENVINO
 from headstart.engines.parity import Rows, disagreement
-from headstart.engines.torch_engine import TORCH, TorchEngine
+from headstart.engines.torch_engine import TORCH, TORCH_COMPILED, TorchEngine
 from headstart.errors import ConfigError, did_you_mean
 from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
 
 # Fastest first, where several run on a device.
-ENGINES: dict[str, EngineKind] = {"openvino": OPENVINO, "torch": TORCH}
+ENGINES: dict[str, EngineKind] = {"openvino": OPENVINO, "torch-compiled": TORCH_COMPILED, "torch": TORCH}
 PRECISIONS = ("auto", "32", "bf16")
 
 
@@ -34,31 +34,52 @@ class Choice:
 REFERENCE = Choice("torch", "32")
 
 
-def choices(device: torch.device, *, engine: str = "auto", precision: str = "auto") -> tuple[Choice, ...]:
+def choices(
+    device: torch.device, *, engine: str = "auto", precision: str = "auto", num_images: int = 0
+) -> tuple[Choice, ...]:
     """List the engines to try on a device, fastest first; the last is PyTorch in 32 bits.
 
-    Where the processor has no bf16, the 32 bits of the same engine are the next best.
+    A precision that is asked for is tried first, and in 32 bits what is left where no engine agrees with it.
+
+    Args:
+        device: Where the network runs.
+        engine: A key of `ENGINES`, or `auto`.
+        precision: `auto`, `32` or `bf16`.
+        num_images: How many images there are to compute, at the least; 0: that is not known.
 
     Raises:
-        ConfigError: An engine or precision is not known, or the engine is not for this device.
+        ConfigError: An engine or precision is not known, or the engine or the two together are not for this device.
     """
     _refuse_unknown("engine", engine, ("auto", *ENGINES))
     _refuse_unknown("precision", precision, PRECISIONS)
-    if engine != "auto" and not ENGINES[engine].precisions(device):
-        raise ConfigError(
-            f"engine={engine} runs on {ENGINES[engine].runs_on}, not on {device}; use engine=torch or device=cpu"
-        )
-
-    found = []
-    for name, kind in ENGINES.items():
-        if engine not in ("auto", name):
-            continue
-        for each in kind.precisions(device):
-            if precision != "32" or each == "32":
-                found.append(Choice(name, each))
+    kinds = _kinds(device, engine, num_images)
+    if precision == "auto":
+        found = [Choice(name, each) for name, kind in kinds.items() for each in kind.usual(device)]
+    else:
+        found = [Choice(name, precision) for name, kind in kinds.items() if precision in kind.usual(device)]
+        if not found:
+            found = [Choice(name, precision) for name, kind in kinds.items() if precision in kind.precisions(device)]
+        if not found:
+            raise ConfigError(
+                f"engine={engine} has no precision={precision} on this {device}, whose hardware lacks it; "
+                "use precision=auto, or engine=auto"
+            )
+        if precision != "32":
+            found += [Choice(name, "32") for name in kinds]
     if REFERENCE not in found:
         found.append(REFERENCE)
     return tuple(found)
+
+
+def _kinds(device: torch.device, engine: str, num_images: int) -> dict[str, EngineKind]:
+    """Return the engines that may be tried on a device."""
+    if engine == "auto":
+        return {
+            name: kind for name, kind in ENGINES.items() if kind.precisions(device) and num_images >= kind.least_images
+        }
+    if not ENGINES[engine].precisions(device):
+        raise ConfigError(f"engine={engine} runs on {ENGINES[engine].runs_on}, not on {device}; use engine=auto")
+    return {engine: ENGINES[engine]}
 
 
 def open_engine(

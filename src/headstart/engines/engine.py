@@ -38,11 +38,15 @@ class EngineKind:
 
     Attributes:
         runs_on: Where it runs, for people: `a CPU`.
-        precisions: Maps a device to the precisions that are worth trying there, fastest first; empty: none runs there.
+        precisions: Maps a device to the precisions that it computes in there; empty: it does not run there.
+        usual: Maps a device to those worth trying there where nobody asks for one, fastest first.
         prepare: Takes a network, how images become its input, its device and `may_vary` of `choose.open_engine`;
             returns what makes the engine in a precision. Both may raise anything where the network cannot be run.
+        least_images: For so many images opening it pays; with fewer it is used only where it is asked for.
     """
 
     runs_on: str
     precisions: Callable[[torch.device], tuple[str, ...]]
+    usual: Callable[[torch.device], tuple[str, ...]]
     prepare: Callable[[nn.Module, InputSpec, torch.device, bool], Callable[[str], Engine]]
+    least_images: int = 0

@@ -9,11 +9,12 @@ import torch
 
 # Where PyTorch may round the inputs of 32-bit operations to 10 bits (TF32) or fewer: cuDNN's and oneDNN's convolutions,
 # cuBLAS's and oneDNN's matrix products.
-_OPERATIONS: tuple[Any, ...] = (
-    torch.backends.cudnn.conv,
-    torch.backends.cuda.matmul,
-    torch.backends.mkldnn.conv,
-    torch.backends.mkldnn.matmul,
+_backends: Any = torch.backends  # whose types do not tell of all that it holds
+_OPERATIONS = (
+    _backends.cudnn.conv,
+    _backends.cuda.matmul,
+    _backends.mkldnn.conv,
+    _backends.mkldnn.matmul,
 )
 
 _lock = threading.Lock()

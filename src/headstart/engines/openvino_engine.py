@@ -177,4 +177,4 @@ def _prepare(
     return lambda precision: OpenVINOEngine(model, precision)
 
 
-OPENVINO = EngineKind("a CPU", _precisions, _prepare)
+OPENVINO = EngineKind("a CPU", precisions=_precisions, usual=_precisions, prepare=_prepare)

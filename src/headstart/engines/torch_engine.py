@@ -1,9 +1,11 @@
 """PyTorch as an inference engine: anywhere that PyTorch runs, and the reference for the others."""
 
 import copy
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import final
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +22,15 @@ from headstart.types import InputSpec
 
 @final
 class TorchEngine:
-    """A network in eval mode and inference mode; on a GPU compiled, with captured kernels.
+    """A network in eval mode and inference mode.
 
     Kernels are chosen by the number of images and round differently, so an image's result depends neither on the other
     images of its batch nor on their number only where all passes have one size (`batch`).
 
     Attributes:
-        name: `torch`.
+        name: `torch`, or `torch-compiled`.
         precision: `bf16` or `32`.
     """
-
-    name = "torch"
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class TorchEngine:
         device: torch.device,
         *,
         fold: bool = True,
+        is_compiled: bool = False,
         batch: int | None = None,
     ) -> None:
         """Prepare a network.
@@ -51,16 +52,20 @@ class TorchEngine:
             device: Where to run.
             fold: Fold BatchNorm into the convolution before it, on a copy. Otherwise the module itself runs, as it is
                 whenever a batch comes.
+            is_compiled: Compile what was folded, with captured kernels; then one thread at a time runs it.
             batch: Images per pass through the network, the last one being filled up; None: batches as they come.
         """
+        self.name = "torch-compiled" if is_compiled else "torch"
         self.precision = precision
         self._device = device
         self._batch = batch
         self._spec = spec
         self._module: Callable[[Tensor], Tensor] = module
+        # Captured kernels write into memory of their own, which one thread at a time may use.
+        self._alone: AbstractContextManager[Any] = threading.Lock() if is_compiled else nullcontext()
         if fold:
             folded = fold_batch_norms(module).to(memory_format=torch.channels_last)
-            self._module = torch.compile(folded, mode="reduce-overhead") if device.type == "cuda" else folded
+            self._module = torch.compile(folded, mode="reduce-overhead") if is_compiled else folded
 
     def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
         """Map batches `uint8` (N, H, W, 3), each of any N, to `float32` (N, ...), in order."""
@@ -74,9 +79,9 @@ class TorchEngine:
         views = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(self._device)
         images = normalize(views, self._spec)
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with torch.inference_mode(), exact_arithmetic(), autocast:
+        with self._alone, torch.inference_mode(), exact_arithmetic(), autocast:
             output = self._module(images)
-        return output.float().cpu().contiguous().numpy()
+            return output.float().cpu().contiguous().numpy()
 
 
 def _passes(batches: Iterable[Pixels], size: int, sizes: deque[int]) -> Iterator[Pixels]:
@@ -122,17 +127,44 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def _precisions(device: torch.device) -> tuple[str, ...]:
-    return ("bf16", "32") if device.type == "cuda" else ("32",)
+def _all_precisions(device: torch.device) -> tuple[str, ...]:
+    return ("bf16", "32")
+
+
+def _usual_precisions(device: torch.device) -> tuple[str, ...]:
+    """Return the precisions that are fast on a device: bf16 on GPUs that have it in hardware."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return ("bf16", "32")
+    return ("32",)
+
+
+def _on_cuda(precisions: Callable[[torch.device], tuple[str, ...]]) -> Callable[[torch.device], tuple[str, ...]]:
+    return lambda device: precisions(device) if device.type == "cuda" else ()
 
 
 def _prepare(module: nn.Module, spec: InputSpec, device: torch.device, may_vary: bool) -> Callable[[str], TorchEngine]:
     def make(precision: str) -> TorchEngine:
         # In bf16 other kernels round so much otherwise that it shows.
-        is_filled_up = not may_vary or precision != "32" or device.type == "cuda"
-        return TorchEngine(module, spec, precision, device, batch=NUM_SAMPLES if is_filled_up else None)
+        batch = None if may_vary and precision == "32" else NUM_SAMPLES
+        return TorchEngine(module, spec, precision, device, batch=batch)
 
     return make
 
 
-TORCH = EngineKind("every device", _precisions, _prepare)
+def _prepare_compiled(
+    module: nn.Module, spec: InputSpec, device: torch.device, may_vary: bool
+) -> Callable[[str], TorchEngine]:
+    # Passes of one size, as each size is compiled anew.
+    return lambda precision: TorchEngine(module, spec, precision, device, is_compiled=True, batch=NUM_SAMPLES)
+
+
+TORCH = EngineKind("every device", precisions=_all_precisions, usual=_usual_precisions, prepare=_prepare)
+TORCH_COMPILED = EngineKind(
+    "a CUDA GPU",
+    precisions=_on_cuda(_all_precisions),
+    usual=_on_cuda(_usual_precisions),
+    prepare=_prepare_compiled,
+    # Compiling EfficientNet-Lite0 takes about 10 s for each precision on an H200 (docs/research-log.md). What it saves
+    # is mostly the time to launch kernels: at best a few milliseconds for each pass of 16 images.
+    least_images=50_000,
+)

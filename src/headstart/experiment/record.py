@@ -58,6 +58,16 @@ def _asked(experiment: Experiment) -> Config:
     return make_config(asked.model_dump(exclude_unset=True, exclude={"repeat"}))
 
 
+def add_refused_engines(run: Run, reasons: Sequence[str]) -> None:
+    """Note in environment.json which engines this machine has and did not use, and why."""
+    if not reasons:
+        return
+    facts = run.environment()
+    known = facts.get("refused_engines", [])
+    facts["refused_engines"] = list(dict.fromkeys([*known, *reasons]))
+    write_json(run.path / runs.ENVIRONMENT, facts)
+
+
 def write_resolved(run: Run, resolved: Resolved) -> None:
     """Write what has been decided since."""
     write_atomic(run.path / runs.RESOLVED, resolved.to_json())

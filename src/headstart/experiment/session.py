@@ -183,8 +183,8 @@ class _Session:
         manifest, config = self.experiment.manifest, self.experiment.config
         classifier = load(self.run.path, device=config.device, engine=config.engine, precision=config.precision)
         figures, predictions = self._evaluate(classifier, manifest.of_split(manifest.reported))
-        for line in classifier.notes:
-            self.experiment.display.note(line)
+        classifier.tell_refused(self.experiment.display)
+        record.add_refused_engines(self.run, classifier.refused)
         runs.write_parquet(self.run.path / runs.PREDICTIONS, predictions)
         ended = time.monotonic()
 
@@ -302,6 +302,7 @@ class _Session:
             title="training" if planned.name == "final" else f"{experiment.plan.strategy} {planned.name}",
         )
         self.cache_s += supply.seconds
+        record.add_refused_engines(self.run, supply.refused)
         self._decide(self.experiment.resolved.replace(engines=dict(supply.engines)))
         return result
 

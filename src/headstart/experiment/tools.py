@@ -90,8 +90,7 @@ def evaluate_folder(
     for line in seen:
         display.note(line)
     metrics, table = evaluate(classifier, records, manifest.labels, source=manifest.source, progress=display.progress)
-    for line in classifier.notes:
-        display.note(line)
+    classifier.tell_refused(display)
     if predictions is not None:
         make_parent(predictions)
         runs.write_parquet(predictions, table)

@@ -62,6 +62,7 @@ class FeatureSupply:
         numbered: The training images with the views that a frozen part sees.
         display: Told what goes on.
         engines: Number of frozen stages -> what computes the features above them; filled in as they are found.
+        refused: Which engines were refused, and why; filled in as they are.
         seconds: Spent computing features so far.
     """
 
@@ -102,8 +103,13 @@ class FeatureSupply:
         self._model = model
         self._device = device
         self._cache = cache
-        self._candidates = choices(device, engine=engine, precision=precision)
+        num_images = train.num_images * (self.numbered.num_views or 1)
+        if held_out is not None:
+            num_images += held_out.num_images
+        self._candidates = choices(device, engine=engine, precision=precision, num_images=num_images)
         self.display = display or Display()
+        self.refused: list[str] = []
+        self._is_asked_for = engine != "auto" or precision != "auto"
         self.engines = dict(pinned or {})
         self.seconds = 0.0
 
@@ -134,7 +140,7 @@ class FeatureSupply:
             self._candidates,
             self._device,
             self._cache,
-            self.display.note,
+            self._note_refusal,
             pinned=self.engines.get(parts.boundary),
         )
         wanted = self._wanted(epochs, all_views)
@@ -161,6 +167,14 @@ class FeatureSupply:
         is_solvable = all_views and len(table.shape) == 1
         features = Features(self.numbered, table) if is_solvable else None
         return PhaseInputs(parts.tail, train, held_out, table.shape, features, trunk)
+
+    def _note_refusal(self, reason: str) -> None:
+        """Remember that an engine was refused; people are told where they asked for one."""
+        self.refused.append(reason)
+        if self._is_asked_for:
+            self.display.note(reason)
+        else:
+            self.display.detail(reason)
 
     def _wanted(self, epochs: Sequence[int], all_views: bool) -> _Wanted:
         """List which views of which images a phase needs, once each."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,13 +44,23 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class RowRecipe:
-    """How the rows of a table are computed; kept on disk, so that complete tables need no engine."""
+    """How the rows of a table are computed; kept on disk, so that complete tables need no engine.
+
+    Attributes:
+        engine: A key of `engines.choose.ENGINES`.
+        precision: `bf16` or `32`.
+        shape: Of one row.
+        dtype: As it is stored: `float16` or `float32`.
+        view_s: Seconds to decode and compute one.
+        refused: Which engines were refused before this one, and why.
+    """
 
     engine: str
     precision: str
     shape: tuple[int, ...]
     dtype: str
     view_s: float
+    refused: tuple[str, ...] = ()
 
     @property
     def engine_name(self) -> str:
@@ -97,16 +107,22 @@ class Trunk:
         self._images = images
         self._device = device
         self._say = say
-        self._pinned: str | None = None
         self._candidates = candidates
         for position, candidate in enumerate(candidates):
             if str(candidate) == pinned:
-                self._pinned = pinned
                 self._candidates = candidates[position:]
         self._engine: Engine | None = None
-        self.key = _rows_key(parts.trunk, model, images, candidates, device)
-        self._file = cache.folder.parent / "engines" / f"{self.key}.json" if cache is not None else None
+        self.key = _rows_key(parts.trunk, model, images, device)
+        self._file = None if cache is None else cache.folder.parent / "engines" / f"{self._recipe_key}.json"
+        self._told: list[str] = []
         self.recipe = self._read() or self._choose()
+        self._tell(self.recipe.refused)
+
+    @property
+    def _recipe_key(self) -> str:
+        """What names the choice among these candidates: another choice, also one that is pinned, is kept apart."""
+        candidates = ", ".join(str(candidate) for candidate in self._candidates)
+        return hashlib.sha256(f"{self.key} {candidates}".encode()).hexdigest()
 
     @property
     def table_key(self) -> str:
@@ -119,16 +135,24 @@ class Trunk:
         """Return the engine, compared with PyTorch before its first use; `recipe` then says what it is."""
         if self._engine is None:
             self.recipe = self._choose()
+            self._tell(self.recipe.refused)
         assert self._engine is not None
         return self._engine
+
+    def _tell(self, reasons: Sequence[str]) -> None:
+        """Tell why engines were refused, each once."""
+        for reason in reasons:
+            if reason not in self._told:
+                self._told.append(reason)
+                self._say(reason)
 
     def _read(self) -> RowRecipe | None:
         with suppress(OSError, ValueError, TypeError, KeyError):
             if self._file is not None:
                 values = json.loads(self._file.read_text())
-                recipe = RowRecipe(**{**values, "shape": tuple(map(int, values["shape"]))})
-                if self._pinned not in (None, recipe.engine_name):
-                    return None
+                values["shape"] = tuple(map(int, values["shape"]))
+                values["refused"] = tuple(map(str, values["refused"]))
+                recipe = RowRecipe(**values)
                 if recipe.dtype in ("float16", "float32") and recipe.shape and min(recipe.shape) > 0:
                     return replace(recipe, view_s=float(recipe.view_s))
         return None
@@ -138,8 +162,9 @@ class Trunk:
         started = time.monotonic()
         samples = next(iter(self._images.views(tasks, NUM_SAMPLES)))
         decode_s = time.monotonic() - started
+        refused: list[str] = []
         self._engine, expected, found = open_engine(
-            self._module, self._spec, samples, self._candidates, device=self._device, has_head=False, say=self._say
+            self._module, self._spec, samples, self._candidates, device=self._device, has_head=False, say=refused.append
         )
         started = time.monotonic()
         for _ in self._engine.run([samples]):
@@ -150,7 +175,7 @@ class Trunk:
         reason = disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
         # Other images may give larger activations; far beyond, they would be cut off.
         dtype = "float32" if reason or np.abs(found).max() > _LARGEST_HALF / 16 else "float16"
-        recipe = RowRecipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s)
+        recipe = RowRecipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s, tuple(refused))
         if self._file is not None:
             with suppress(OSError, RunError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -169,10 +194,9 @@ def _rows_key(
     trunk: nn.Module,
     model: ClassifierNetwork,
     images: ImageBatches,
-    candidates: tuple[Choice, ...],
     device: torch.device,
 ) -> str:
-    """Name everything that a row depends on, but for the image and the number of its view."""
+    """Name everything that a row depends on, but for the image, the number of its view and the engine."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_features()
     facts: dict[str, Any] = {
         "code": getattr(trunk, "code", ""),
@@ -180,7 +204,6 @@ def _rows_key(
         "network": [model.library, model.architecture, library_named(model.library).version()],
         "spec": model.spec.to_dict(),
         "augment": images.augment,
-        "engines": [str(candidate) for candidate in candidates],
         "device": [device.type, processor],
         "packages": {package: package_version(package) for package in _PACKAGES},
         "sources": [hashlib.sha256(file.read_bytes()).hexdigest() for file in _CODE],

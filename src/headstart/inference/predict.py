@@ -17,6 +17,7 @@ from PIL import Image
 from headstart.data.sources import Picture, Source
 from headstart.data.threads import default_threads
 from headstart.devices import pick_device
+from headstart.display import Display
 from headstart.engines.choose import choices, open_engine
 from headstart.engines.engine import Engine
 from headstart.engines.samples import made_pictures
@@ -64,7 +65,7 @@ class Classifier:
     Made by `headstart.load`.
 
     Attributes:
-        notes: Which engines were refused, and why, for people; known after the first use.
+        refused: Which engines were refused, and why; known after the first use.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Classifier:
         Args:
             model: Network, labels and input spec.
             device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
-            engine: `auto`, `openvino` or `torch`.
+            engine: `auto`, `openvino`, `torch-compiled` (on a GPU) or `torch`.
             precision: Of the engine: `32`, which is what `auto` means here, or `bf16`.
 
         Raises:
@@ -84,16 +85,17 @@ class Classifier:
         self._model = model
         self._device = pick_device(device)
         model.network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._is_asked_for = engine != "auto" or precision != "auto"
         # In bf16 probabilities would be up to 0.04 away, and only where the processor has it.
         precision = "32" if precision == "auto" else precision
         self._candidates = choices(self._device, engine=engine, precision=precision)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
-        self.notes: list[str] = []
+        self.refused: list[str] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process: the engine and its lock."""
-        return {**vars(self), "_engine": None, "_lock": None, "notes": []}
+        return {**vars(self), "_engine": None, "_lock": None, "refused": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` gave."""
@@ -181,6 +183,12 @@ class Classifier:
         for logits in self._opened().run(batches):
             yield _softmax(logits)
 
+    def tell_refused(self, display: Display) -> None:
+        """Tell which engines were refused so far: as notes where one was asked for, else as details."""
+        tell = display.note if self._is_asked_for else display.detail
+        for line in self.refused:
+            tell(line)
+
     def _opened(self) -> Engine:
         """Return the engine, which is decided on once."""
         with self._lock:
@@ -192,7 +200,7 @@ class Classifier:
                     self._candidates,
                     device=self._device,
                     has_head=True,
-                    say=self.notes.append,
+                    say=self.refused.append,
                     may_vary=True,
                 )
         return self._engine
@@ -204,7 +212,8 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
     Args:
         path: A run folder, or its `model` folder, wherever that was copied to.
         device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
-        engine: `openvino` (on a CPU), `torch`, or `auto`: the fastest that agrees with PyTorch in 32 bits.
+        engine: `openvino` (on a CPU), `torch-compiled` (on a GPU), `torch`, or `auto`: the fastest that agrees with
+            PyTorch in 32 bits.
         precision: `32`, which is what `auto` means here, or `bf16`: faster where the processor has it, and farther off.
 
     Raises:

@@ -110,6 +110,9 @@ class _Named(Display):
     def note(self, line: str) -> None:
         self._display.note(f"{self._name}: {line}")
 
+    def detail(self, line: str) -> None:
+        self._display.detail(f"{self._name}: {line}")
+
     def progress(self, title: str, done: int, total: int) -> None:
         self._display.progress(title, done, total)
 

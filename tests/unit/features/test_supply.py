@@ -18,6 +18,7 @@ from headstart.data.loading import Batch, BatchSource, ImageBatches
 from headstart.data.manifest import ImageRecord
 from headstart.data.sources import FILES
 from headstart.display import Display
+from headstart.engines import openvino_engine
 from headstart.engines.parity import TOLERANCE
 from headstart.features import supply, trunk
 from headstart.features.cache import FeatureCache
@@ -65,6 +66,7 @@ class Maker(Display):
     images: list[Path]
     folder: Path
     said: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
     computed: int = 0
 
     def batches(self, model: ClassifierNetwork, paths: Sequence[Path], **settings: Any) -> ImageBatches:
@@ -102,6 +104,9 @@ class Maker(Display):
 
     def note(self, line: str) -> None:
         self.said.append(line)
+
+    def detail(self, line: str) -> None:
+        self.details.append(line)
 
     def progress(self, title: str, done: int, total: int) -> None:
         assert title == "computing features"
@@ -705,7 +710,7 @@ def test_a_refused_engine_is_said_once_a_phase(
     monkeypatch.setitem(TOLERANCE, "bf16", 0.0)
     at_boundary(model, HEAD)
     inputs = make(model).phase(HEAD, EPOCHS)
-    assert [line.partition(" is not used")[0] for line in make.said] == ["engine openvino bf16"] * has_bf16()
+    assert [line.partition(" is not used")[0] for line in make.details] == ["engine openvino bf16"] * has_bf16()
     assert next(iter(inputs.train.epoch(0))).pixels.dtype == torch.float32
 
 
@@ -774,3 +779,55 @@ def test_what_sixteen_bits_cannot_hold_becomes_the_largest_number_they_can():
     rows = np.array([[1.5, 1e6, -1e6, 65504.0]], dtype=np.float32)
     assert as_stored(rows, np.dtype(np.float16)).tolist() == [[1.5, 65504.0, -65504.0, 65504.0]]
     assert as_stored(rows, np.dtype(np.float32)).tolist() == rows.tolist()
+
+
+# Which engine it is
+
+
+@pytest.fixture
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO refuses every network."""
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("it does not like it")
+
+    monkeypatch.setattr(openvino_engine, "convert", refuse)
+
+
+@pytest.mark.usefixtures("no_openvino")
+@pytest.mark.parametrize("asked", [{}, {"engine": "openvino"}, {"precision": "32"}], ids=str)
+def test_a_refused_engine_is_a_note_only_where_it_was_asked_for(
+    make: Maker, model: ClassifierNetwork, asked: dict[str, str]
+) -> None:
+    at_boundary(model, HEAD)
+    feed = make(model, **asked)
+    feed.phase(HEAD, EPOCHS)
+    assert feed.engines == {HEAD: "torch 32"}
+    assert feed.refused
+    assert all(line.startswith("engine openvino") for line in feed.refused)
+    assert make.said == (feed.refused if asked else [])
+    assert make.details == ([] if asked else feed.refused)
+
+
+def test_a_pinned_engine_is_no_answer_to_those_who_pin_none(make: Maker, model: ClassifierNetwork) -> None:
+    found = {}
+    for pinned in (None, "torch 32"):
+        at_boundary(model, HEAD)
+        other = Maker(make.images, make.folder / str(pinned))
+        feed = other(model, pinned={HEAD: pinned} if pinned else None)
+        feed.phase(HEAD, EPOCHS)
+        found[pinned] = feed.engines[HEAD]
+        feed = other(model)
+        feed.phase(HEAD, EPOCHS)
+        assert feed.engines[HEAD] == found[None]
+    assert found["torch 32"] == "torch 32"
+    assert found[None].startswith("openvino")
+
+
+def test_engines_that_were_asked_for_and_that_were_found_share_their_rows(
+    make: Maker, model: ClassifierNetwork, no_engine: Callable[[], None]
+) -> None:
+    assert make.rows_computed(model, precision="32") == ALL_ROWS
+    assert make.rows_computed(model, engine="openvino", precision="32") == 0
+    no_engine()
+    assert make.rows_computed(model, precision="32") == 0

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from headstart.engines import openvino_engine
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
 from headstart.inference.predict import Classifier, Prediction, load, predict_stream, probabilities_stream
 from headstart.preprocessing import decode, eval_view
+from tests.helpers.displays import Remembering
 from tests.helpers.pictures import LABELS, make_picture
 
 
@@ -80,6 +82,21 @@ def test_the_engine_is_the_same_for_one_picture_and_for_many(network, pictures):
     many = Classifier(network, "cpu")
     many.predict(pictures * 6)
     assert one.engine == many.engine == opened == Classifier(network, "cpu").engine == ("openvino", "32")
+
+
+@pytest.mark.parametrize("asked", [{}, {"engine": "openvino"}, {"precision": "32"}], ids=str)
+def test_a_refused_engine_is_a_note_only_where_it_was_asked_for(network, pictures, monkeypatch, asked):
+    def refuse(*_):
+        raise RuntimeError("it does not like it")
+
+    monkeypatch.setattr(openvino_engine, "convert", refuse)
+    classifier = Classifier(network, "cpu", **asked)
+    classifier.predict(pictures)
+    assert classifier.engine == ("torch", "32")
+    assert classifier.refused == ["engine openvino 32 is not used for this network: it does not like it"]
+    display = Remembering()
+    classifier.tell_refused(display)
+    assert display.said == ([f"note: {line}" for line in classifier.refused] if asked else [])
 
 
 # Threads and copies
