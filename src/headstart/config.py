@@ -83,6 +83,7 @@ Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 Matches = Annotated[dict[str, int | str], BeforeValidator(_pairs)]
 Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_counts)]
 Ints = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_list)]
+Names = Annotated[list[str], BeforeValidator(_list)]
 Floats = Annotated[list[Annotated[float, Field(gt=0)]] | None, BeforeValidator(_list)]
 Seconds = Annotated[float | None, BeforeValidator(_duration)]
 Gigabytes = Annotated[float | None, BeforeValidator(_gigabytes)]
@@ -104,6 +105,7 @@ class Config(BaseModel):
         "auto", description="how the folders are read, where their names leave it open"
     )
     map: Pairs = Field({}, description="merge classes: bird=animal,cat=animal or a YAML file")
+    exclude: Names = Field([], description="classes to leave out: cat,dog (as they are called after map)")
     max_per_class: Counts = Field(None, description="a balanced, seeded subset: N, or train=N,test=M")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share reported on where the data has no splits")
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train that selects, where none is given")

@@ -502,8 +502,8 @@ DATA = [
     Row(
         "files of other kinds",
         "train empty",
-        "error: cannot read image {here}/empty/apple/a.heic: not an image in a format that Pillow reads (and "
-        "1 more); repair or remove it, or leave such images out with --skip-bad",
+        "error: none of the 2 images can be read: not an image in a format that Pillow reads; the first is "
+        "{here}/empty/apple/a.heic. Paths in a table are relative to the folder of the table",
         before=(
             write("empty/apple/a.heic"),
             write("empty/sky/b.heic"),
@@ -666,8 +666,9 @@ DATA = [
     Row(
         "too few images to split",
         "train few",
-        "error: class 'apple' has 1 image: too few to appear in both parts of a split; add images, or bring "
-        "a split of your own (train and test folders, or a manifest with a split column)",
+        "error: too few images to have each class in both a train and a test split: 'apple' has 1 image. Add images, "
+        "leave out such classes with --exclude apple, or bring splits of your own (folders train and test, or a table "
+        "with a column split)",
         before=(
             copy("fruit/train/apple/000.jpg", "few/apple/000.jpg"),
             copy("fruit/train/sky", "few/sky"),
@@ -676,8 +677,9 @@ DATA = [
     Row(
         "too few images to select on",
         "train few {tiny} --best-epoch",
-        "error: class 'sky' has 1 image: too few to appear in both parts of a split; add images, or bring a "
-        "split of your own (train and test folders, or a manifest with a split column)",
+        "error: too few images to have each class in both a part that trains and one that selects: 'sky' has 1 "
+        "training image. Add images, leave out such classes with --exclude sky, or bring splits of your own (folders "
+        "train and test, or a table with a column split)",
         before=(
             copy("fruit", "few"),
             remove("few/train/sky"),
@@ -697,10 +699,22 @@ DATA = [
         "hymenoptera, cifar10-animals-vehicles, snacks",
     ),
     Row(
+        "class to leave out that is not there",
+        "train fruit --exclude sky,lea",
+        "error: exclude names the class 'lea', which is not in the data. Did you mean 'leaf'? Classes: apple, leaf, "
+        "sky",
+    ),
+    Row(
+        "table with two columns of labels",
+        "train list.csv",
+        "error: {here}/list.csv has 2 columns 'label'; keep one of them",
+        before=(write("list.csv", "path,label,label\nfruit/train/sky/000.jpg,sky,leaf\n"),),
+    ),
+    Row(
         "table without the column",
         "train list.csv",
-        "error: {here}/list.csv has no column 'label'. Columns: path, class; expected path, label and "
-        "optionally split, group",
+        "error: {here}/list.csv has no column 'label'. Its columns are: path, class. Rename the one with the files to "
+        "path, and the one with the classes to label; split and group are optional",
         before=(write("list.csv", "path,class\nfruit/train/sky/000.jpg,sky\n"),),
     ),
     Row(
@@ -718,8 +732,8 @@ DATA = [
     Row(
         "table of missing files",
         "train list.csv",
-        "error: cannot read image {here}/gone/1.jpg: no such file or directory (and 1 more); repair or "
-        "remove it, or leave such images out with --skip-bad",
+        "error: none of the 2 images can be read: no such file or directory; the first is {here}/gone/1.jpg. Paths in "
+        "a table are relative to the folder of the table",
         before=(write("list.csv", "path,label\ngone/1.jpg,sky\ngone/2.jpg,leaf\n"),),
     ),
     Row(
@@ -1231,7 +1245,7 @@ RUNS = [
         "note: 2 images found under different labels, first {here}/fruit/val/pear/000.jpg (pear) and "
         "{here}/fruit/val/sky/000.jpg (sky)\n"
         "error: the data has classes that the model does not know: 'pear'; it knows apple, leaf, sky. Rename "
-        "them by --map 'pear=apple', or leave them out of the data",
+        "them by --map 'pear=apple', or leave them out by --exclude pear",
         before=(copy("fruit/val/sky", "fruit/val/pear"),),
     ),
     Row(

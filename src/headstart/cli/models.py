@@ -17,6 +17,7 @@ def evaluate(
     output_format: Annotated[str, typer.Option("--format", help="table or json")] = "table",
     layout: Annotated[str, typer.Option(help="how the folders are read; as for train")] = "auto",
     label_map: Annotated[str | None, typer.Option("--map", help="merge classes: bird=animal,cat=animal")] = None,
+    exclude: Annotated[str | None, typer.Option(help="classes of the data to leave out: cat,dog")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test; default: the reported one")] = None,
     predictions: Annotated[Path | None, typer.Option(help="write a row per image to this parquet file")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out unreadable images")] = False,
@@ -30,12 +31,13 @@ def evaluate(
     from headstart.tables import print_metrics
 
     check_format(output_format, ("table", "json"))
-    settings = load_config(None, {"layout": layout, "map": label_map or {}})
+    settings = load_config(None, {"layout": layout, "map": label_map or {}, "exclude": exclude or []})
     metrics = evaluate_folder(
         run,
         data,
         layout=settings.layout,
         label_map=settings.map or None,
+        exclude=settings.exclude,
         split=split,
         predictions=predictions,
         skip_bad=skip_bad,

@@ -19,6 +19,7 @@ from headstart.preprocessing import open_image, read_rgb, why_unreadable
 from headstart.types import Progress
 
 _RANK = {"train": 0, "validation": 1, "test": 2}
+_MAX_NAMED = 3  # images in an error message
 _AHEAD = 4096  # a million images in the queue would fill gigabytes
 _T = TypeVar("_T")
 
@@ -153,14 +154,34 @@ def change_of(source: Source, record: ImageRecord) -> str:
     return "has changed" if record.sha256 and found != record.sha256 else ""
 
 
-def raise_unreadable(bad: Sequence[BadImage]) -> None:
-    """Raise an `UnreadableImageError` that names the first of `bad` and counts the others; nothing if there is none."""
-    if bad:
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+def raise_unreadable(bad: Sequence[BadImage], *, num_images: int) -> None:
+    """Refuse images that cannot be read; nothing if there is none.
+
+    Args:
+        bad: What cannot be read.
+        num_images: How many images there are, these among them.
+
+    Raises:
+        UnreadableImageError: It names the first few and counts the others.
+    """
+    if not bad:
+        return
+    reasons = {image.reason for image in bad}
+    if len(bad) == num_images > 1 and len(reasons) == 1:
         raise UnreadableImageError(
-            f"cannot read image {bad[0].path}: {bad[0].reason}{more}; repair or remove it, or leave such images out "
-            "with --skip-bad"
+            f"none of the {num_images} images can be read: {bad[0].reason}; the first is {bad[0].path}. Paths in a "
+            "table are relative to the folder of the table"
         )
+    if len(bad) == 1:
+        raise UnreadableImageError(
+            f"cannot read image {bad[0].path}: {bad[0].reason}; repair or remove it, or leave such images out with "
+            "--skip-bad"
+        )
+    named = listed((f"{image.path}: {image.reason}" for image in bad), _MAX_NAMED)
+    advice = "repair or remove them, or leave such images out with --skip-bad"
+    if len(bad) > _MAX_NAMED:
+        advice += "; headstart data show --skip-bad --verbose lists them all"
+    raise UnreadableImageError(f"cannot read {len(bad)} images: {named}; {advice}")
 
 
 def check_classes(manifest: Manifest, source: str, *, hint: str = "") -> None:

@@ -46,6 +46,7 @@ def load_dataset(
     *,
     layout: Layout = "auto",
     label_map: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
     max_per_class: int | Mapping[str, int] | None = None,
     leaks: LeaksPolicy = "drop",
     skip_bad: bool = False,
@@ -63,6 +64,7 @@ def load_dataset(
         source: Folder of class folders (with or without splits), CSV or parquet manifest, or catalogue name.
         layout: Which folders are classes and which are splits; see `headstart.data.layouts`.
         label_map: Class in the source -> class to use; others keep their name.
+        exclude: Classes to leave out, as they are called after the map.
         max_per_class: Keep a balanced, seeded subset: one number, or split -> number.
         leaks: What to do with images that are exact copies of one in a split nearer to the report (train, validation,
             test): `drop`, `error` or `keep`. A group that is in more than one split is an error unless it is `keep`.
@@ -85,12 +87,15 @@ def load_dataset(
     """
     threads = threads or default_threads()
     path, name, located = _locate(source, progress)
-    manifest, listing = scan(path, name=name, label_map=label_map, layout=layout, known=known)
+    manifest, listing = scan(path, name=name, label_map=label_map, exclude=exclude, layout=layout, known=known)
     warnings = [*located, *listing.warnings]
     check: Callable[..., None] = check_not_empty if single_split_ok else check_classes
     check(manifest, str(source), hint=_ignored_hint(listing))
     given = manifest.splits
-    manifest, bad_headers = _drop_bad_headers(manifest, skip_bad, threads, progress)
+    manifest, bad_headers = _drop_bad_headers(manifest, threads, progress)
+    if bad_headers and not skip_bad:  # all that cannot be read is named at once
+        bodies = _with_hashes(manifest, threads, progress, None)[2]
+        raise_unreadable([*bad_headers, *bodies], num_images=len(manifest.records) + len(bad_headers))
     # Before splits are made: they would take the place of the one that is empty now.
     check_splits(manifest, given, str(source), hint=_unreadable_hint(bad_headers))
     if single_split_ok:
@@ -101,7 +106,10 @@ def load_dataset(
         manifest = subset(manifest, max_per_class, split_seed)
     if leaks != "keep":
         check_groups(manifest, str(source))
-    manifest, pixels, bad_bodies = _with_hashes(manifest, skip_bad, threads, progress, keep)
+    num_images = len(manifest.records)
+    manifest, pixels, bad_bodies = _with_hashes(manifest, threads, progress, keep)
+    if not skip_bad:
+        raise_unreadable(bad_bodies, num_images=num_images)
     bad = (*bad_headers, *bad_bodies)
     check_splits(manifest, splits, str(source), hint=_unreadable_hint(bad))
     check(manifest, str(source), hint=_unreadable_hint(bad))
@@ -167,12 +175,8 @@ def _unreadable_hint(bad: Sequence[BadImage]) -> str:
     return f" ({counted(bad, 'unreadable ')} left out)" if bad else ""
 
 
-def _drop_bad_headers(
-    manifest: Manifest, skip_bad: bool, threads: int, progress: Progress | None
-) -> tuple[Manifest, list[BadImage]]:
+def _drop_bad_headers(manifest: Manifest, threads: int, progress: Progress | None) -> tuple[Manifest, list[BadImage]]:
     bad = unreadable_headers(manifest.source, manifest.records, threads=threads, progress=progress)
-    if not skip_bad:
-        raise_unreadable(bad)
     paths = {image.path for image in bad}
     return manifest.with_records(r for r in manifest.records if shown(r.key) not in paths), bad
 
@@ -205,13 +209,11 @@ def _with_splits(
 
 
 def _with_hashes(
-    manifest: Manifest, skip_bad: bool, threads: int, progress: Progress | None, keep: Keep | None
+    manifest: Manifest, threads: int, progress: Progress | None, keep: Keep | None
 ) -> tuple[Manifest, list[str], list[BadImage]]:
     """Return the manifest with SHA-256s, the pixel hash of each record, and what could not be decoded."""
     found = fingerprint(manifest.source, manifest.records, threads=threads, progress=progress, keep=keep)
     bad = [result for result in found if isinstance(result, BadImage)]
-    if not skip_bad:
-        raise_unreadable(bad)
     records: list[ImageRecord] = []
     pixels: list[str] = []
     for record, result in zip(manifest.records, found, strict=True):
@@ -246,6 +248,8 @@ def _sentences(report: DataReport) -> list[str]:
     if duplicates := report.duplicates:
         sentences.append(f"{counted(duplicates)} found more than once within a split, first {duplicates[0][0]}")
     if conflicts := report.conflicts:
-        pictures = " and ".join(f"{path} ({label})" for path, label in conflicts[0][:2])
+        (first, its_label), *copies = conflicts[0]
+        other, other_label = next((path, label) for path, label in copies if label != its_label)
+        pictures = f"{first} ({its_label}) and {other} ({other_label})"
         sentences.append(f"{counted(conflicts)} found under different labels, first {pictures}")
     return sentences

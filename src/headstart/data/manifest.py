@@ -2,10 +2,14 @@
 
 import csv
 import json
+import math
 import os
+import re
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -14,12 +18,16 @@ from headstart.data.folders import Listing, list_folder
 from headstart.data.layouts import class_name
 from headstart.data.sources import FILES, Source, restore_source, source_settings
 from headstart.data.split_names import SPLIT_WORDS, SPLITS, split_of
-from headstart.errors import DataError, did_you_mean, listed
+from headstart.errors import DataError, did_you_mean, either, listed
 from headstart.types import Layout
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("path", "label", "split", "group")
 _METADATA_KEY = b"headstart"
+# Columns of other programs that say what `split` says here.
+_SPLIT_COLUMNS = frozenset({
+    "set", "subset", "fold", "partition", "phase", "usage", "dataset", "data_split", "is_train",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,7 @@ def scan(
     *,
     name: str | None = None,
     label_map: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
     layout: Layout = "auto",
     known: Iterable[str] = (),
 ) -> tuple[Manifest, Listing]:
@@ -109,6 +118,7 @@ def scan(
             against the file.
         name: Name of the data set; default: the folder's or the file's stem.
         label_map: Class in the source -> class to use; classes that are not in it keep their name.
+        exclude: Classes to leave out, as they are called after the map.
         layout: Which folders are classes and which are splits; see `headstart.data.layouts`.
         known: Classes that a model knows.
 
@@ -128,9 +138,21 @@ def scan(
     if layout != "auto" and not is_folder:
         listing.warnings.append(f"layout={layout} has no effect: {source} is a table, not a folder")
     names = _mapped_names(listing.classes, label_map or {})
-    labels = tuple(sorted(set(names.values())))
+    left_out = _excluded(exclude, names.values())
+    labels = tuple(sorted(set(names.values()) - left_out))
     index = {label: position for position, label in enumerate(labels)}
-    records = [ImageRecord(key, index[names[label]], split, group) for key, label, split, group in listing.images]
+    records = []
+    num_left_out: Counter[str] = Counter()
+    for key, label, split, group in listing.images:
+        name_of_class = names[label]
+        if name_of_class in left_out:
+            num_left_out[name_of_class] += 1
+        else:
+            records.append(ImageRecord(key, index[name_of_class], split, group))
+    if left_out:
+        counts = listed(f"{label!r} ({num_left_out[label]} images)" for label in sorted(left_out))
+        listing.warnings.append(f"left out as asked: {counts}")
+    listing.warnings += _near_misses(labels)
     return Manifest(name or data_name(source), labels, ()).with_records(records), listing
 
 
@@ -218,9 +240,45 @@ def _mapped_names(classes: Iterable[str], label_map: Mapping[str, str]) -> dict[
     return {name: targets.get(name, name) for name in known}
 
 
+def _excluded(asked: Sequence[str], known: Iterable[str]) -> set[str]:
+    """Return the classes to leave out."""
+    there = sorted(set(known))
+    excluded = {class_name(name) for name in asked}
+    for name in sorted(excluded):
+        if name not in there:
+            raise DataError(
+                f"exclude names the class {name!r}, which is not in the data.{did_you_mean(name, there)} "
+                f"Classes: {listed(there, 20)}"
+            )
+    return excluded
+
+
+def _near_misses(labels: Sequence[str]) -> list[str]:
+    """Say which classes may be one that is written in two ways."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(_plainest(label), []).append(label)
+    notes = []
+    for names in alike.values():
+        if len(names) > 1:
+            last = names[-1]
+            others = ",".join(f"{name}={last}" for name in names[:-1])
+            written = either(map(repr, names), "and")
+            notes.append(f"{written} are different classes; if they are one, use --map {shlex.quote(others)}")
+    return notes
+
+
+def _plainest(label: str) -> str:
+    """Return a class name without what people write in two ways: case, blanks and signs between words, and `.0`."""
+    with suppress(ValueError):
+        return f"number {float(label):g}"
+    return re.sub(r"[\W_]+", "", label.casefold()) or label
+
+
 def _list_table(path: Path) -> Listing:
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
     listing = Listing()
+    read_rows = _csv_rows if path.suffix.lower() == ".csv" else _parquet_rows
+    rows = read_rows(path, listing.warnings)
     for place, row in rows:
         file = row["path"].strip()
         label = row["label"].strip()
@@ -246,7 +304,7 @@ def _list_table(path: Path) -> Listing:
 _Rows = Iterator[tuple[str, dict[str, str]]]  # where a row is, for messages, and its cells by column
 
 
-def _csv_rows(path: Path) -> _Rows:
+def _csv_rows(path: Path, notes: list[str]) -> _Rows:
     try:
         # utf-8-sig: spreadsheets put a byte order mark in front.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -256,6 +314,7 @@ def _csv_rows(path: Path) -> _Rows:
             separator = max(",;\t", key=header.count)
             names = next(csv.reader([header], delimiter=separator))
             columns = _columns(path, names)
+            notes += _column_notes(path, names, columns)
             reader = csv.reader(file, delimiter=separator)
             for row in reader:
                 place = f"{path} line {reader.line_num + 1}"
@@ -270,13 +329,32 @@ def _csv_rows(path: Path) -> _Rows:
         raise DataError(f"{path} is not a CSV file in UTF-8: {error}; save it as 'CSV UTF-8'") from error
 
 
-def _parquet_rows(path: Path) -> _Rows:
+def _parquet_rows(path: Path, notes: list[str]) -> _Rows:
     table = _open_parquet(path)
     columns = _columns(path, table.column_names)
+    notes += _column_notes(path, table.column_names, columns)
     values = [table.column(position).to_pylist() for position in columns.values()]
     for number, row in enumerate(zip(*values, strict=True), start=1):
-        cells = ["" if value is None else str(value) for value in row]
-        yield f"{path} row {number}", dict(zip(columns, cells, strict=True))
+        place = f"{path} row {number}"
+        cells = {}
+        for name, value in zip(columns, row, strict=True):
+            cells[name] = _cell_text(value, name, place)
+        yield place, cells
+
+
+def _cell_text(value: object, column: str, place: str) -> str:
+    """Return a cell as text: '' where it is missing, a whole number without `.0`.
+
+    Raises:
+        DataError: It holds a list or a mapping.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # what pandas makes of a column of whole numbers in which one is missing
+    if isinstance(value, list | tuple | dict):
+        raise DataError(f"{place}: {column} holds {value!r}; expected one text or number. An image has one {column}")
+    return str(value)
 
 
 def _open_parquet(path: Path) -> Any:
@@ -295,11 +373,26 @@ def _open_parquet(path: Path) -> Any:
 def _columns(path: Path, names: Sequence[str]) -> dict[str, int]:
     """Return the position of each column that is used."""
     found = [name.strip().lower() for name in names]
-    for needed in ("path", "label"):
-        if needed not in found:
-            hint = did_you_mean(needed, found)
-            raise DataError(
-                f"{path} has no column {needed!r}.{hint} Columns: {', '.join(names)}; expected path, label and "
-                "optionally split, group"
-            )
+    missing = [needed for needed in ("path", "label") if needed not in found]
+    if missing:
+        what = "column" if len(missing) == 1 else "columns"
+        raise DataError(
+            f"{path} has no {what} {either(map(repr, missing), 'and')}. Its columns are: {', '.join(names)}. Rename "
+            "the one with the files to path, and the one with the classes to label; split and group are optional"
+        )
+    for key in _COLUMNS:
+        if found.count(key) > 1:
+            raise DataError(f"{path} has {found.count(key)} columns {key!r}; keep one of them")
     return {key: found.index(key) for key in _COLUMNS if key in found}
+
+
+def _column_notes(path: Path, names: Sequence[str], used: Mapping[str, int]) -> list[str]:
+    """Say which columns are not used, and which of them may be meant for splits."""
+    unused = [name.strip() for position, name in enumerate(names) if position not in used.values() and name.strip()]
+    if not unused:
+        return []
+    note = f"{path} has columns that are not used: {listed(unused)}"
+    similar = [name for name in unused if name.lower() in _SPLIT_COLUMNS]
+    if similar and "split" not in used:
+        note += f". If {similar[0]!r} says which images train and which test, rename it to split"
+    return [note]

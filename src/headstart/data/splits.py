@@ -1,6 +1,7 @@
 """Make splits where the data brings none, inner splits of train, and balanced subsets. All seeded."""
 
 import contextlib
+import shlex
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from headstart.data.manifest import ImageRecord, Manifest, group_numbers
 from headstart.data.split_names import SPLIT_WORDS, split_of
-from headstart.errors import DataError, did_you_mean
+from headstart.errors import DataError, did_you_mean, listed
 
 _MAX_FOLDS = 20
 
@@ -28,7 +29,7 @@ def make_splits(manifest: Manifest, test_fraction: float, seed: int) -> Manifest
     Raises:
         DataError: A class has too few images, or too few groups, to appear in both splits.
     """
-    in_test = _held_out(manifest.records, manifest.labels, test_fraction, seed)
+    in_test = _held_out(manifest.records, manifest.labels, test_fraction, seed, "a train and a test split")
     pairs = zip(manifest.records, in_test, strict=True)
     return manifest.with_records(replace(record, split="test" if held else "train") for record, held in pairs)
 
@@ -43,7 +44,7 @@ def inner_split(
     """
     trains: list[ImageRecord] = []
     selects: list[ImageRecord] = []
-    held_out = _held_out(records, labels, fraction, seed)
+    held_out = _held_out(records, labels, fraction, seed, "a part that trains and one that selects")
     for record, is_held in zip(records, held_out, strict=True):
         if is_held:
             selects.append(record)
@@ -100,22 +101,27 @@ def _limits(manifest: Manifest, max_per_class: int | Mapping[str, int]) -> dict[
 
 
 def _held_out(
-    records: Sequence[ImageRecord], names: Sequence[str] | None, fraction: float, seed: int
+    records: Sequence[ImageRecord], names: Sequence[str] | None, fraction: float, seed: int, purpose: str
 ) -> npt.NDArray[np.bool_]:
-    """Return one bool per record, with every class on both sides."""
+    """Return one bool per record, with every class on both sides.
+
+    Raises:
+        DataError: That cannot be done for some classes; it names them all.
+    """
     labels = np.array([record.label for record in records], dtype=np.int64)
     grouped = any(record.group is not None for record in records)
     draw = _draw_groups if grouped else _draw_images
     held_out = draw(records, labels, fraction, seed)
-    for label in _one_sided(labels, held_out):
-        name = repr(names[label]) if names else str(label)
-        count = int((labels == label).sum())
-        what = "1 image" if count == 1 else f"{count} images"
-        if grouped:
-            what += " in too few groups"
+    small = _one_sided(labels, held_out)
+    if small:
+        counts = {names[label] if names else str(label): int((labels == label).sum()) for label in small}
+        kind = "image" if {record.split for record in records} == {""} else "training image"
+        found = listed(f"{name!r} has {count} {kind}{'' if count == 1 else 's'}" for name, count in counts.items())
+        in_groups = " in groups" if grouped else ""
         raise DataError(
-            f"class {name} has {what}: too few to appear in both parts of a split; add images, or bring a split of "
-            "your own (train and test folders, or a manifest with a split column)"
+            f"too few images{in_groups} to have each class in both {purpose}: {found}. Add images, leave out such "
+            f"classes with --exclude {shlex.quote(','.join(counts))}, or bring splits of your own (folders train and "
+            "test, or a table with a column split)"
         )
     return held_out
 

@@ -31,6 +31,7 @@ def read_data(config: Config, display: Display, *, keep: Keep | None = None) -> 
         config.data,
         layout=config.layout,
         label_map=config.map or None,
+        exclude=config.exclude,
         max_per_class=config.max_per_class,
         leaks=config.leaks,
         skip_bad=config.skip_bad,
@@ -48,6 +49,8 @@ def show_report(report: DataReport, display: Display) -> None:
         display.say(line)
     for warning in report.warnings:
         display.note(warning)
+    for image in report.unreadable:
+        display.detail(f"left out {image.path}: {image.reason}")
 
 
 class Reading:

@@ -40,6 +40,7 @@ def evaluate_folder(
     display: Display,
     layout: Layout = "auto",
     label_map: dict[str, str] | None = None,
+    exclude: Sequence[str] = (),
     split: str | None = None,
     predictions: Path | None = None,
     skip_bad: bool = False,
@@ -55,6 +56,7 @@ def evaluate_folder(
         display: Told what goes on.
         layout: How the folders of the data are read; see `headstart.data.layouts`.
         label_map: Merges classes of the data.
+        exclude: Classes of the data to leave out.
         split: Which split; by default the one that a run on this data would report.
         predictions: Where to write a row per image.
         skip_bad: Whether unreadable images are left out.
@@ -75,6 +77,7 @@ def evaluate_folder(
         data,
         layout=layout,
         label_map=label_map,
+        exclude=exclude,
         leaks="keep",
         skip_bad=skip_bad,
         single_split_ok=True,

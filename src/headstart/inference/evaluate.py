@@ -94,7 +94,7 @@ def _targets(records: Sequence[ImageRecord], labels: Sequence[str], known: Seque
         words = listed(f"'{label}'{_suggestion(label, known)}" for label in unknown)
         raise DataError(
             f"the data has classes that the model does not know: {words}; it knows {listed(known, 10)}. Rename them "
-            f"by --map '{unknown[0]}={known[0]}', or leave them out of the data"
+            f"by --map '{unknown[0]}={known[0]}', or leave them out by --exclude {','.join(unknown)}"
         )
     return np.array([index[labels[record.label]] for record in records], dtype=np.int64)
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # What decides which images train, select and are reported: the same for all cells.
 OF_THE_DATA = (
-    "data", "layout", "map", "max_per_class", "test_fraction", "validation_fraction", "split_seed", "leaks", "skip_bad",
+    "data", "layout", "map", "exclude", "max_per_class", "test_fraction", "validation_fraction", "split_seed", "leaks",
+    "skip_bad",
 )  # fmt: skip
 # Settings in which two runs may differ and still be of one cell; images are compared by content, not by path.
 _ASIDE = {"seed", "out", "repeat", "threads", "monitor", "log", "cache", "data", "selection_score", "keep_checkpoints"}

@@ -23,7 +23,7 @@ from headstart.training.solve import solve_head
 
 _TIMED_S = 1.0
 _SETTINGS = {
-    "data", "layout", "map", "max_per_class", "test_fraction", "split_seed", "leaks", "skip_bad", "weights",
+    "data", "layout", "map", "exclude", "max_per_class", "test_fraction", "split_seed", "leaks", "skip_bad", "weights",
     "image_size", "resize", "interpolation", "decoder", "augment", "precision", "engine", "cache", "device", "threads",
     "seed",
 }  # fmt: skip

@@ -119,9 +119,16 @@ def test_duplicates_are_within_a_split_and_conflicts_have_different_labels() -> 
 
 
 def test_unreadable_images_are_one_error_that_counts_them() -> None:
-    raise_unreadable([])
-    with pytest.raises(UnreadableImageError, match=r"image /d/1: torn \(and 2 more\); .*--skip-bad"):
-        raise_unreadable([BadImage(f"/d/{n}", "torn") for n in (1, 2, 3)])
+    raise_unreadable([], num_images=9)
+    bad = [BadImage(f"/d/{n}", "torn") for n in (1, 2, 3, 4, 5)]
+    with pytest.raises(UnreadableImageError, match=r"image /d/1: torn; repair or remove it, .*--skip-bad"):
+        raise_unreadable(bad[:1], num_images=9)
+    with pytest.raises(UnreadableImageError, match=r"3 images: /d/1: torn, /d/2: torn, /d/3: torn; .*--skip-bad$"):
+        raise_unreadable(bad[:3], num_images=9)
+    with pytest.raises(UnreadableImageError, match=r"/d/3: torn and 2 more; .*data show .* lists them all"):
+        raise_unreadable(bad, num_images=9)
+    with pytest.raises(UnreadableImageError, match=r"none of the 5 images can be read: torn; the first is /d/1"):
+        raise_unreadable(bad, num_images=5)
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_parquet_manifest_with_numbers_as_labels(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("path,label\n", "lists no image"),
-        ("path,lable\n1.jpg,a\n", "no column 'label'. Did you mean 'lable'?"),
+        ("path,lable\n1.jpg,a\n", "no column 'label'. Its columns are: path, lable. Rename"),
         ("file,label\n1.jpg,a\n", "no column 'path'"),
         ("path,label,split\n1.jpg,a,tset\n", "line 2: unknown split 'tset'. Did you mean 'test'"),
         ("path,label,split\n1.jpg,a,train\n2.jpg,a,\n", "1 of 2 rows have no split"),
@@ -257,3 +257,57 @@ def test_nothing_is_written_beside_the_images(image_folder: Path) -> None:
     before = sorted(os.walk(image_folder))
     scan(image_folder)
     assert sorted(os.walk(image_folder)) == before
+
+
+def write_table(file: Path, **columns: object) -> Path:
+    pq.write_table(pa.table(columns), file)
+    return file
+
+
+def test_numbers_that_are_labels_are_whole_and_missing_ones_are_refused(tmp_path: Path) -> None:
+    """A column of whole numbers in which one was missing is one of floats, as pandas writes it."""
+    whole = write_table(tmp_path / "m.parquet", path=["1.jpg", "2.jpg"], label=[0.0, 1.0])
+    assert scan(whole)[0].labels == ("0", "1")
+    missing = write_table(tmp_path / "n.parquet", path=["1.jpg", "2.jpg"], label=[0.0, float("nan")])
+    with pytest.raises(DataError, match=r"n\.parquet row 2: label is empty"):
+        scan(missing)
+
+
+def test_several_labels_for_an_image_are_refused(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "m.parquet", path=["1.jpg"], label=[["cat", "dog"]])
+    with pytest.raises(DataError, match=r"row 1: label holds \['cat', 'dog'\]; expected one text or number"):
+        scan(table)
+
+
+def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
+    table = tmp_path / "m.csv"
+    table.write_text("path,label,Set,width\n1.jpg,a,train,3\n2.jpg,b,test,4\n")
+    notes = scan(table)[1].warnings
+    assert notes == [
+        f"{table} has columns that are not used: Set, width. If 'Set' says which images train and which test, rename "
+        "it to split"
+    ]
+    table.write_text("path,label,split,fold\n1.jpg,a,train,3\n2.jpg,b,test,4\n")
+    assert scan(table)[1].warnings == [f"{table} has columns that are not used: fold"]
+
+
+def test_classes_that_may_be_one_are_named(tmp_path: Path) -> None:
+    table = tmp_path / "m.csv"
+    table.write_text(
+        "path,label\n" + "".join(f"{n}.jpg,{name}\n" for n, name in enumerate(["Cat", "cat", "1", "1.0", "dog"]))
+    )
+    manifest, listing = scan(table)
+    assert len(manifest.labels) == 5
+    assert listing.warnings == [
+        "'1' and '1.0' are different classes; if they are one, use --map 1=1.0",
+        "'Cat' and 'cat' are different classes; if they are one, use --map Cat=cat",
+    ]
+
+
+def test_a_class_can_be_left_out(image_folder: Path) -> None:
+    manifest, listing = scan(image_folder, exclude=["leaf"])
+    assert manifest.labels == ("apple", "sky")
+    assert {Path(record.key).parent.name for record in manifest.records} == {"apple", "sky"}
+    assert listing.warnings == ["left out as asked: 'leaf' (18 images)"]
+    merged, _ = scan(image_folder, label_map={"leaf": "sky"}, exclude=["sky"])
+    assert merged.labels == ("apple",)

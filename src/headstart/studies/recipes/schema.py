@@ -26,6 +26,7 @@ Settings = Mapping[str, Any]
 NOT_OF_A_CELL: Final = {
     "data": "the recipe's own `data` names the images",
     "map": "the recipe's own `map` merges classes",
+    "exclude": "a recipe takes all classes of its data",
     "max_per_class": "the recipe's own `train_per_class` and `reported_per_class` say how many",
     "seed": "--seeds says how many there are",
     "threads": "it belongs to the machine",
