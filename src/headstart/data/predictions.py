@@ -1,13 +1,13 @@
 """What a finished run says of each reported image: the one reader of predictions.parquet. Loads no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart.data.manifest import ImageRecord, Manifest
+from headstart.data.manifest import ImageRecord, Manifest, group_numbers
 from headstart.errors import RunError
 from headstart.runs import PREDICTIONS, Run
 
@@ -24,6 +24,7 @@ class Predictions:
         predicted: Most probable classes, (N,).
         classes: The C classes that the model knows.
         probabilities: (N, C).
+        groups: (N,), a number per image, equal within a group; None where that is not known.
     """
 
     paths: Sequence[str]
@@ -31,6 +32,7 @@ class Predictions:
     predicted: Sequence[str]
     classes: Sequence[str]
     probabilities: npt.NDArray[np.floating]
+    groups: npt.NDArray[np.int64] | None = None
 
     @cached_property
     def is_correct(self) -> npt.NDArray[np.bool_]:
@@ -65,7 +67,7 @@ def read_predictions(run: Run, manifest: Manifest | None = None) -> Predictions:
 
     Args:
         run: A finished run.
-        manifest: The run's, where they have to be about its reported images, in its order.
+        manifest: The run's; with it they have to be about its reported images, in its order, and have its groups.
 
     Raises:
         RunError: The run is not finished, its file is damaged, or it does not fit the manifest.
@@ -91,11 +93,14 @@ def read_predictions(run: Run, manifest: Manifest | None = None) -> Predictions:
         probabilities=probabilities,
     )
 
-    if manifest is not None:
-        expected = [manifest.labels[record.label] for record in reported_records(run, manifest)]
-        if found.labels != expected:
-            raise RunError(f"the predictions of {run.path} do not fit its manifest; train again with --overwrite")
-    return found
+    if manifest is None:
+        return found
+    records = reported_records(run, manifest)
+    expected = [manifest.labels[record.label] for record in records]
+    if found.labels != expected:
+        raise RunError(f"the predictions of {run.path} do not fit its manifest; train again with --overwrite")
+    groups = group_numbers(record.group for record in records)
+    return replace(found, groups=np.array(groups, dtype=np.int64))
 
 
 def reported_records(run: Run, manifest: Manifest) -> tuple[ImageRecord, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 from headstart.report.canvas import LINE, MUTED, PAPER, SERIES, Figure, draw, legend, shortened
 from headstart.report.reading import Facts
 from headstart.stats.confusion import confusion_table
-from headstart.stats.intervals import wilson_interval
+from headstart.stats.intervals import accuracy_interval
 from headstart.stats.metrics import ECE_BINS, confidence_bins
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
     for number in np.unique(which):
         is_member = which == number
         means.append(float(confidence[is_member].mean()))
-        bins.append(wilson_interval(int(found.is_correct[is_member].sum()), int(is_member.sum())))
+        groups = None if found.groups is None else found.groups[is_member]
+        bins.append(accuracy_interval(found.is_correct[is_member], groups))
 
     def paint(axes: "Axes") -> None:
         axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1, label="confidence = accuracy")

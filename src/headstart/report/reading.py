@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from headstart import runs
 from headstart.config import command_words
-from headstart.data.manifest import read_source
+from headstart.data.manifest import read_manifest, read_source
 from headstart.data.predictions import Predictions, read_predictions
 from headstart.data.sources import FILES, Source
-from headstart.errors import HeadstartError, RunError, listed
+from headstart.errors import DataError, HeadstartError, RunError, listed
 from headstart.resolved import Resolved
 from headstart.stats.caveats import Caveat, caveats
 from headstart.stats.confusion import Confusion, read_confusion
@@ -110,7 +110,7 @@ def read_run(path: Path) -> Facts:
         phases=optional(lambda: list(run.plan()["phases"]), []),
         environment=optional(run.environment, {}),
         data_report=optional(run.data_report, {}),
-        predictions=optional(lambda: read_predictions(run), None),
+        predictions=optional(lambda: _predictions(run), None),
         spec=optional(lambda: _spec(run.model_folder / "preprocessor_config.json"), None),
         explanations=optional(lambda: _explanations(run), {}),
         missing=missing,
@@ -199,6 +199,15 @@ def _located(run: str | Path, folder: Path) -> Path:
     """Find a run that a file in a folder names; one that is not within it was named from where the command ran."""
     within = folder / run
     return within.resolve() if within.exists() else Path(run).resolve()
+
+
+def _predictions(run: runs.Run) -> Predictions:
+    """Read the predictions, with the groups of the images where the manifest is there."""
+    try:
+        manifest = read_manifest(run.path / runs.MANIFEST)
+    except DataError:
+        return read_predictions(run)
+    return read_predictions(run, manifest)
 
 
 def _spec(path: Path) -> InputSpec:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,13 @@ def test_reliability_says_accuracy_and_confidence_of_each_bin(make_run):
     for number in np.unique(bins):
         members = bins == number
         assert f"{found.confidence[members].mean():.2f}: {found.is_correct[members].mean():.2f}" in alt
+
+
+def test_reliability_has_intervals_over_groups(make_run):
+    facts = read_run(make_run(num_images=40))
+    assert facts.predictions.groups.tolist() == list(range(40))  # each image counts for itself
+    grouped = replace(facts, predictions=replace(facts.predictions, groups=np.arange(40) // 20))
+    assert reliability_diagram(facts, "r").png != reliability_diagram(grouped, "r").png
 
 
 def test_the_svg_takes_the_pages_colours_and_stands_alone():
