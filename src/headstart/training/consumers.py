@@ -3,6 +3,7 @@
 A new consumer is one generator here, and one line in `run_fit`.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,7 @@ def run_fit(
         events = checkpointed(events, fit, checkpoints, every_s=checkpoint_every_s)
     if display is not None:
         events = shown(events, display, title)
+        events = judged(events, display, num_classes=len(fit.model.labels))
     for _ in events:
         pass
     return fit.result()
@@ -158,6 +160,29 @@ def shown(events: Events, display: Display, title: str) -> Events:
     finally:
         if has_begun:
             display.end_training()
+
+
+def judged(events: Events, display: Display, *, num_classes: int) -> Events:
+    """Note a fit that ends with a higher loss than it began with, and than guessing has.
+
+    Guessing is the same probability for every class. Its cross-entropy is ln C, also of smoothed and mixed targets.
+    """
+    guessing = math.log(num_classes)
+    first, last = None, None
+    for event in events:
+        match event:
+            case FitStarted() if event.num_done:
+                first = guessing  # what it began with was seen by the process that was interrupted
+            case StepDone() if first is None:
+                first = event.result.loss
+            case EpochDone():
+                last = event.row["train_loss"]
+        yield event
+    if first is not None and last is not None and last > max(first, guessing):
+        display.note(
+            f"the training loss rose to {last:.3g}; the same probability for every class would give {guessing:.3g}. "
+            "The steps are too large: train again with a smaller --lr; headstart lr-find suggests one"
+        )
 
 
 def drawn_in_tensorboard(events: Events, folder: Path) -> Events:
