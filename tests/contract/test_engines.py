@@ -25,7 +25,7 @@ from headstart.machine import has_bf16
 from headstart.models.classifier import ClassifierNetwork
 from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
-from tests.helpers.networks import FAMILIES, SIDE, build
+from tests.helpers.networks import FAMILIES, NETWORKS, SIDE, build
 from tests.helpers.tiny import TinyNet, make_model
 
 CPU = torch.device("cpu")
@@ -228,6 +228,21 @@ def test_compiling_leaves_no_trace(name: str, fast_path: bool) -> None:
         assert any("openvino 32" in line for line in said) == (name == "inconvertible")
     finally:
         torch.backends.mha.set_fastpath_enabled(before_fast_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [each if each == "torchvision/vit_b_16" else pytest.param(each, marks=pytest.mark.soak) for each in NETWORKS],
+)
+def test_without_traces_networks_are_converted_to_equal_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(name)
+    network, pixels = model.network.eval(), make_pixels(3, SIDE)
+    traced = make(OPENVINO, network, model.spec)
+    monkeypatch.delattr(torch.jit, "trace")
+    before = state_of(network)
+    exported = make(OPENVINO, network, model.spec)
+    assert state_of(network) == before
+    assert np.array_equal(run(exported, pixels, [3]), run(traced, pixels, [3]))
 
 
 # What follows needs no particular network.
