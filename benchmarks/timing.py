@@ -145,9 +145,32 @@ def of_run(folder: Path) -> dict[str, Any]:
     return {**figures, "evaluated_by": f"{metrics['engine']}, {metrics['precision']}"}
 
 
-def ratios(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[float]:
-    """How many times faster the second side was, pair by pair; of a side that ran less often the last run counts on."""
-    return [first[min(i, len(first) - 1)]["wall_s"] / own["wall_s"] for i, own in enumerate(second)]
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster the second of two sides was.
+
+    Attributes:
+        times: Median over pairs of runs, or ratio of the medians where there are no pairs.
+        text: The same for people, with the spread or with how many runs it is from.
+    """
+
+    times: float
+    text: str
+
+
+def speedup(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> Speedup:
+    """Compare the seconds of two sides that took turns.
+
+    Run i of one side and run i of the other were neighbours in time. Where one side ran less often the rest have no
+    neighbour: then the medians are compared, and nothing is said of a spread.
+    """
+    before = [run["wall_s"] for run in first]
+    after = [run["wall_s"] for run in second]
+    if len(before) == len(after):
+        ratios = [slow / fast for slow, fast in zip(before, after, strict=True)]
+        return Speedup(median(ratios), f"{spread(ratios)} times")
+    times = median(before) / median(after)
+    return Speedup(times, f"{times:.1f} times (medians of {len(before)} and {len(after)} runs)")
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -199,7 +222,7 @@ def print_summary(contest: dict[str, Any]) -> None:
     for name, runs in contest["runs"].items():
         print(f"  {contest['commands'][name]}\n    {spread([one['wall_s'] for one in runs])} s")
         if runs is not first and name == "headstart":
-            print(f"    times faster: {spread(ratios(first, runs))}", flush=True)
+            print(f"    faster: {speedup(first, runs).text}", flush=True)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
