@@ -7,10 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# How PyTorch and LoRA call the matrices and filters of linear maps.
+_NAMES_OF_MAPS = ("weight", "lora_a", "lora_b")
+# Tables of positions that some networks keep in an `nn.Embedding`.
+_POSITIONS = ("pos_embed", "position_embedding", "position_embeddings", "rel_pos")
+
 
 def is_decayed(name: str, parameter: Tensor, *, decay_all: bool) -> bool:
-    """Tell whether weight decay applies: everywhere, or (default) not on norms, biases and single tokens."""
-    return decay_all or (parameter.ndim > 1 and not name.endswith(("bias", "cls_token", "pos_embed", "pos_embedding")))
+    """Tell whether weight decay applies: everywhere, or (default) to the matrices and filters of linear maps alone.
+
+    Those are called `weight` in all libraries. What is not: biases, norms, scales such as LayerScale's `(C, 1, 1)`, the
+    tokens of classes and registers, and tables of positions. Decay would pull these towards a zero that means nothing.
+
+    Args:
+        name: Of the parameter in its network.
+        parameter: The parameter.
+        decay_all: Whether it applies everywhere.
+    """
+    if decay_all:
+        return True
+    module = name.rpartition(".")[0]
+    return parameter.ndim > 1 and name.endswith(_NAMES_OF_MAPS) and not module.endswith(_POSITIONS)
 
 
 def build_optimizer(

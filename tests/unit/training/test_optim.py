@@ -2,10 +2,13 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torchvision
+from torch import nn
 
 from headstart.training.mixing import mix_batch
-from headstart.training.optim import WeightAverage, build_optimizer, set_learning_rate
+from headstart.training.optim import WeightAverage, build_optimizer, is_decayed, set_learning_rate
 from headstart.training.schedules import lr_factor
 from tests.helpers.tiny import TinyNet
 
@@ -23,6 +26,40 @@ def test_groups_hold_rates_and_decay_without_norms_and_biases():
     groups = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}
     assert groups == {(0.1, 0.1): 1, (0.1, 0.0): 1, (1.0, 0.1): 1, (1.0, 0.0): 1}
     assert all(g["fused"] for g in optimizer.param_groups)
+
+
+MAPS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+NETWORKS = [
+    "tv/vit_b_16", "tv/convnext_tiny", "tv/swin_t", "tv/swin_v2_t", "tv/maxvit_t", "tv/efficientnet_b0",
+    "timm/vit_small_patch14_reg4_dinov2", "timm/convnext_tiny", "timm/swin_tiny_patch4_window7_224",
+    "timm/deit_tiny_distilled_patch16_224", "timm/beit_base_patch16_224", "timm/crossvit_tiny_240",
+    "timm/xcit_nano_12_p16_224", "timm/levit_128s", "timm/fastvit_t8",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_only_the_maps_of_real_networks_are_decayed(name):
+    """Not class tokens, registers, LayerScale, temperatures, nor tables of positions."""
+    library, _, architecture = name.partition("/")
+    with torch.device("meta"):
+        network = timm.create_model(architecture) if library == "timm" else torchvision.models.get_model(architecture)
+    expected = set()
+    for place, module in network.named_modules():
+        if isinstance(module, MAPS):
+            own = module.named_parameters(prefix=place, recurse=False)
+            expected.update(key for key, parameter in own if parameter.ndim > 1)
+    decayed = {key for key, parameter in network.named_parameters() if is_decayed(key, parameter, decay_all=False)}
+    assert decayed == expected
+    assert decayed
+
+
+def test_tables_of_positions_and_inserted_parts():
+    table, vector = torch.zeros(4, 4), torch.zeros(4)
+    for name in ("embeddings.position_embedding.weight", "pos_embed", "blocks.0.rel_pos.weight", "cls_token"):
+        assert not is_decayed(name, table, decay_all=False)
+    for name in ("blocks.0.lora_a", "blocks.0.lora_b", "blocks.0.adapter.down.weight"):
+        assert is_decayed(name, table, decay_all=False)
+    assert not is_decayed("norm.weight", vector, decay_all=False)
 
 
 def test_decay_all_decays_everything():
