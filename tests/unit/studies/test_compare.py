@@ -144,6 +144,16 @@ def test_a_runs_settings_are_scored_unless_that_was_refused(headstart, planned, 
     assert [cell.config.selection_score for cell in planned[0][0]] == [is_scored] * 2
 
 
+@pytest.mark.parametrize("selection_score", [True, False])
+def test_an_explicit_choice_to_score_or_not_holds_beside_a_table_of_ones_own(planned, selection_score):
+    table = {"phases": [{"rules": {"*": 1}}]}
+    config = Config(data="fruit", strategy="mine", table=table, selection_score=selection_score)
+    with pytest.raises(RunError, match="every cell failed"):
+        compare(config, strategies=("mine", "head"))
+    assert [cell.config.selection_score for cell in planned[0][0]] == [selection_score] * 2
+    assert planned[0][0][0].config.table == table
+
+
 @pytest.mark.parametrize(
     ("data", "folder"),
     [("photos.v1", "photos.v1"), ("photos.v2/", "photos.v2"), ("lists/table.csv", "table")],
