@@ -8,7 +8,7 @@ from torch import nn
 
 from headstart.config import Config
 from headstart.errors import ConfigError, PlanError
-from headstart.models.adapters import insert_adapters, insert_lora, norm_and_bias_names
+from headstart.models.adapters import insert_adapters, insert_lora, is_part, norm_and_bias_names
 from headstart.models.backbones import Backbone, create_backbone
 from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.heads import head_of
@@ -45,6 +45,7 @@ def build_model(config: Config, resolved: Resolved, labels: Sequence[str]) -> Cl
     model = build_classifier(
         backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout, source_head=source
     )
+    brought = frozenset(name for name, _ in model.network.named_parameters() if is_part(name))
     parts = find_strategy(resolved.strategy, resolved.table).parts
     insert_parts(
         model,
@@ -54,7 +55,7 @@ def build_model(config: Config, resolved: Resolved, labels: Sequence[str]) -> Cl
         alpha=config.lora_alpha,
         width=config.adapter_width,
     )
-    return model
+    return replace(model, parts_brought=brought)
 
 
 def build_backbone(config: Config, resolved: Resolved) -> Backbone:

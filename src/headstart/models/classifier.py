@@ -49,6 +49,7 @@ class ClassifierNetwork:
         weights: Where the weights that it started from come from, for people.
         licence: Of code and weights, for people.
         source_head: What the head starts from, before training; None for a random one.
+        parts_brought: Names of the parameters of adapters that came with the weights.
     """
 
     network: nn.Module
@@ -63,6 +64,7 @@ class ClassifierNetwork:
     weights: str
     licence: str
     source_head: SourceHead | None = None
+    parts_brought: frozenset[str] = frozenset()
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Turn uint8 pixels (N, 3, H, W) into the network's float32 input, keeping device and memory format."""

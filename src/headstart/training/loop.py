@@ -98,7 +98,7 @@ class Fit:
         self.parameters = dict(self.network.named_parameters())
         # Before a checkpoint is loaded: a resumed run is pulled to where it began, too.
         is_penalised = any(phase.penalty for phase in plan.phases)
-        self.pretrained = pretrained_start(self.network, model.stages[-1]) if is_penalised else {}
+        self.pretrained = pretrained_start(model) if is_penalised else {}
         self.steps_per_epoch = math.ceil(num_batches(supply.train) / settings.accumulate)
         self.position = Position()
         self.best: dict[str, Tensor] = {}

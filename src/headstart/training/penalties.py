@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from headstart.types import Stage
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from headstart.models.classifier import ClassifierNetwork
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class L2SP:
 
         0.5 * alpha * ||w - w0||^2  over what was pretrained, w0 being its values at the start of the run,
         0.5 * beta * ||v||^2        over what is new: the head, and inserted parts.
+
+    A head that starts from rows of the source is no new one, nor is a part that came with the weights.
 
     Only what trains counts. It stands in the place of weight decay, and so that is off where it is on. Reported losses
     do not hold it.
@@ -50,12 +52,25 @@ class L2SP:
                 parameter.grad.add_(weight, alpha=self.beta)
 
 
-def pretrained_start(network: "nn.Module", head: Stage) -> "dict[str, Tensor]":
-    """Copy the parameters of a network before it trains, but for its head and inserted parts, which are new."""
+def pretrained_start(model: "ClassifierNetwork") -> "dict[str, Tensor]":
+    """Copy what is pretrained of a network, before it trains.
+
+    Of a head that starts from rows of the source, the rows that are new are zero: that is where they are pulled to.
+    """
     from headstart.models.adapters import is_part
 
-    return {
-        name: parameter.detach().clone()
-        for name, parameter in network.named_parameters()
-        if not head.owns(name) and not is_part(name)
-    }
+    head = model.stages[-1]
+    start = {}
+    for name, parameter in model.network.named_parameters():
+        is_new = is_part(name) and name not in model.parts_brought
+        if head.owns(name):
+            is_new = model.source_head is None
+        if is_new:
+            continue
+        start[name] = parameter.detach().clone()
+        if head.owns(name) and model.source_head is not None:
+            matching = model.source_head.matching
+            for row, output in enumerate(matching.outputs):
+                if output is None and row != matching.rest:
+                    start[name][row] = 0.0
+    return start

@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from headstart.errors import PlanError, TrainingError
 from headstart.models.adapters import insert_adapters, insert_lora
+from headstart.models.source_head import SourceHead
+from headstart.models.source_head.matching import Matching
 from headstart.training.penalties import L2SP, pretrained_start
 from headstart.training.plan import Phase, Plan, Rule, apply_modes, describe, parse_table, resolve
 from headstart.training.schedules import lr_factor
@@ -27,7 +29,8 @@ def test_by_hand():
     with torch.no_grad():
         old.fill_(1.5)
         new.fill_(3.0)
-    start = pretrained_start(network, Stage("head", ("1",)))
+    stages = (Stage("body", ("0",)), Stage("head", ("1",)))
+    start = pretrained_start(replace(make_model(), network=network, stages=stages))
     with torch.no_grad():
         old.fill_(2.0)
     old.grad, new.grad = torch.tensor([[1.0]]), torch.tensor([[1.0]])
@@ -37,8 +40,9 @@ def test_by_hand():
 
 
 def test_the_gradient_is_that_of_the_formula():
-    network, head = make_model().network.double(), STAGES[-1]
-    start = pretrained_start(network, head)
+    model = make_model()
+    network = model.network.double()
+    start = pretrained_start(model)
     assert set(start) == {name for name, _ in network.named_parameters() if not name.startswith("fc.")}
     parameters = dict(network.named_parameters())
     torch.manual_seed(1)
@@ -62,10 +66,31 @@ def test_inserted_parts_are_new():
     model = make_model()
     names = set(dict(model.network.named_parameters()))
     insert_adapters(model.network, STAGES[:-1], width=2, size=(8, 8))
-    assert set(pretrained_start(model.network, STAGES[-1])) == {name for name in names if not name.startswith("fc.")}
+    assert set(pretrained_start(model)) == {name for name in names if not name.startswith("fc.")}
     insert_lora(model.network, STAGES[:-1], rank=2, alpha=2.0)
-    start = pretrained_start(model.network, STAGES[-1])
+    start = pretrained_start(model)
     assert not any("lora" in name or "adapter." in name for name in start)
+
+
+def test_parts_that_came_with_the_weights_are_not_new():
+    model = make_model()
+    insert_adapters(model.network, STAGES[:-1], width=2, size=(8, 8))
+    brought = frozenset(name for name, _ in model.network.named_parameters() if "adapter." in name)
+    assert brought
+    start = pretrained_start(replace(model, parts_brought=brought))
+    assert brought <= start.keys()
+
+
+def test_a_head_from_the_sources_rows_is_pulled_to_them_and_its_new_rows_to_zero():
+    model = make_model()
+    matching = Matching(("a", "b", "c"), (7, None, None), rest=2)
+    source = SourceHead(torch.zeros(9, 8), torch.zeros(9), (), matching)
+    start = pretrained_start(replace(model, source_head=source))
+    for name in ("fc.weight", "fc.bias"):
+        now = model.network.get_parameter(name)
+        assert torch.equal(start[name][[0, 2]], now[[0, 2]])
+        assert not start[name][1].any()
+        assert now[1].any()
 
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"clip_norm": 0.5}], ids=str)
