@@ -157,7 +157,7 @@ class ImageBatches:
         """Return the number of each image's view in an epoch (N,): every image goes through its views in turn."""
         if self.num_views is None:
             raise ValueError("a fresh view in every epoch has no number")
-        rng = np.random.Generator(np.random.Philox(key=[self._seed, _NUMBERED]))
+        rng = np.random.Generator(np.random.Philox(key=[self._seed, 0], counter=[0, 0, 0, _NUMBERED]))
         return (rng.integers(self.num_views, size=self.num_images) + epoch) % self.num_views
 
     def pixels(self, order: npt.NDArray[np.int64], epoch: int, batch_size: int) -> Iterator[Pixels]:

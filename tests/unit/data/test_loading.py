@@ -145,3 +145,11 @@ def test_no_records_make_no_batches() -> None:
     source = batches(())
     assert len(source) == 0
     assert list(source.epoch(0)) == []
+
+
+def test_order_and_views_are_drawn_from_streams_of_their_own(records: tuple[ImageRecord, ...]) -> None:
+    """The numbers of views once came from the stream that the order of epoch 2 is drawn from."""
+    source = batches(records, augment="crop", views=3, seed=3)
+    for epoch in range(4):
+        stream = np.random.Generator(np.random.Philox(key=[3, epoch]))
+        assert not np.array_equal(source.view_numbers(0), stream.integers(3, size=source.num_images))
