@@ -212,9 +212,15 @@ class Experiment:
             self.model, self.plan, self.fit_settings, self.resolved.batch_size, pick_device(self.config.device)
         )
 
-    def choose_step(self, phase: PhaseFit) -> StepChoice:
-        """Say how the steps of a phase run: as was decided before, or the fastest way."""
-        decided = self.resolved.step_of(phase.number)
+    def choose_step(self, phase: PhaseFit, number: int | None = None) -> StepChoice:
+        """Say how the steps of a phase run: as was decided before, or the fastest way.
+
+        Args:
+            phase: It is about to begin.
+            number: Of the phase in the plan, from 0; default: the phase's own.
+        """
+        number = phase.number if number is None else number
+        decided = self.resolved.step_of(number)
         if decided is not None:
             return decided
         device = pick_device(self.config.device)
@@ -233,7 +239,7 @@ class Experiment:
             device_type=self.fabric.device.type,
         )
         if choice != options[0]:
-            self.display.say(f"steps of phase {phase.number + 1} run fastest as: {choice}")
+            self.display.say(f"steps of phase {number + 1} run fastest as: {choice}")
         return choice
 
     def _trial(self, module: nn.Module, batch: Batch) -> StepTrial:

@@ -20,6 +20,7 @@ from headstart.experiment import record
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.fits import INNER_TRAIN, INNER_VALIDATION, PlannedFit
 from headstart.experiment.reading import Reading
+from headstart.experiment.time_limit import within_time_limit
 from headstart.history import MetricsLog
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import Classifier, load
@@ -27,7 +28,6 @@ from headstart.machine import PeakMemory
 from headstart.models.classifier import ClassifierNetwork, save_classifier
 from headstart.resolved import Resolved
 from headstart.runs import Run
-from headstart.training.budget import epoch_seconds, fit_to_time
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.consumers import require_tensorboard, run_fit
 from headstart.training.events import FitResult
@@ -66,7 +66,7 @@ def train_new(
     display.say(memory.line)
     if memory.warning:
         display.note(memory.warning)
-    experiment = within_time_limit(experiment)
+    experiment = within_time_limit(experiment, started)
     with runs.sole_writer(out):
         run = record.create(experiment, out, overwrite=overwrite)
         display.begin_run(run.path)
@@ -115,34 +115,6 @@ def _check_unchanged(manifest: Manifest) -> None:
     for image in manifest.records:
         if change := change_of(manifest.source, image):
             raise RunError(f"{image.key} {change} since the run began, so it cannot be resumed; start a new run")
-
-
-def within_time_limit(experiment: Experiment) -> Experiment:
-    """Shorten the plan to the time limit, unless a run that is repeated did so."""
-    config, plan = experiment.config, experiment.plan
-    if config.time_limit is None or experiment.resolved.is_timed:
-        return experiment
-    started = time.monotonic()
-    manifest = experiment.manifest
-    held_out = manifest.of_split(manifest.reported) if config.monitor else None
-    seconds = epoch_seconds(
-        experiment.model,
-        plan,
-        lambda trial: experiment.supply(experiment.train, held_out, model=trial),
-        experiment.fit_settings,
-        experiment.fabric,
-    )
-    # A fit that selects on a part of train is followed by a second one on all of it.
-    num_fits = 2 if any(fit.sets_length for fit in experiment.fits()) else 1
-    left_s = (config.time_limit - (time.monotonic() - started)) / num_fits
-    epochs, expected_s = fit_to_time(plan, seconds, left_s)
-    say = experiment.display.say
-    say(f"time limit {config.time_limit:.0f} s: epochs per phase {list(epochs)}, about {expected_s * num_fits:.0f} s")
-    if expected_s > left_s:
-        experiment.display.note(
-            "the time limit is too short for one epoch of each phase; one epoch is the least that can be run"
-        )
-    return experiment.with_resolved(experiment.resolved.replace(epochs=epochs, is_timed=True))
 
 
 @dataclass

@@ -3,46 +3,83 @@
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 from lightning_fabric import Fabric
 
 from headstart.features.supply import FeatureSupply
 from headstart.models.classifier import ClassifierNetwork
-from headstart.training.events import StepDone
-from headstart.training.loop import Fit, solver_inputs
+from headstart.training.events import PhaseStarted, StepDone
+from headstart.training.loop import Fit, PhaseFit, solver_inputs
 from headstart.training.plan import Phase, Plan, apply_modes, resolve
 from headstart.training.settings import FitSettings
+from headstart.types import StepChoice
 
 
-def epoch_seconds(
+@dataclass(frozen=True)
+class StepTiming:
+    """How the steps of a phase run, and how long one takes.
+
+    Attributes:
+        seconds: Of an optimizer step; 0 where the phase is solved instead.
+        choice: How steps ran while they were timed, and are to run; None of a phase that is solved.
+    """
+
+    seconds: float
+    choice: StepChoice | None
+
+
+def time_steps(
     model: ClassifierNetwork,
     plan: Plan,
     make_supply: Callable[[ClassifierNetwork], FeatureSupply],
     settings: FitSettings,
     fabric: Fabric,
+    *,
+    choose_step: Callable[[int, PhaseFit], StepChoice] | None = None,
     num_steps: int = 3,
-) -> tuple[float, ...]:
-    """Estimate the seconds per epoch of each phase, evaluation included, on a copy of the model.
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[StepTiming, ...]:
+    """Time the steps of each phase, on a copy of the model, in the way in which they will run.
 
     Features below a boundary are computed for all epochs to come, which training then finds in the cache, so that the
-    caller's clock has counted them. A phase that is solved takes no epoch's time, one that has to be trained instead
-    does.
+    caller's clock has counted them. A phase that is solved takes no steps, one that has to be trained instead does.
+
+    Args:
+        model: The network.
+        plan: What trains when.
+        make_supply: Feeds a copy of the model.
+        settings: How to train.
+        fabric: Device.
+        choose_step: Says how the steps of the phase of a number, from 0, run; default: as in `settings`.
+        num_steps: How many steps count.
+        clock: Gives seconds.
     """
-    seconds = []
-    for phase in plan.phases:
+    timings = []
+    for number, phase in enumerate(plan.phases):
         trial = replace(model, network=copy.deepcopy(model.network))
         supply = make_supply(trial)
         if _can_be_solved(trial, phase, supply):
-            seconds.append(0.0)
+            timings.append(StepTiming(0.0, None))
             continue
-        step_s = _step_seconds(trial, phase, supply, settings, fabric, num_steps)
-        num_held_out = supply.held_out.num_images if supply.held_out is not None else 0
-        # An image that is evaluated takes half of one that trains.
-        evaluation_steps = num_held_out / (supply.train.batch_size * settings.accumulate) / 2
-        seconds.append(step_s * (-(-len(supply.train) // settings.accumulate) + evaluation_steps))
-    return tuple(seconds)
+        choose = None if choose_step is None else partial(choose_step, number)
+        timings.append(_time_step(trial, phase, supply, settings, fabric, choose, num_steps, clock))
+    return tuple(timings)
+
+
+def epoch_seconds(timing: StepTiming, num_train: int, num_held_out: int, images_per_step: int) -> float:
+    """Estimate the seconds of an epoch, evaluation included.
+
+    Args:
+        timing: Of the phase's steps.
+        num_train: Images that train.
+        num_held_out: Images that are evaluated after every epoch. Such an image takes half of one that trains.
+        images_per_step: Images of an optimizer step.
+    """
+    num_steps = -(-num_train // images_per_step)
+    return timing.seconds * (num_steps + num_held_out / images_per_step / 2)
 
 
 def _can_be_solved(trial: ClassifierNetwork, phase: Phase, supply: FeatureSupply) -> bool:
@@ -53,28 +90,36 @@ def _can_be_solved(trial: ClassifierNetwork, phase: Phase, supply: FeatureSupply
     return not isinstance(solver_inputs(trial, resolved.boundary, supply), str)
 
 
-def _step_seconds(
+def _time_step(
     trial: ClassifierNetwork,
     phase: Phase,
     supply: FeatureSupply,
     settings: FitSettings,
     fabric: Fabric,
+    choose_step: Callable[[PhaseFit], StepChoice] | None,
     num_steps: int,
-) -> float:
-    """Return the seconds of a step.
+    clock: Callable[[], float],
+) -> StepTiming:
+    """Time a few steps.
 
     The first step of a phase is left out: it allocates and warms up. Of the others the shortest counts, since one may
     hold an evaluation or a busy moment.
     """
     plan = Plan("time limit", (replace(phase, solver="loop"),))
     fit = Fit(trial, plan, supply, replace(settings, selects=False, patience=None), fabric)
+    choice = settings.step
     ended_at: list[float] = []
     for event in fit.events():
+        if isinstance(event, PhaseStarted):
+            if choose_step is not None:
+                event.phase.choice = choose_step(event.phase)
+            choice = event.phase.choice
         if isinstance(event, StepDone):
-            ended_at.append(time.monotonic())
+            ended_at.append(clock())
             if len(ended_at) > num_steps:
                 break
-    return min((after - before for before, after in pairwise(ended_at)), default=0.0)
+    seconds = min((after - before for before, after in pairwise(ended_at)), default=0.0)
+    return StepTiming(seconds, choice)
 
 
 def fit_to_time(plan: Plan, seconds_per_epoch: tuple[float, ...], limit_s: float) -> tuple[tuple[int, ...], float]:

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from headstart.errors import TrainingError
-from headstart.training.budget import epoch_seconds, fit_to_time
+from headstart.training.budget import StepTiming, epoch_seconds, fit_to_time, time_steps
 from headstart.training.lr_find import find_lr, suggest
 from headstart.training.penalties import L2SP
 from headstart.training.plan import Phase, Plan, Rule
 from headstart.training.settings import FitSettings
+from headstart.types import StepChoice
 from tests.helpers.fits import PixelSupply, SolvableSupply, run
 from tests.helpers.tiny import TensorBatches
 
@@ -29,11 +30,22 @@ def test_phases_shrink_in_proportion():
     assert fit_to_time(plan, (0.0, 0.0), -0.5) == ((4, 8), 0.0)  # nothing is known that would be shorter
 
 
+class Seconds:
+    """A clock by which a second goes by between any two looks at it."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1.0
+        return self.now
+
+
 def test_timing_leaves_the_model_and_its_training_alone(model, batches, held_out, fabric, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     other = replace(model, network=copy.deepcopy(model.network))
-    seconds = epoch_seconds(model, Plan("x", PHASES), pixels(batches, held_out), FitSettings(), fabric)
-    assert all(each > 0 for each in seconds)
+    found = time_steps(model, Plan("x", PHASES), pixels(batches, held_out), FitSettings(), fabric, clock=Seconds())
+    assert found == (StepTiming(1.0, StepChoice()),) * 2
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
     run(model, PHASES[1:], batches, tmp_path / "timed")
     run(other, PHASES[1:], batches, tmp_path / "other")
@@ -41,12 +53,35 @@ def test_timing_leaves_the_model_and_its_training_alone(model, batches, held_out
     assert all(torch.equal(after[name], tensor) for name, tensor in model.network.state_dict().items())
 
 
+def test_steps_are_timed_as_they_will_run(model, batches, fabric):
+    """The default step was timed, although a faster one was chosen later."""
+    chosen = {0: StepChoice(False), 1: StepChoice(True, "bf16")}
+    ran = []
+
+    def choose(number, phase):
+        phase.inputs.module.fc.register_forward_hook(lambda module, inputs, output: ran.append(output.dtype))
+        return chosen[number]
+
+    found = time_steps(
+        model, Plan("x", PHASES), pixels(batches), FitSettings(), fabric, choose_step=choose, clock=Seconds()
+    )
+    assert [timing.choice for timing in found] == [chosen[0], chosen[1]]
+    assert set(ran[:4]) == {torch.float32}
+    assert set(ran[-4:]) == {torch.bfloat16}
+
+
+def test_an_epoch_is_its_steps_and_its_evaluation():
+    timing = StepTiming(2.0, StepChoice())
+    assert epoch_seconds(timing, 33, 0, 8) == 2.0 * 5
+    assert epoch_seconds(timing, 32, 16, 8) == 2.0 * (4 + 1)
+
+
 def test_a_head_that_is_solved_takes_no_epoch_and_one_that_has_to_be_trained_does(model, batches, fabric):
     plan = Plan("x", (replace(PHASES[0], solver="lbfgs"),))
-    solvable = epoch_seconds(model, plan, lambda t: SolvableSupply(t.network, batches), FitSettings(), fabric)
-    assert solvable == (0.0,)
-    (trained,) = epoch_seconds(model, plan, pixels(batches), FitSettings(), fabric)
-    assert trained > 0
+    solvable = time_steps(model, plan, lambda t: SolvableSupply(t.network, batches), FitSettings(), fabric)
+    assert solvable == (StepTiming(0.0, None),)
+    (trained,) = time_steps(model, plan, pixels(batches), FitSettings(), fabric, clock=Seconds())
+    assert trained.seconds == 1.0
 
 
 def test_the_range_test_suggests_where_the_loss_falls_and_throws_the_model_away(model, batches, fabric):
