@@ -136,7 +136,8 @@ class Config(BaseModel):
     )
 
     decoder: Literal["pillow", "pillow-scaled"] = Field(
-        "pillow", description="pillow-scaled: large JPEGs faster, other pixels"
+        "pillow",
+        description="pillow-scaled: large pictures are reduced first; faster, most of all in training on JPEGs",
     )
 
     # Strategy

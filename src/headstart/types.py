@@ -28,7 +28,8 @@ class InputSpec:
         mean: Per channel, on the 0..1 scale.
         std: Per channel, on the 0..1 scale.
         decoder: What makes the pixels; part of the spec because other decoders give other pixels. `pillow`: at full
-            size; `pillow-scaled`: JPEGs at 1/2, 1/4 or 1/8 where that is still as large as `resize`.
+            size; `pillow-scaled`: reduced to 1/2, 1/4 or 1/8 where that is still as large as `resize`, which for JPEGs
+            that train their decoder does.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -40,7 +41,7 @@ class InputSpec:
 
     @property
     def smallest_side(self) -> int | None:
-        """The shortest side that a decoder may reduce a picture to, or None for its full size."""
+        """The shortest side that a picture may be reduced to when it is decoded, or None for its full size."""
         if self.decoder == "pillow":
             return None
         return self.resize if isinstance(self.resize, int) else max(self.resize)

@@ -160,19 +160,32 @@ def test_a_truncated_image_is_unreadable(picture: Image.Image, kind: str) -> Non
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("is_quick", [False, True])
 @pytest.mark.parametrize(("smallest", "shorter"), [(None, 450), (451, 450), (450, 450), (200, 225), (80, 113), (1, 57)])
-def test_a_jpeg_may_be_decoded_smaller_and_nothing_else(
-    picture: Image.Image, smallest: int | None, shorter: int, orientation: int
+def test_a_picture_may_be_reduced_when_it_is_decoded(
+    picture: Image.Image, smallest: int | None, shorter: int, is_quick: bool, orientation: int
 ) -> None:
     large, exif = picture.resize((600, 450)), Image.Exif()
     exif[0x0112] = orientation
-    found = decode(saved(large, "JPEG", quality=95, exif=exif.tobytes()), smallest=smallest)
-    assert min(found.size) == shorter
-    assert (found.width > found.height) == (orientation == 1)
     upright = large if orientation == 1 else large.transpose(Image.Transpose.ROTATE_270)
-    expected = upright.resize(found.size, Image.Resampling.BOX)
-    assert np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int)).mean() < 2
-    assert decode(saved(large, "PNG"), smallest=smallest).size == large.size
+    for kind, options in (("JPEG", {"quality": 95}), ("PNG", {})):
+        data = saved(large, kind, exif=exif.tobytes(), **options)
+        found = decode(data, smallest=smallest, is_quick=is_quick)
+        assert min(found.size) == shorter
+        assert (found.width > found.height) == (orientation == 1)
+        expected = upright.resize(found.size, Image.Resampling.BOX)
+        assert np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int)).mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_a_reduced_picture_is_the_same_from_a_file_and_decoded_already(picture: Image.Image, kind: str) -> None:
+    spec = replace(SPEC, decoder="pillow-scaled")
+    data = saved(picture.resize((600, 450)), kind)
+    expected = decode(data, smallest=spec.smallest_side)
+    assert max(expected.size) == 75
+    whole = Image.open(io.BytesIO(data))
+    for given in (whole, Image.fromarray(np.asarray(whole))):
+        assert np.array_equal(np.asarray(decode(given, smallest=spec.smallest_side)), np.asarray(expected))
 
 
 def test_the_spec_says_how_small_a_picture_may_be_decoded() -> None:

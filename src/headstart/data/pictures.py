@@ -33,7 +33,9 @@ class Pictures:
                 self._left -= num_bytes
                 self._kept[key] = image
 
-    def decode(self, source: Source, key: str, smallest: int | None, digest: bytes) -> Image.Image:
+    def decode(
+        self, source: Source, key: str, smallest: int | None, digest: bytes, *, is_quick: bool = False
+    ) -> Image.Image:
         """Return what `sources.read_picture` gives of the image whose bytes have the SHA-256 `digest`.
 
         Raises:
@@ -44,7 +46,7 @@ class Pictures:
         if image is not None:
             return image
         with reading(shown(key)):
-            image = read_rgb(checked_bytes(source, key, digest.hex()), smallest)
+            image = read_rgb(checked_bytes(source, key, digest.hex()), smallest, is_quick=is_quick)
         if smallest is None:
             self.keep(key, image)
         return image

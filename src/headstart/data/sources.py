@@ -115,21 +115,24 @@ class CheckedSource:
         return io.BytesIO(checked_bytes(self.source, key, self.expected.get(key, "")))
 
 
-def read_picture(source: Source, picture: Picture, *, smallest: int | None = None) -> Image.Image:
+def read_picture(
+    source: Source, picture: Picture, *, smallest: int | None = None, is_quick: bool = False
+) -> Image.Image:
     """Return an image as `preprocessing.decode` gives it: RGB, upright.
 
     Args:
         source: Where it is.
         picture: Its key, or the picture itself.
         smallest: See `preprocessing.decode`.
+        is_quick: See `preprocessing.decode`.
 
     Raises:
         UnreadableImageError: With the key and the reason.
     """
     if isinstance(picture, Image.Image):
-        return decode(picture)
+        return decode(picture, smallest=smallest)
     with reading(shown(picture)), source.open(picture) as stream:
-        return read_rgb(stream, smallest)
+        return read_rgb(stream, smallest, is_quick=is_quick)
 
 
 def sha256(source: Source, key: str) -> str:

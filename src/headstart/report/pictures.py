@@ -44,7 +44,7 @@ def thumbnail(picture: Picture, alt: str, source: Source = FILES) -> Thumbnail:
         source: Where the key is.
     """
     try:
-        image = ImageOps.contain(read_picture(source, picture, smallest=_SIDE), (_SIDE, _SIDE))
+        image = ImageOps.contain(read_picture(source, picture, smallest=_SIDE, is_quick=True), (_SIDE, _SIDE))
     except (UnreadableImageError, ValueError):  # ValueError: so long a strip that it would be less than a pixel wide
         return Thumbnail("", alt, Image.new("RGB", (_SIDE, _SIDE), "#c8ccd1"))
     buffer = io.BytesIO()
@@ -82,7 +82,7 @@ def _first_picture(manifest: Manifest, label: int, spec: InputSpec) -> Image.Ima
     for record in manifest.of_split("train"):
         if record.label == label:
             with suppress(UnreadableImageError):
-                return read_picture(manifest.source, record.key, smallest=spec.smallest_side)
+                return read_picture(manifest.source, record.key, smallest=spec.smallest_side, is_quick=True)
             break
     return None
 

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import gc
 import pickle
 import threading
@@ -51,6 +52,17 @@ def test_every_kind_of_input_says_the_same(classifier, pictures):
         np.testing.assert_array_equal(classifier.predict_proba(inputs), expected)
     for single in (str(pictures[0]), pictures[0], images[0], arrays[0]):
         np.testing.assert_allclose(classifier.predict_proba(single), expected[:1], atol=1e-5)
+
+
+def test_every_kind_of_input_says_the_same_of_a_large_jpeg_that_is_reduced(network, tmp_path):
+    spec = dataclasses.replace(network.spec, decoder="pillow-scaled")
+    classifier = Classifier(dataclasses.replace(network, spec=spec), "cpu")
+    path = tmp_path / "large.jpg"
+    make_picture(0, (640, 480)).save(path)
+    image = Image.open(path)
+    expected = classifier.predict_proba(path)
+    for given in (image, np.asarray(image), image.copy()):
+        np.testing.assert_array_equal(classifier.predict_proba(given), expected)
 
 
 def test_batch_mates_do_not_matter(classifier, pictures):
