@@ -12,7 +12,7 @@ from rich.table import Table
 
 from headstart.errors import RunError, either
 from headstart.files import make_parent
-from headstart.stats.baseline import baseline, baseline_note, worst_class
+from headstart.stats.baseline import baseline, figure_notes, worst_class
 from headstart.stats.caveats import caveats
 from headstart.stats.confusion import confusion_table, read_confusion
 from headstart.types import Interval
@@ -101,8 +101,7 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
     console.print(line, soft_wrap=True)
     balanced = f"balanced accuracy {metrics['balanced_accuracy']:.3f}"
     console.print(f"{baseline(metrics)}; {balanced}; {worst_class(metrics)}", soft_wrap=True)
-    note = baseline_note(metrics)
-    if note:
+    for note in figure_notes(metrics):
         console.print(f"note: {note}", soft_wrap=True)
     if brief:
         return

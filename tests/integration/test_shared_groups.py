@@ -76,7 +76,7 @@ def test_kept_groups_mark_the_figure_everywhere(run, said, capsys, headstart, tm
     assert f"; optimistic, because {REASON}\n" in capsys.readouterr().out
     card = (run.model_folder / "README.md").read_text()
     assert f"**{REASON}, so these figures are optimistic.**" in card
-    assert "These images selected nothing" in card
+    assert "No epoch and no setting was chosen on these images" in card
     page = write_report([run.path], tmp_path / "page.html").read_text()
     assert f"† {REASON}, so every figure marked † is optimistic. Keep each group in one split" in page
 

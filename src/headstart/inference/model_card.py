@@ -11,7 +11,7 @@ from headstart._version import __version__
 from headstart.models.adapters import adapter_layout
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.libraries import library_named
-from headstart.stats.baseline import baseline, baseline_note, worst_class
+from headstart.stats.baseline import absent_classes, baseline, baseline_note, worst_class
 from headstart.stats.caveats import caveats
 from headstart.types import InputSpec
 
@@ -62,7 +62,7 @@ def render_model_card(
         own_loader=own_loader,
         licence=_plain(model.licence).rstrip("."),
         data_licence=_plain(data_licence or "not known to Headstart; that of your images applies").rstrip("."),
-        absent=[_code(label) for label, row in metrics["per_class"].items() if not row["num_images"]],
+        absent=[_code(label) for label in absent_classes(metrics)],
     )
 
 

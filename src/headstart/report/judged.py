@@ -85,7 +85,7 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
         below.set(xlabel="confidence: probability of the predicted class", ylabel="images")
         legend(axes)
 
-    caption = f"Accuracy within {ECE_BINS} bins of confidence. Dots below the diagonal: surer than right."
+    caption = f"Accuracy within {ECE_BINS} bins of confidence. Below the diagonal the model is overconfident."
     pairs = "; ".join(f"{mean:.2f}: {each.value:.2f}" for mean, each in zip(means, bins, strict=True))
     alt = f"Reliability diagram. Mean confidence and accuracy of each bin: {pairs}."
     return draw(name, caption, alt, paint, size=(5.0, 4.2))

@@ -19,7 +19,7 @@ from headstart.report.curves import overlaid_curves, training_figures
 from headstart.report.judged import accuracies, confusion_matrix, reliability_diagram
 from headstart.report.pictures import Thumbnail, augmented, sheet, thumbnail
 from headstart.report.reading import Facts, commands, read_comparison, read_run, run_names
-from headstart.stats.baseline import baseline, baseline_note, worst_class
+from headstart.stats.baseline import baseline, figure_notes, worst_class
 from headstart.stats.caveats import caveats
 from headstart.stats.intervals import wilson_interval
 
@@ -146,7 +146,7 @@ def _section(facts: Facts, ident: str, name: str) -> dict[str, Any]:
     metrics = facts.metrics
     return {
         "id": ident, "name": name, "facts": facts, "baseline": baseline(metrics),
-        "baseline_note": baseline_note(metrics), "worst_class": worst_class(metrics), "training": training,
+        "notes": figure_notes(metrics), "worst_class": worst_class(metrics), "training": training,
         "calibration": calibration, "matrix": matrix, "mistakes": mistakes, "num_mistakes": len(wrong),
         "pairs": _pairs(facts), "classes": _classes(facts), "explained": _explained(facts), "views": views,
         "commands": commands(facts), "pngs": pngs,

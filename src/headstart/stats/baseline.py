@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headstart.errors import listed
 from headstart.stats.confusion import read_confusion
 
 
@@ -74,6 +75,32 @@ def baseline_note(metrics: Mapping[str, Any]) -> str:
     if len(predicted) == 1 and metrics["num_images"] > 1:
         label = predicted.pop()
         return f"the model says {label!r} for every picture, so its accuracy is that class's share of the images"
+    if metrics["accuracy"]["high"] < simplest.accuracy:
+        return f"the model is worse than always saying {simplest.label!r}, which would get {simplest.accuracy:.3f}"
     if metrics["accuracy"]["low"] <= simplest.accuracy:
-        return f"this accuracy cannot be told from that of always saying {simplest.label!r}, {simplest.accuracy:.3f}"
+        return (
+            f"on these images the model is not clearly better than always saying {simplest.label!r}, which would get "
+            f"{simplest.accuracy:.3f}"
+        )
     return ""
+
+
+def absent_classes(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the classes that the model knows and that no image has."""
+    return [label for label, row in metrics["per_class"].items() if not row["num_images"]]
+
+
+def absent_note(metrics: Mapping[str, Any]) -> str:
+    """Say of which classes the figures say nothing, or ''."""
+    absent = absent_classes(metrics)
+    if not absent:
+        return ""
+    names = listed([repr(label) for label in absent])
+    return (
+        f"there is no image of {len(absent)} of the {len(metrics['per_class'])} classes that the model knows: {names}"
+    )
+
+
+def figure_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what has to stand beside an accuracy, so that nobody takes it for more than it is."""
+    return [note for note in (baseline_note(metrics), absent_note(metrics)) if note]

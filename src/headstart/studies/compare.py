@@ -383,7 +383,7 @@ def _baseline_line(comparison: Comparison) -> str:
     line = f"{simplest[:1].upper()}{simplest[1:]} on these images"
     no_better = [row.name for row in comparison.rows if row.accuracy.low <= comparison.baseline.accuracy]
     if no_better:
-        line += f"; {listed(no_better, 3)} cannot be told from that"
+        line += f"; {listed(no_better, 3)} {'is' if len(no_better) == 1 else 'are'} not clearly better"
     return f"{line}."
 
 
@@ -392,7 +392,7 @@ def _ranking_line(comparison: Comparison) -> str:
     if comparison.ranked_by == "selection":
         return (
             f"Ranked by log loss on {comparison.num_selection_images} images that are not reported (lower is better); "
-            f"the {comparison.num_images} {comparison.split} images had no say in the order."
+            f"the {comparison.num_images} {comparison.split} images do not affect the order."
         )
     return (
         "Ranked by accuracy on the reported images: these runs have no common score on other images. The accuracy of "

@@ -96,7 +96,9 @@ def rank(config: Config, backbones: Sequence[str], *, display: Display | None = 
         configs = [config.model_copy(update={"backbone": name}) for name in backbones]
         found = [_judge(each, reading, display) for each in configs]
     if any(row.probe_loss is None for row in found):
-        display.note("too few images of each class to hold some out; ranked by LogME, without a probe")
+        display.note(
+            "there are too few images per class to hold some out, so backbones are ranked by LogME, not by a probe"
+        )
     found.sort(key=lambda row: -row.logme if row.probe_loss is None else row.probe_loss)
     return tuple(replace(row, rank=position) for position, row in enumerate(found, start=1))
 
@@ -123,7 +125,7 @@ def _judge(config: Config, reading: Reading, display: Display) -> Ranked:
     experiment = Experiment.prepare(config, reading=reading, display=_Named(display, name))
     model = experiment.model
     if model.weights == "none":
-        display.note(f"{name} has random weights here, so its features are those of no training")
+        display.note(f"{name} has random weights here: its rank says nothing about {name} with pretrained weights")
     model.network.to(experiment.fabric.device)
     phase = resolve(experiment.plan.phases[0], model.network, model.stages)
     apply_modes(model.network, phase)

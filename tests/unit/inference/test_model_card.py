@@ -32,11 +32,11 @@ def test_it_says_what_there_is_to_know(network, metrics):
         "strategy `head`",
         "2 images of the split `test`",
         "| accuracy | 1.000 (95 % interval 0.342 to 1.000, wilson) |",
-        "selected nothing",
+        "No epoch and no setting was chosen on these images",
         "headstart.load(",
         f"pretrained weights: {network.licence}",
         "Data (`insects`): CC BY 4.0.\n",
-        "held none of: `cat`",
+        "There was no image of `cat` among them, so these figures say nothing about it.",
         "## Limits",
     ):
         assert text in card
@@ -47,7 +47,7 @@ def test_it_says_what_there_is_to_know(network, metrics):
 def test_figures_of_images_that_selected_are_marked(network, metrics):
     card = render_model_card(network, metrics | {"selected_on_reported": True}, data_name="insects")
     assert "so these figures are optimistic" in card
-    assert "selected nothing" not in card
+    assert "was chosen on these images" not in card
 
 
 def test_a_timm_network_is_loaded_by_timm(network, metrics):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from headstart.stats.baseline import Baseline, baseline, baseline_note, baseline_of, worst_class
+from headstart.stats.baseline import Baseline, baseline, baseline_note, baseline_of, figure_notes, worst_class
 from headstart.stats.metrics import classification_metrics
 
 
@@ -23,10 +23,11 @@ def test_a_model_that_always_says_the_majority_is_no_success():
     ("targets", "predicted", "note"),
     [
         ([0] * 95 + [1] * 5, [0] * 95 + [1] * 5, ""),
-        ([0] * 95 + [1] * 5, [0] * 94 + [1] * 6, "cannot be told from that of always saying 'cat', 0.950"),
+        ([0] * 95 + [1] * 5, [0] * 94 + [1] * 6, "not clearly better than always saying 'cat', which would get 0.950"),
+        ([0] * 95 + [1] * 5, [0] * 50 + [1] * 50, "is worse than always saying 'cat', which would get 0.950"),
         ([0] * 50 + [1] * 50, [0] * 48 + [1] * 52, ""),
-        ([0] * 4 + [1] * 4, [0] * 2 + [1] * 6, "cannot be told from that of always saying 'cat', 0.500"),
-        ([0], [0], "cannot be told from"),
+        ([0] * 4 + [1] * 4, [0] * 2 + [1] * 6, "not clearly better than always saying 'cat', which would get 0.500"),
+        ([0], [0], "not clearly better"),
     ],
 )
 def test_a_note_says_where_nothing_shows_that_a_model_has_learnt(targets, predicted, note):
@@ -48,6 +49,13 @@ def test_the_worst_class_is_the_larger_of_equals_and_never_one_without_images():
     assert worst_class(found).label == "b"
     absent = figures([0, 0, 1], [0, 1, 1], ("a", "b", "never"))
     assert worst_class(absent).label == "a"
+
+
+def test_classes_without_an_image_are_said_beside_the_figure():
+    labels = ("a", "b", *(f"never {number}" for number in range(6)))
+    note = "there is no image of 6 of the 8 classes that the model knows: 'never 0', 'never 1', 'never 2', 'never 3', "
+    assert figure_notes(figures([0] * 50 + [1] * 50, [0] * 50 + [1] * 50, labels)) == [f"{note}'never 4' and 1 more"]
+    assert figure_notes(figures([0] * 50 + [1] * 50, [0] * 50 + [1] * 50)) == []
 
 
 def test_even_counts_are_those_of_the_classes_that_have_images():
