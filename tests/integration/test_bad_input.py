@@ -779,6 +779,52 @@ DATA = [
 # Places to write to.
 OUTPUTS = [
     Row(
+        "predictions over a file that is there",
+        "predict run fruit/val/sky/000.jpg --out run/config.yaml --format csv",
+        "error: run/config.yaml is there already; --overwrite replaces it, or name another file with --out",
+    ),
+    Row(
+        "rows over a file that is there",
+        "evaluate run fruit --predictions notes.txt",
+        "error: notes.txt is there already; --overwrite replaces it, or name another file with --predictions",
+        before=(write("notes.txt", "mine"),),
+    ),
+    Row(
+        "a page over a file that is there",
+        "report run --out notes.html",
+        "error: notes.html is there already; --overwrite replaces it, or name another file with --out",
+        before=(write("notes.html", "mine"),),
+    ),
+    Row(
+        "a sheet over a file that is there",
+        "data show fruit --sheet sheet.png",
+        "error: sheet.png is there already; --overwrite replaces it, or name another file with --sheet",
+        before=(write("sheet.png", "mine"),),
+    ),
+    Row(
+        "a delta over a file that is there",
+        "delta run --out mine.safetensors",
+        "error: mine.safetensors is there already; --overwrite replaces it, or name another file with --out",
+        before=(write("mine.safetensors", "mine"),),
+    ),
+    Row(
+        "a plot over a file that is there",
+        "lr-find fruit --plot plot.png",
+        "error: plot.png is there already; --overwrite replaces it, or name another file with --plot",
+        before=(write("plot.png", "mine"),),
+    ),
+    Row(
+        "a format that the name contradicts",
+        "predict run fruit/val/sky/000.jpg --out rows.parquet --format csv",
+        "error: --format csv and rows.parquet, a parquet file by its name, contradict each other; change one",
+    ),
+    Row(
+        "a name that says no format",
+        "predict run fruit/val/sky/000.jpg --out rows.xlsx",
+        "error: the format of rows.xlsx is not clear; name a file that ends in .txt, .json, .csv or .parquet, or give "
+        "--format",
+    ),
+    Row(
         "a folder with other things",
         "train fruit {tiny} --out mine",
         "error: {here}/mine is not empty and is no run folder (no config.yaml and environment.json); choose "

@@ -7,10 +7,19 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import headstart as library
 from tests.helpers.command_line import TINY
+
+
+@pytest.fixture(scope="module")
+def trained_run(image_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "fruit"
+    settings = {"backbone": "simple-cnn", "image_size": 32, "strategy": "scratch", "epochs": 1}
+    return library.fit(image_folder, out=str(out), **settings).path
 
 
 def broken(make_folder, kind):
@@ -337,3 +346,30 @@ def test_every_command_says_what_it_understood_and_left_out(headstart, make_fold
     assert lines[at + 1] == "splits: train 12, test 4 (made here: the data brings none)"
     assert sum("left out '#recycle'" in line for line in lines) == 1
     assert sum("raw.CR2" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".json", ".csv", ".parquet"])
+def test_the_name_of_the_file_says_the_format(headstart, trained_run, image_folder, tmp_path, suffix):
+    out = tmp_path / f"rows{suffix}"
+    words = ("predict", trained_run, image_folder / "val" / "sky", "--out", out)
+    assert headstart(*words).code == 0
+    if suffix == ".parquet":
+        assert pq.read_table(out).num_rows == 6
+    elif suffix == ".json":
+        assert len(json.loads(out.read_text())) == 6
+    else:
+        assert len(out.read_text().splitlines()) == (7 if suffix == ".csv" else 6)
+    before = out.read_bytes()
+    assert headstart(*words).code == 2
+    assert out.read_bytes() == before
+    assert headstart(*words, "--overwrite").code == 0
+
+
+def test_a_picture_on_standard_input_is_no_list_of_paths(headstart, trained_run, image_folder, monkeypatch):
+    picture = next((image_folder / "val" / "sky").iterdir())
+    with picture.open(encoding="utf-8") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        outcome = headstart("predict", trained_run, "-")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: standard input holds no list of paths, but binary data")
+    assert "predict RUN /dev/stdin < picture.jpg" in outcome.err

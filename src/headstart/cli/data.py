@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.settings import with_settings
-from headstart.cli.shared import DataArgument, data_app, echo, terminal
+from headstart.cli.shared import DataArgument, OverwriteOption, data_app, echo, refuse_existing, terminal
 
 if TYPE_CHECKING:
     from headstart.config import Config
@@ -35,7 +35,8 @@ def data_show(
     *,
     config: "Config",
     data: DataArgument = None,
-    sheet: Annotated[Path, typer.Option(help="where the contact sheet goes")] = Path("contact-sheet.png"),
+    sheet: Annotated[Path | None, typer.Option(help="where the contact sheet goes; default: contact-sheet.png")] = None,
+    overwrite: OverwriteOption = False,
     split: Annotated[str | None, typer.Option(help="which split to draw from")] = None,
     per_class: Annotated[int, typer.Option(min=1, help="pictures per row")] = 8,
     augmented: Annotated[bool, typer.Option("--augmented", help="show augmented training views instead")] = False,
@@ -44,6 +45,8 @@ def data_show(
     from headstart.experiment.tools import show_data
     from headstart.tables import print_counts
 
+    refuse_existing(sheet, overwrite, "--sheet")
+    sheet = sheet or Path("contact-sheet.png")
     manifest = show_data(config, sheet, split=split, per_class=per_class, augmented=augmented, display=terminal())
     print_counts(manifest)
     echo(f"contact sheet: {sheet}")

@@ -2,12 +2,27 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.shared import EngineOption, PrecisionOption, RunArgument, app, check_format, echo, say, terminal
+from headstart.cli.shared import (
+    EngineOption,
+    OverwriteOption,
+    PrecisionOption,
+    RunArgument,
+    app,
+    check_format,
+    echo,
+    refuse_existing,
+    say,
+    terminal,
+)
+
+if TYPE_CHECKING:
+    from headstart.inference.predict import Prediction
 
 
 @app.command()
@@ -20,6 +35,7 @@ def evaluate(
     exclude: Annotated[str | None, typer.Option(help="classes of the data to leave out: cat,dog")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test; default: the reported one")] = None,
     predictions: Annotated[Path | None, typer.Option(help="write a row per image to this parquet file")] = None,
+    overwrite: OverwriteOption = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out unreadable images")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     engine: EngineOption = "auto",
@@ -31,6 +47,7 @@ def evaluate(
     from headstart.tables import print_metrics
 
     check_format(output_format, ("table", "json"))
+    refuse_existing(predictions, overwrite, "--predictions")
     settings = load_config(None, {"layout": layout, "map": label_map or {}, "exclude": exclude or []})
     metrics = evaluate_folder(
         run,
@@ -58,9 +75,12 @@ def evaluate(
 def predict(
     run: RunArgument,
     paths: Annotated[list[str], typer.Argument(help="files, folders, globs, or - for paths on standard input")],
-    output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet")] = "table",
+    output_format: Annotated[
+        str | None, typer.Option("--format", help="table, json, csv or parquet; default: as the name of --out ends")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="how many classes per image")] = 1,
     out: Annotated[Path | None, typer.Option(help="file to write instead of the terminal")] = None,
+    overwrite: OverwriteOption = False,
     batch_size: Annotated[int, typer.Option(min=1, help="images per batch")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     engine: EngineOption = "auto",
@@ -68,23 +88,34 @@ def predict(
 ) -> None:
     """Classify images; an unreadable file is a row with its error, and then the exit code is 1."""
     from headstart.inference.inputs import expand_inputs
-    from headstart.inference.output import FORMATS, write_predictions
+    from headstart.inference.output import choose_format, write_predictions
     from headstart.inference.predict import load, predict_stream
     from headstart.runs import check_output
 
-    check_format(output_format, FORMATS)
     if out is not None:
         for path in paths:
             check_output(out, path, "--out")
+    refuse_existing(out, overwrite, "--out")
+    chosen = choose_format(output_format, out)
     classifier = load(run, device=device, engine=engine, precision=precision)
     files = expand_inputs(paths, sys.stdin)
     rows = predict_stream(classifier, files, top_k=top_k, batch_size=batch_size)
-    num_failed = write_predictions(rows, output_format, out, top_k=min(top_k, len(classifier.labels)))
+    if out is not None:  # on the terminal the rows themselves show how far it is
+        rows = _with_progress(rows)
+    num_failed = write_predictions(rows, chosen, out, top_k=min(top_k, len(classifier.labels)))
     classifier.tell_refused(terminal())
     if num_failed:
         what, why = ("1 file", "its row says") if num_failed == 1 else (f"{num_failed} files", "their rows say")
         say(f"{what} could not be read; {why} why")
         raise typer.Exit(1)
+
+
+def _with_progress(rows: "Iterator[Prediction]") -> "Iterator[Prediction]":
+    """Show how many pictures are classified; how many there are is not known before the last one."""
+    display = terminal()
+    for number, row in enumerate(rows, 1):
+        display.progress("classifying", number, 0)
+        yield row
 
 
 @app.command()
@@ -107,12 +138,15 @@ def model(
 @app.command()
 def delta(
     run: Annotated[Path, typer.Argument(help="run folder")],
-    out: Annotated[Path, typer.Option(help="file to write")] = Path("delta.safetensors"),
+    out: Annotated[Path | None, typer.Option(help="file to write; default: delta.safetensors")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a small file of only what a run changed in its pretrained network; `rebuild` makes the model of it."""
     from headstart.experiment.tools import write_delta
     from headstart.runs import MODEL, WEIGHTS
 
+    refuse_existing(out, overwrite, "--out")
+    out = out or Path("delta.safetensors")
     write_delta(run, out)
     whole = (run / MODEL / WEIGHTS).stat().st_size
     echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, the whole model is {whole / 1e6:.2f} MB")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headstart.cli.shared import app, echo, say
+from headstart.cli.shared import OverwriteOption, app, echo, refuse_existing, say
 
 
 @app.command()
@@ -15,6 +15,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="HTML file; default: RUN/report.html, or report.html here for several runs")
     ] = None,
+    overwrite: OverwriteOption = False,
     title: Annotated[str | None, typer.Option(help="title of the page")] = None,
     comparison: Annotated[
         Path | None, typer.Option(help="comparison.json of headstart compare; default: these runs are compared now")
@@ -24,6 +25,7 @@ def report(
     """Write one HTML page about runs, that needs no other file, and its figures as PNGs."""
     from headstart.report import page_path, read_comparison, write_report
 
+    refuse_existing(out, overwrite, "--out")
     out = page_path(paths, out)  # before the pictures, which take their time
     compared = comparison or (_compared(paths) if len(paths) > 1 else None)
     study = read_comparison(compared, paths)

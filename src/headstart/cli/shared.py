@@ -70,6 +70,20 @@ def is_verbose() -> bool:
     return _is_verbose
 
 
+def refuse_existing(path: Path | None, overwrite: bool, flag: str) -> None:
+    """Refuse to write over a file that the user named, unless that was asked for.
+
+    A command's own default is renewed: nobody else writes there.
+
+    Args:
+        path: As named by the user; None: not named.
+        overwrite: Whether --overwrite was given.
+        flag: What names the file.
+    """
+    if path is not None and path.is_file() and not overwrite:
+        raise ConfigError(f"{path} is there already; --overwrite replaces it, or name another file with {flag}")
+
+
 def check_format(value: str, known: tuple[str, ...]) -> None:
     """Refuse an unknown --format."""
     if value not in known:
@@ -79,4 +93,5 @@ def check_format(value: str, known: tuple[str, ...]) -> None:
 DataArgument = Annotated[str | None, typer.Argument(help="folder of class folders, manifest or catalogue name")]
 EngineOption = Annotated[str, typer.Option(help="auto, openvino, torch-compiled or torch")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, 32 or bf16, of the engine")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace the file if it is there")]
 RunArgument = Annotated[Path, typer.Argument(help="run folder or model folder")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.settings import with_settings
-from headstart.cli.shared import DataArgument, app, check_format, echo, terminal
+from headstart.cli.shared import DataArgument, OverwriteOption, app, check_format, echo, refuse_existing, terminal
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def lr_find(
     *,
     config: "Config",
     data: DataArgument = None,
-    plot: Annotated[Path, typer.Option(help="where the plot goes")] = Path("lr-find.png"),
+    plot: Annotated[Path | None, typer.Option(help="where the plot goes; default: lr-find.png")] = None,
+    overwrite: OverwriteOption = False,
     low: Annotated[float, typer.Option(help="first learning rate")] = 1e-6,
     high: Annotated[float, typer.Option(help="last learning rate")] = 1.0,
     steps: Annotated[int, typer.Option(min=10, help="steps between them")] = 100,
@@ -83,6 +84,8 @@ def lr_find(
     from headstart.experiment.tools import find_learning_rate
     from headstart.tables import plot_range_test
 
+    refuse_existing(plot, overwrite, "--plot")
+    plot = plot or Path("lr-find.png")
     if not 0 < low < high:
         raise ConfigError(f"--low {low} must be above 0 and below --high {high}")
     result, setting = find_learning_rate(config, plot, low=low, high=high, num_steps=steps, display=terminal())

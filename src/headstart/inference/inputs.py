@@ -24,6 +24,10 @@ View = Pixels | UnreadableImageError
 
 NAMED_FILES = FileSource(takes_pipes=True)  # where keys are paths that somebody named one by one
 
+_NOT_A_LIST = DataError(
+    "standard input holds no list of paths, but binary data such as a picture; write one path per line. A picture "
+    "itself is read by its name, or as /dev/stdin: headstart predict RUN /dev/stdin < picture.jpg"
+)
 _EXPECTED = "expected a path, a PIL image, a sequence of these, or a uint8 array (H, W, 3) or (N, H, W, 3)"
 
 
@@ -124,16 +128,30 @@ def _check_word(word: str) -> None:
 def _expand(words: Iterable[str], stdin: Iterable[str]) -> Iterator[Path]:
     for word in words:
         if word == "-":
-            for line in stdin:
-                name = line.rstrip("\r\n")
-                if name:
-                    yield Path(name)
+            yield from _listed_in(stdin)
         elif os.path.isdir(word):
             yield from _images_below(word)
         elif may_exist(word):
             yield Path(word)
         else:
             yield from _matches(word)
+
+
+def _listed_in(stdin: Iterable[str]) -> Iterator[Path]:
+    """Read a path per line.
+
+    Raises:
+        DataError: What comes is no text.
+    """
+    try:
+        for line in stdin:
+            if "\0" in line:
+                raise _NOT_A_LIST
+            name = line.rstrip("\r\n")
+            if name:
+                yield Path(name)
+    except UnicodeDecodeError as error:
+        raise _NOT_A_LIST from error
 
 
 def _matches(pattern: str) -> Iterator[Path]:

@@ -10,13 +10,38 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from headstart.data.sources import shown
-from headstart.errors import ConfigError
+from headstart.errors import ConfigError, either, unknown
 from headstart.files import atomic_path, make_parent
 from headstart.inference.predict import Prediction
 
 FORMATS = ("table", "json", "csv", "parquet")
+_FORMAT_OF_SUFFIX = {".txt": "table", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _ROW_GROUP = 4096  # rows
 _PEEK = 32  # rows that decide the width of the table's columns
+
+
+def choose_format(asked: str | None, out: Path | None) -> str:
+    """Return the format that was asked for, or the one that the name of the file says.
+
+    Args:
+        asked: One of `FORMATS`, or None.
+        out: The file; None: a terminal or a pipe, which gets a table.
+
+    Raises:
+        ConfigError: The format is not known, the two contradict each other, or neither says which it is.
+    """
+    if asked is not None and asked not in FORMATS:
+        raise ConfigError(unknown("--format", asked, FORMATS))
+    if out is None or not out.suffix or not (out.is_file() or not out.exists()):  # /dev/null and the like
+        return asked or "table"
+    said = _FORMAT_OF_SUFFIX.get(out.suffix.lower())
+    if asked is None and said is None:
+        raise ConfigError(
+            f"the format of {out} is not clear; name a file that ends in {either(_FORMAT_OF_SUFFIX)}, or give --format"
+        )
+    if asked is not None and said is not None and asked != said:
+        raise ConfigError(f"--format {asked} and {out}, a {said} file by its name, contradict each other; change one")
+    return asked or said or "table"
 
 
 def write_predictions(
