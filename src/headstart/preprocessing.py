@@ -5,6 +5,7 @@ Everything that prepares pictures takes it from here. Importing this module load
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
+from headstart import file_kinds
 from headstart.errors import UnreadableImageError
 from headstart.types import InputSpec
 
@@ -50,8 +52,10 @@ _LONGEST_RATIO = 16  # a strip's ends never reach the central crop, but would co
 _CROP_AREA = (0.08, 1.0)
 _CROP_RATIO = (3 / 4, 4 / 3)
 
-# Junk metadata is no news to anybody, and would be printed into the progress bar.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+# Junk metadata and large pictures are no news to anybody, and would be printed into the progress bar. Appended, so that
+# what the user has set comes first.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin", append=True)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
 def decode(
@@ -115,19 +119,57 @@ def open_image(picture: bytes | BinaryIO) -> Image.Image:
     Raises:
         Exception: Of any type: decoders raise them all.
     """
+    stream = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+    if not stream.seekable():  # a pipe
+        stream = io.BytesIO(stream.read())
+    try:
+        return _opened(stream)
+    except UnidentifiedImageError:
+        stream.seek(0)
+        start = stream.read(file_kinds.NUM_BYTES)
+    if file_kinds.IS_HEIC.match(start) and _learn_heic():
+        stream.seek(0)
+        return _opened(stream)
+    raise UnidentifiedImageError(file_kinds.why_no_image(start))
+
+
+def _opened(stream: BinaryIO) -> Image.Image:
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
-    stream = io.BytesIO(picture) if isinstance(picture, bytes) else picture
     return Image.open(stream, formats=formats)
 
 
+def _learn_heic() -> bool:
+    """Let Pillow read HEIC, where the package for it is installed; tell whether it is."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 def why_unreadable(error: Exception) -> str:
-    """Return one line that says why a picture could not be read."""
+    """Return one line that says why a picture could not be read, and what to do where that is known."""
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return _too_large(str(error))
     if isinstance(error, UnidentifiedImageError):
-        return "not an image in a format that Pillow reads"
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _too_large(message: str) -> str:
+    """Say what Pillow's message of a picture that is too large says, with what to do."""
+    sizes = re.findall(r"[0-9]+", message)
+    reason = "it is larger than Pillow opens"
+    if len(sizes) == 2:
+        reason = f"it has {int(sizes[0]):,} pixels, and Pillow opens at most {int(sizes[1]):,}"
+    return (
+        f"{reason}; make it smaller or cut it up first, or, in Python and for files that you trust, raise "
+        "PIL.Image.MAX_IMAGE_PIXELS"
+    )
 
 
 def eval_view(image: Image.Image, spec: InputSpec) -> Pixels:

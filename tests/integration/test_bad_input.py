@@ -502,11 +502,12 @@ DATA = [
     Row(
         "files of other kinds",
         "train empty",
-        "error: none of the 2 images can be read: not an image in a format that Pillow reads; the first is "
-        "{here}/empty/apple/a.heic. Paths in a table are relative to the folder of the table",
+        "error: none of the 2 images can be read: a HEIC photograph, which needs a package more: pip install "
+        "'headstart[heic]', or convert it to JPEG; the first is {here}/empty/apple/a.heic. Paths in a table are "
+        "relative to the folder of the table",
         before=(
-            write("empty/apple/a.heic"),
-            write("empty/sky/b.heic"),
+            write("empty/apple/a.heic", b"\0\0\0\x18ftypheic"),
+            write("empty/sky/b.heic", b"\0\0\0\x18ftypheic"),
         ),
     ),
     Row(
@@ -1302,9 +1303,9 @@ RUNS = [
     Row(
         "unreadable picture to evaluate",
         "evaluate run fruit",
-        "error: cannot read image {here}/fruit/val/sky/000.jpg: not an image in a format that Pillow reads; "
-        "repair or remove it, or leave such images out with --skip-bad",
-        before=(write("fruit/val/sky/000.jpg"),),
+        "error: cannot read image {here}/fruit/val/sky/000.jpg: the image itself is missing, this is a pointer to it "
+        "of Git LFS; fetch it with: git lfs pull; repair or remove it, or leave such images out with --skip-bad",
+        before=(write("fruit/val/sky/000.jpg", "version https://git-lfs.github.com/spec/v1"),),
     ),
 ]
 

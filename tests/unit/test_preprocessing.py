@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -138,11 +139,30 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
         assert pixels(data)[0, 0].tolist() == [255, 0, 0]
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "no such file"), (b"", "not an image"), (b"hello", "not an image"), (b"%!PS-Adobe-3.0 EPSF-3.0", "not an")],
+    [
+        (None, "no such file"),
+        (b"", "the file is empty; copy or download it again"),
+        (b"hello", "not an image in a format that Pillow reads"),
+        (LFS_POINTER, "a pointer to it of Git LFS; fetch it with: git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "a web page, not an image"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "a web page, not an image"),
+        (b"<?xml version='1.0'?>\n<svg>", "an SVG drawing"),
+        (b"\0\0\0\x18ftypheic", "a HEIC photograph, .* pip install 'headstart\\[heic\\]', or convert it to JPEG"),
+        (b"\0\0\0\x18ftypisom", "a video"),
+        (b"\xff\x0a\x12", "a JPEG XL image"),
+        (b"\x89PNG\r\n\x1a\nand no more", "its header is damaged"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "a PostScript drawing"),
+        (bytes(128) + b"DICM", "a DICOM file"),
+        (b"PK\x03\x04", "an archive"),
+    ],
 )
-def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None, reason: str) -> None:
+def test_what_is_no_image_is_named_with_what_to_do(tmp_path: Path, content: bytes | None, reason: str) -> None:
     path = tmp_path / "näme with space.jpg"
     if content is not None:
         path.write_bytes(content)
@@ -150,6 +170,56 @@ def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None, reason
         read_picture(FILES, str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_heic_is_read_where_the_package_for_it_is_installed(
+    picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = ModuleType("pillow_heif")
+    registered: dict[str, object] = {}
+
+    def register_heif_opener() -> None:
+        Image.init()
+        png, _ = Image.OPEN["PNG"]
+
+        def opened(stream: io.BytesIO, name: str) -> Image.Image:
+            stream.seek(12)
+            return png(io.BytesIO(stream.read()), name)
+
+        registered["HEIF"] = opened
+        monkeypatch.setitem(Image.OPEN, "HEIF", (opened, lambda start: start[4:8] == b"ftyp"))
+
+    package.register_heif_opener = register_heif_opener  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    assert np.array_equal(pixels(b"\0\0\0\x18ftypheic" + saved(picture, "PNG")), np.asarray(picture))
+    assert registered
+
+
+def test_too_large_a_picture_is_refused_with_what_to_do(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(picture.resize((2000, 1500)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    with pytest.raises(UnreadableImageError) as caught:
+        decode(data)
+    assert "it has 3,000,000 pixels, and Pillow opens at most 2,000,000; make it smaller" in str(caught.value)
+    assert "attack" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [(), ("-W", "error")], ids=["usual", "warnings are errors"])
+def test_a_large_picture_is_read_without_a_warning_unless_the_user_wants_it(options: tuple[str, ...]) -> None:
+    code = """
+import io
+from PIL import Image
+from headstart.preprocessing import decode
+stream = io.BytesIO()
+Image.new("L", (1500, 1000)).save(stream, "PNG")
+Image.MAX_IMAGE_PIXELS = 1_000_000
+print(decode(stream.getvalue()).size)
+"""
+    done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, check=False)
+    if options:
+        assert "it has 1,500,000 pixels, and Pillow opens at most 1,000,000" in done.stderr
+    else:
+        assert (done.stdout, done.stderr) == ("(1500, 1000)\n", "")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
