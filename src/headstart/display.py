@@ -269,11 +269,16 @@ def clear_bars() -> None:
 def epoch_line(row: Row) -> str:
     """Format one epoch for people."""
     what = f"epoch {row['epoch']}" if row["epoch"] else "solved"
-    line = f"{row['phase_name']}, {what}: loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.3f}"
+    line = f"{row['phase_name']}, {what}: loss {_loss(row['train_loss'])}, accuracy {row['train_accuracy']:.3f}"
     if row["val_loss"] is not None:
-        line += f" | {row['val_split']} loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.3f}"
+        line += f" | {row['val_split']} loss {_loss(row['val_loss'])}, accuracy {row['val_accuracy']:.3f}"
     rate = f"lr {row['lr']:.2e}, " if row.get("lr") is not None else ""
     return f"{line} | {rate}{row['time_s']:.1f} s"
+
+
+def _loss(value: float) -> str:
+    """Format a loss; one that has grown out of all measure would take many digits."""
+    return f"{value:.4f}" if value < 1e6 else f"{value:.2e}"
 
 
 def _count(done: int, total: int) -> str:

@@ -87,6 +87,9 @@ def test_an_epoch_and_a_solved_head_are_one_line_each():
     assert epoch_line(ROW) == (
         "head, epoch 2: loss 0.5000, accuracy 0.750 | test loss 0.2500, accuracy 0.875 | lr 1.00e-03, 1.2 s"
     )
+    assert "loss 5.54e+20, accuracy 0.750 | test loss 99999.5000" in epoch_line(
+        {**ROW, "train_loss": 5.54e20, "val_loss": 99999.5}
+    )
     solved = {**ROW, "epoch": 0, "val_loss": None, "lr": None}
     assert epoch_line(solved) == "head, solved: loss 0.5000, accuracy 0.750 | 1.2 s"
 

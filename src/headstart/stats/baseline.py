@@ -22,8 +22,15 @@ class Baseline:
     accuracy: float
     is_even: bool
 
+    @property
+    def answer(self) -> str:
+        """What is always said, in words."""
+        said = f"always saying {self.label!r}"
+        return said if self.is_even else f"{said}, the largest class"
+
     def __str__(self) -> str:
-        return f"always saying {self.label!r}, the largest class, would get {self.accuracy:.3f}"
+        comma = "" if self.is_even else ","
+        return f"{self.answer}{comma} would get {self.accuracy:.3f}"
 
 
 @dataclass(frozen=True)

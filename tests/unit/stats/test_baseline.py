@@ -58,6 +58,10 @@ def test_classes_without_an_image_are_said_beside_the_figure():
     assert figure_notes(figures([0] * 50 + [1] * 50, [0] * 50 + [1] * 50)) == []
 
 
+def test_no_class_is_called_the_largest_where_all_have_equally_many():
+    assert str(baseline(figures([0, 1], [0, 1]))) == "always saying 'cat' would get 0.500"
+
+
 def test_even_counts_are_those_of_the_classes_that_have_images():
     assert baseline_of({"a": 2, "b": 2, "never": 0}) == Baseline("a", 0.5, is_even=True)
     assert baseline_of({"a": 1, "b": 3}) == Baseline("b", 0.75, is_even=False)
