@@ -53,7 +53,7 @@ _CROP_AREA = (0.08, 1.0)
 _CROP_RATIO = (3 / 4, 4 / 3)
 
 # Junk metadata and large pictures are no news to anybody, and would be printed into the progress bar. Appended, so that
-# what the user has set comes first.
+# what the user has set comes first; not within a block, which threads that decode would take from one another.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin", append=True)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 

@@ -1,11 +1,20 @@
 """What the library may do to the process that it runs in: nothing that stays."""
 
+import gc
+import logging
 import os
+import random
+import signal
 import subprocess
 import sys
+import threading
+import warnings
 
+import numpy as np
 import pytest
+import torch
 
+import headstart
 from headstart.machine import spin_briefly
 
 COUNT_FAULTS = """
@@ -59,3 +68,66 @@ def test_a_command_lets_threads_sleep_soon_unless_the_user_has_decided(monkeypat
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     spin_briefly()
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def process_state():
+    """Everything of the process that a library could change for the program that uses it."""
+    gc.collect()  # an engine's threads end with it, a moment later
+    for thread in threading.enumerate():
+        if thread.name.startswith("headstart"):
+            thread.join(timeout=10)
+    umask = os.umask(0o022)
+    os.umask(umask)
+    loggers = {name: logging.getLogger(name).level for name in (None, "lightning_fabric", "lightning.fabric", "PIL")}
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": str(np.random.get_state()),
+        "random": random.getstate(),
+        "umask": umask,
+        "folder": os.getcwd(),
+        "environment": dict(os.environ),
+        "logging": loggers,
+        "warnings": list(warnings.filters),
+        "signals": [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)],
+        "flags": (
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.benchmark,
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+        ),
+        "streams": (sys.stdout, sys.stderr),
+        "threads": sorted(each.name for each in threading.enumerate() if not each.daemon),
+    }
+
+
+def test_training_and_predicting_leave_the_process_as_it_was(image_folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)  # which pytest changes
+    settings = {"backbone": "simple-cnn", "image_size": 32, "epochs": 1, "threads": 2}
+    # Libraries that are loaded on the way may settle themselves; the second time nothing is new.
+    headstart.load(headstart.fit(image_folder, out=str(tmp_path / "first"), strategy="head", **settings).path)
+    torch.manual_seed(5)
+    random.seed(5)
+    before = process_state()
+    run = headstart.fit(image_folder, out=str(tmp_path / "run"), strategy="scratch", **settings)
+    assert process_state() == before
+    headstart.load(run.path).predict(next((image_folder / "val" / "sky").iterdir()))
+    assert process_state() == before
+
+
+def test_importing_the_library_changes_nothing():
+    code = (
+        "import logging, os, signal, sys, warnings\n"
+        "def state():\n"
+        "    umask = os.umask(0o022); os.umask(umask)\n"
+        "    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]\n"
+        "    return umask, dict(os.environ), logging.root.level, handlers, sys.stdout\n"
+        "import numpy, PIL.Image, pydantic, rich.console, yaml\n"  # which have filters of their own
+        "before, filters = state(), list(warnings.filters)\n"
+        "import headstart, headstart.config, headstart.preprocessing, headstart.data.dataset\n"
+        "assert state() == before, (state(), before)\n"
+        "assert warnings.filters[:len(filters)] == filters\n"  # two of Pillow's are ignored after all others
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,6 @@ def resolve(name: str, progress: Progress | None = None) -> Path:
     folder = data_root() / name
     entry = CATALOG[name]
     if not folder.exists():
-        print(f"preparing {name} in {folder} ...", file=sys.stderr, flush=True)
         try:
             entry.make(folder, progress or (lambda title, done, total: None))
         except (HeadstartError, OSError):

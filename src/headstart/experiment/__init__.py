@@ -58,7 +58,7 @@ def train(
     try:
         from headstart.experiment import session
 
-        with freed_memory_kept():
+        with freed_memory_kept(), session.own_random_numbers():
             return session.train_new(config, own, display, overwrite=overwrite, timed=timed)
     finally:
         if reading is None:
@@ -73,5 +73,5 @@ def resume(path: Path, *, display: Display | None = None) -> Run:
     """
     from headstart.experiment import session
 
-    with freed_memory_kept():
+    with freed_memory_kept(), session.own_random_numbers():
         return session.resume(path, display or Display())

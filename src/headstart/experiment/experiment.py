@@ -1,7 +1,8 @@
 """An experiment: settings resolved, images read, network built, plan laid. All that trains starts from here."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
@@ -292,10 +293,22 @@ def make_fabric(device_name: str) -> Fabric:
         ConfigError: There is no such device.
     """
     device = pick_device(device_name)
-    # Fabric announces its precision in a line of its own.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    fabric = Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
+    with _without_announcements("lightning_fabric", "lightning.fabric"):
+        fabric = Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
     if fabric.device.type == "cuda":  # Fabric itself does so only when it launches processes
         torch.cuda.set_device(fabric.device)
     return fabric
+
+
+@contextmanager
+def _without_announcements(*names: str) -> Iterator[None]:
+    """Within the block, these loggers pass on warnings only: Fabric announces its precision in a line of its own."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -2,7 +2,8 @@
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,13 @@ from headstart.types import StepChoice
 
 if TYPE_CHECKING:
     import pyarrow
+
+
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Within the block, the global generators of torch may be seeded; after it they go on as if it had not been."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
 
 
 def train_new(
