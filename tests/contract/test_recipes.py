@@ -13,7 +13,7 @@ from headstart.experiment.reading import read_data
 from headstart.experiment.resolve import decide
 from headstart.studies.lessons import make_lesson
 from headstart.studies.recipes import RECIPES, find_recipe
-from headstart.studies.teaching import Outcome, _note
+from headstart.studies.teaching import Outcome, _write_summary
 from headstart.training.optim import build_optimizer
 from headstart.training.plan import resolve
 from headstart.training.schedules import lr_factor
@@ -297,5 +297,5 @@ def test_a_summary_that_is_damaged_is_written_anew(lessons, tmp_path, damaged):
     lesson = replace(lessons["hotdog"], out=tmp_path)
     (tmp_path / "recipe.json").write_text(damaged)
     for part in lesson.parts[:2]:
-        _note(lesson, Outcome(part, left_out="not now"))
+        _write_summary(lesson, Outcome(part, left_out="not now"))
     assert list(json.loads((tmp_path / "recipe.json").read_text())["parts"]) == [part.name for part in lesson.parts[:2]]

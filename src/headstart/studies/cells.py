@@ -1,5 +1,6 @@
 """The cells of a study, run with the same images, splits and seeds each, in folders that can be resumed."""
 
+import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -98,9 +99,12 @@ def run_cells(
     progress = progress or StudyProgress(None)
     problems = failed if failed is not None else {}
     _check_study(cells, seeds, out)
-    jobs = [_Job(cell, seed, cell.folder(out, seed)) for seed in seeds for cell in cells]
+    jobs = []
+    for seed, cell in itertools.product(seeds, cells):
+        jobs.append(_Job(cell, seed, cell.folder(out, seed)))
     for job in jobs:
         _check_folder(job)
+
     with progress, Reading(cells[0].config, progress.of_run()) as reading:
         work = _prepare(jobs, reading, problems)
         # Small ones first: a process keeps some of the memory that a run needed, which then counts as the next one's.
@@ -109,18 +113,11 @@ def run_cells(
         for job in jobs:
             if job.cell.name in problems:
                 progress.skip(job.cell.name)
-                continue
-            try:
-                _run(job, jobs, reading, progress)
-            except KeyboardInterrupt as interrupt:
-                interrupt.add_note("the same command goes on: what is finished is not run again")
-                raise
-            except Exception as error:  # whatever it is, the other cells go on
-                problems[job.cell.name] = f"seed {job.seed}: {_one_line(error)}"
-                progress.say(f"{job.title} failed: {_one_line(error)}; the others go on")
-                progress.skip(job.cell.name)
+            else:
+                _attempt(job, jobs, reading, progress, problems)
     if problems and failed is None:
         raise RunError("; ".join(f"{name} failed: {why}" for name, why in problems.items()))
+
     found = {}
     for cell in cells:
         if cell.name not in problems:
@@ -139,6 +136,7 @@ def images_key(manifest: Manifest) -> set[tuple[str, str, str]]:
 
 
 def _check_study(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> None:
+    """Refuse cells that cannot be run side by side, before anything is read."""
     if not cells or not seeds:
         raise ConfigError("nothing to run; give one cell and one seed at least")
     slugs = [cell.slug for cell in cells]
@@ -229,6 +227,21 @@ def _work(experiment: "Experiment") -> float:
     return total
 
 
+def _attempt(
+    job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress, problems: dict[str, str]
+) -> None:
+    """Do one run; where it fails, note why, so that the other cells go on."""
+    try:
+        _run(job, jobs, reading, progress)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("the same command goes on: what is finished is not run again")
+        raise
+    except Exception as error:  # whatever it is
+        problems[job.cell.name] = f"seed {job.seed}: {_one_line(error)}"
+        progress.say(f"{job.title} failed: {_one_line(error)}; the others go on")
+        progress.skip(job.cell.name)
+
+
 def _run(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress) -> None:
     """Run, resume or skip one run."""
     run = Run(job.path)
@@ -237,10 +250,16 @@ def _run(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgr
         started = time.monotonic()
         _finish(job, jobs, reading, progress)
         seconds = time.monotonic() - started
-        metrics = run.metrics()
-        score = f", selection log loss {metrics['selection']['log_loss']:.3f}" if "selection" in metrics else ""
-        progress.say(f"{job.title}: accuracy {metrics['accuracy']['value']:.3f}{score}, {seconds:.0f} s")
+        progress.say(f"{job.title}: {_outcome(run.metrics())}, {seconds:.0f} s")
     progress.end(job.cell.name, run.metrics()["time_s"]["total"])
+
+
+def _outcome(metrics: Mapping[str, Any]) -> str:
+    """Say how good a run is, in a few words."""
+    accuracy = f"accuracy {metrics['accuracy']['value']:.3f}"
+    if "selection" not in metrics:
+        return accuracy
+    return f"{accuracy}, selection log loss {metrics['selection']['log_loss']:.3f}"
 
 
 def _finish(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress) -> None:
@@ -264,5 +283,8 @@ def _decided_for_another_seed(job: _Job, jobs: Sequence[_Job]) -> "Resolved | No
 
 
 def _one_line(error: Exception) -> str:
+    """Say what went wrong, in one line."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, HeadstartError) else f"unexpected {type(error).__name__}: {text}"
+    if isinstance(error, HeadstartError):
+        return text
+    return f"unexpected {type(error).__name__}: {text}"

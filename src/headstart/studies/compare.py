@@ -3,11 +3,12 @@
 Reading runs that exist loads no torch.
 """
 
+import itertools
 import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from headstart.studies.reported import Reported, check_same_images, common_group
 from headstart.types import Interval
 
 RankedBy = Literal["selection", "accuracy"]
+
+_CLEARLY_FASTER = 1.5  # times; for less nobody takes another setting
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,13 @@ class Comparison:
 
     def to_dict(self, relative_to: Path | None = None) -> dict[str, Any]:
         """Return plain values for JSON; folders of runs relative to a folder where they lie in it."""
-        rows = [{**asdict(row), "runs": [_shown_path(path, relative_to) for path in row.runs]} for row in self.rows]
-        differences = {name: {**asdict(d), "is_significant": d.is_significant} for name, d in self.differences.items()}
+        rows = []
+        for row in self.rows:
+            folders = [_shown_path(path, relative_to) for path in row.runs]
+            rows.append({**asdict(row), "runs": folders})
+        differences = {}
+        for name, difference in self.differences.items():
+            differences[name] = {**asdict(difference), "is_significant": difference.is_significant}
         return {**asdict(self), "rows": rows, "differences": differences}
 
     def to_csv(self) -> str:
@@ -239,25 +247,33 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
     """
     if not runs or not all(runs.values()):
         raise ConfigError("nothing to compare; give one finished run at least of everything that is named")
-    reported = {name: [read_reported(run) for run in each] for name, each in runs.items()}
-    first = next(iter(reported.values()))[0]
-    for each in reported.values():
-        for other in each:
-            check_same_images(first, other)
+    reported: dict[str, list[Reported]] = {}
+    for name, of_seeds in runs.items():
+        reported[name] = [read_reported(run) for run in of_seeds]
+    every = list(itertools.chain.from_iterable(reported.values()))
+    first = every[0]
+    for other in every:
+        check_same_images(first, other)
 
-    groups = common_groups(one for each in reported.values() for one in each)
-    correct = {name: np.array([one.correct for one in each]) for name, each in reported.items()}
-    ranked_by = _ranked_by([one.metrics for each in reported.values() for one in each])
+    # A row for each cell, best first.
+    groups = common_groups(every)
+    correct: dict[str, npt.NDArray[np.bool_]] = {}
     rows = []
-    for name in runs:
+    for name, of_cell in reported.items():
+        correct[name] = np.array([one.correct for one in of_cell])
         accuracy = accuracy_interval(correct[name], groups, level=level, seed=0)
-        rows.append(_row(name, reported[name], accuracy))
+        rows.append(_row(name, of_cell, accuracy))
+    ranked_by = _ranked_by([one.metrics for one in every])
     rows.sort(key=_order(ranked_by))
     rows = [replace(row, rank=rank) for rank, row in enumerate(rows, start=1)]
-    differences = compare_to_first(
-        {row.name: correct[row.name] for row in rows}, groups, level=level, is_chosen_here=ranked_by == "accuracy"
-    )
 
+    # The first against each other one.
+    in_order = {row.name: correct[row.name] for row in rows}
+    differences = compare_to_first(in_order, groups, level=level, is_chosen_here=ranked_by == "accuracy")
+
+    num_selection_images = None
+    if ranked_by == "selection":
+        num_selection_images = first.metrics["selection"]["num_images"]
     comparison = Comparison(
         rows=tuple(rows),
         differences=differences,
@@ -265,7 +281,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
         split=first.metrics["split"],
         num_images=len(first.images),
         num_groups=_num_groups(groups),
-        num_selection_images=first.metrics["selection"]["num_images"] if ranked_by == "selection" else None,
+        num_selection_images=num_selection_images,
         baseline=baseline_of(Counter(label for _, label in first.images)),
         level=level,
     )
@@ -295,10 +311,9 @@ def _order(ranked_by: RankedBy) -> Callable[[Any], Any]:
 
 
 def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
+    """Put the runs of a cell into one row; its rank is not known yet."""
     metrics = [one.metrics for one in reported]
-    scores = [each.get("selection") for each in metrics]
-    found = [score for score in scores if score]
-    is_scored = len(found) == len(scores)
+    scores = [each.get("selection") or {} for each in metrics]
     peaks = [each["peak_memory_mb"] for each in metrics if each.get("peak_memory_mb") is not None]
     return Row(
         rank=0,
@@ -309,9 +324,9 @@ def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
         seeds=tuple(each["seed"] for each in metrics),
         accuracy=accuracy,
         accuracies=tuple(float(one.correct.mean()) for one in reported),
-        balanced_accuracy=_mean_balanced_accuracy(metrics),
-        selection_log_loss=fmean([score["log_loss"] for score in found]) if is_scored else None,
-        selection_accuracy=fmean([score["accuracy"] for score in found]) if is_scored else None,
+        balanced_accuracy=_mean_of_all(each.get("balanced_accuracy") for each in metrics),
+        selection_log_loss=_mean_of_all(score.get("log_loss") for score in scores),
+        selection_accuracy=_mean_of_all(score.get("accuracy") for score in scores),
         seconds=fmean([_seconds(each) for each in metrics]),
         trainable_parameters=max(each["trainable_parameters"] for each in metrics),
         peak_memory_mb=min(peaks) if peaks else None,
@@ -320,10 +335,14 @@ def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
     )
 
 
-def _mean_balanced_accuracy(metrics: Sequence[Mapping[str, Any]]) -> float | None:
-    found = [each.get("balanced_accuracy") for each in metrics]
-    known = [value for value in found if value is not None]
-    return fmean(known) if len(known) == len(found) else None
+def _mean_of_all(values: Iterable[float | None]) -> float | None:
+    """Return the mean, or None where a run does not know its value."""
+    known = []
+    for value in values:
+        if value is None:
+            return None
+        known.append(value)
+    return fmean(known)
 
 
 def _seconds(metrics: Mapping[str, Any]) -> float:
@@ -335,25 +354,45 @@ def _seconds(metrics: Mapping[str, Any]) -> float:
 
 def _verdict(comparison: Comparison) -> list[str]:
     """Say in sentences what the rows mean."""
-    rows, first = comparison.rows, comparison.rows[0]
-    seeds = "one seed" if len(first.seeds) == 1 else f"mean of {len(first.seeds)} seeds"
-    lines = [
-        _ranking_line(comparison),
-        f"First is {first.name}: accuracy {first.accuracy} on {comparison.num_images} {comparison.split} images, "
-        f"{seeds}.",
+    first, *others = comparison.rows
+    lines = [_ranking_line(comparison), _first_line(comparison), _baseline_line(comparison)]
+    for row in others:
+        lines.append(difference_sentence(first.name, row.name, comparison.differences[row.name]))
+    lines += _cheaper_lines(comparison)
+    lines += _optimistic_lines(comparison.rows)
+    lines += _seed_lines(comparison.rows)
+    return lines
+
+
+def _first_line(comparison: Comparison) -> str:
+    """Say which is first, and how good it is."""
+    first = comparison.rows[0]
+    num_seeds = len(first.seeds)
+    seeds = "one seed" if num_seeds == 1 else f"mean of {num_seeds} seeds"
+    images = f"{comparison.num_images} {comparison.split} images"
+    return f"First is {first.name}: accuracy {first.accuracy} on {images}, {seeds}."
+
+
+def _cheaper_lines(comparison: Comparison) -> list[str]:
+    """Name the fastest of those that may be as good as the first, where it is clearly faster."""
+    first, *others = comparison.rows
+    cheaper = []
+    for row in others:
+        is_alike = not comparison.differences[row.name].is_significant
+        if is_alike and row.seconds < first.seconds / _CLEARLY_FASTER:
+            cheaper.append(row)
+    if not cheaper:
+        return []
+    best = min(cheaper, key=lambda row: row.seconds)
+    return [
+        f"Of those that cannot be told apart from {first.name}, {best.name} was the fastest: "
+        f"{duration(best.seconds)} a run instead of {duration(first.seconds)}."
     ]
-    lines.append(_baseline_line(comparison))
-    lines += [difference_sentence(first.name, row.name, comparison.differences[row.name]) for row in rows[1:]]
 
-    alike = [row for row in rows[1:] if not comparison.differences[row.name].is_significant]
-    cheaper = [row for row in alike if row.seconds < first.seconds / 1.5]
-    if cheaper:
-        best = min(cheaper, key=lambda row: row.seconds)
-        lines.append(
-            f"Of those that cannot be told apart from {first.name}, {best.name} was the fastest: "
-            f"{duration(best.seconds)} a run instead of {duration(first.seconds)}."
-        )
 
+def _optimistic_lines(rows: Sequence[Row]) -> list[str]:
+    """Name the rows whose accuracy is better than it would be on new images, and why."""
+    lines = []
     marked = [row.name for row in rows if row.selected_on_reported]
     if marked:
         lines.append(
@@ -366,15 +405,17 @@ def _verdict(comparison: Comparison) -> list[str]:
             f"Groups of the reported images are in other splits too, in the runs of {listed(shared, 3)} (leaks=keep). "
             "That accuracy is optimistic."
         )
+    return lines
 
+
+def _seed_lines(rows: Sequence[Row]) -> list[str]:
+    """Say where there are too few seeds."""
     fewest = min(len(row.seeds) for row in rows)
     if fewest == 1:
-        lines.append("With one seed nothing is known about how much seeds differ; more seeds would tell.")
-    elif fewest == 2:
-        lines.append(
-            "Two seeds say little about how much seeds differ, so intervals are wide; a third would tell more."
-        )
-    return lines
+        return ["With one seed nothing is known about how much seeds differ; more seeds would tell."]
+    if fewest == 2:
+        return ["Two seeds say little about how much seeds differ, so intervals are wide; a third would tell more."]
+    return []
 
 
 def _baseline_line(comparison: Comparison) -> str:

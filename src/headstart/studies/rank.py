@@ -107,7 +107,8 @@ class _Named(Display):
     """Says which backbone a note is about."""
 
     def __init__(self, display: Display, name: str) -> None:
-        self._display, self._name = display, name
+        self._display = display
+        self._name = name
 
     def note(self, line: str) -> None:
         self._display.note(f"{self._name}: {line}")

@@ -1,7 +1,7 @@
 """What finished runs report: which images, in which groups, and whether each was right. Loads no torch."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,8 @@ def read_reported(run: Run) -> Reported:
     if missing:
         raise RunError(f"{run.path}/metrics.json has no {', '.join(missing)}; train again with --overwrite")
     manifest = read_manifest(run.path / MANIFEST)
-    records, found = reported_records(run, manifest), read_predictions(run, manifest)
+    found = read_predictions(run, manifest)
+    records = reported_records(run, manifest)
     images = [(record.sha256 or record.key, manifest.labels[record.label]) for record in records]
     order = sorted(range(len(images)), key=images.__getitem__)
     return Reported(
@@ -73,10 +74,14 @@ def check_same_images(first: Reported, other: Reported) -> None:
     only_here, only_there = here - there, there - here
     if not only_here and not only_there:
         return
+
+    # An example, and how many are one picture with two classes.
     owner, missing = (first, only_here) if only_here else (other, only_there)
     paths = [path for path, image in zip(owner.paths, owner.images, strict=True) if image in missing]
-    relabelled = len({sha for sha, _ in only_here} & {sha for sha, _ in only_there})
-    labels = f" ({relabelled} of them the same picture with another class)" if relabelled else ""
+    contents_here = {content for content, _ in only_here}
+    contents_there = {content for content, _ in only_there}
+    num_relabelled = len(contents_here & contents_there)
+    labels = f" ({num_relabelled} of them the same picture with another class)" if num_relabelled else ""
     raise DataError(
         f"the reported images differ: {first.run.path} reports {len(first.images)} and {other.run.path} "
         f"{len(other.images)}; {only_here.total()} are in the first alone and {only_there.total()} in the second"
@@ -125,11 +130,14 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, tuple[Run, ...]]:
     for run in opened:
         if folders[run.path.resolve()] > 1:
             raise RunError(f"{run.path} is named twice; name each run once")
+
+    # Runs with the same settings and images, one per seed.
     cells: dict[str, list[Run]] = {}
     for run in opened:
         settings = sorted(settings_key(run.settings()).items())
         images = sorted(images_key(read_manifest(run.path / MANIFEST)))
         cells.setdefault(repr([settings, images]), []).append(run)
+
     grouped: list[tuple[Run, ...]] = []
     for each in cells.values():
         each.sort(key=lambda run: run.config().seed)
@@ -150,9 +158,20 @@ def _names(cells: Sequence[Sequence[Run]]) -> list[str]:
     titles = []
     for name, key in zip(names, settings, strict=True):
         alike = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
-        parts = [f"{field}={value}" for field, value in key.items() if any(other[field] != value for other in alike)]
-        titles.append(", ".join([name, *parts]))
+        titles.append(", ".join([name, *_differing(key, alike)]))
+
+    # Where settings do not tell them apart, the folder does.
     unique = []
-    for title, each in zip(titles, cells, strict=True):
-        unique.append(title if titles.count(title) == 1 else f"{title} ({each[0].path})")
+    for title, runs in zip(titles, cells, strict=True):
+        is_unique = titles.count(title) == 1
+        unique.append(title if is_unique else f"{title} ({runs[0].path})")
     return unique
+
+
+def _differing(key: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return `setting=value` for each setting in which any of the others differs."""
+    parts = []
+    for field, value in key.items():
+        if any(other[field] != value for other in others):
+            parts.append(f"{field}={value}")
+    return parts

@@ -62,6 +62,7 @@ def run_lesson(
 
 
 def _steps(lesson: Lesson, progress: StudyProgress) -> Iterator[Manifest | dict[str, Any] | Outcome]:
+    """Yield the data, the network to start from, and each part."""
     from headstart.experiment.tools import show_data
     from headstart.models.backbones import create_backbone, describe_backbone
 
@@ -75,11 +76,12 @@ def _steps(lesson: Lesson, progress: StudyProgress) -> Iterator[Manifest | dict[
     yield describe_backbone(create_backbone(lesson.backbones[0], weights=lesson.weights))
     for part in lesson.parts:
         outcome = _run_part(lesson, part, progress)
-        _note(lesson, outcome)
+        _write_summary(lesson, outcome)
         yield outcome
 
 
 def _train_source(lesson: Lesson, progress: StudyProgress) -> dict[str, tuple[Run, ...]]:
+    """Train the network to start from, on pictures that are drawn first where the lesson says so."""
     folder = Path(lesson.source or "")
     if lesson.drawing and not folder.exists():
         with progress:
@@ -89,6 +91,7 @@ def _train_source(lesson: Lesson, progress: StudyProgress) -> dict[str, tuple[Ru
 
 
 def _run_part(lesson: Lesson, part: Part, progress: StudyProgress) -> Outcome:
+    """Run the cells of a part and compare them; a part that cannot be run here is left out."""
     if part.needs == "backbones" and len(lesson.backbones) < 2:
         return Outcome(part, left_out="it puts several networks side by side; name them: --backbone NAME,NAME")
     failed: dict[str, str] = {}
@@ -99,13 +102,14 @@ def _run_part(lesson: Lesson, part: Part, progress: StudyProgress) -> Outcome:
             raise
         return Outcome(part, left_out=str(error))
     if not runs:
-        return Outcome(part, left_out="; ".join(f"{name}: {why}" for name, why in failed.items()), has_failed=True)
+        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        return Outcome(part, left_out=reasons, has_failed=True)
     comparison = with_failures(compare_runs(runs), failed)
     write_json(lesson.comparison_file(part), comparison.to_dict(relative_to=lesson.out))
     return Outcome(part, runs, comparison, has_failed=bool(failed))
 
 
-def _note(lesson: Lesson, outcome: Outcome) -> None:
+def _write_summary(lesson: Lesson, outcome: Outcome) -> None:
     """Write a part into recipe.json, beside what was noted of others before."""
     file = lesson.out / "recipe.json"
     known: dict[str, Any] = {}
@@ -135,9 +139,11 @@ def _note(lesson: Lesson, outcome: Outcome) -> None:
 
 def trained_parameters(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[dict[str, Any]]]:
     """Return, per cell, what each phase of its first run trained: name, epochs, trainable and all parameters."""
-    trained = {}
+    trained: dict[str, list[dict[str, Any]]] = {}
     for cell, found in runs.items():
-        if found:
-            phases = found[0].plan()["phases"]
-            trained[cell] = [{key: phase[key] for key in _TRAINED} for phase in phases]
+        if not found:
+            continue
+        trained[cell] = []
+        for phase in found[0].plan()["phases"]:
+            trained[cell].append({key: phase[key] for key in _TRAINED})
     return trained
