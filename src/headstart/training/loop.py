@@ -180,6 +180,11 @@ class Fit:
         solved = solve_head(
             features, features.targets, self.model.labels, groups=features.groups, seed=self.settings.seed
         )
+        if not solved.is_optimal:
+            self.supply.display.note(
+                f"phase {phase.name!r}: the search for the head's optimum ended before it, about "
+                f"{100 * solved.distance:.0f} % of the head's size away; --solver loop trains the head instead"
+            )
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(solved.weight))
             head.bias.copy_(torch.from_numpy(solved.bias))

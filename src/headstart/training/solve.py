@@ -40,6 +40,7 @@ class SolvedHead:
         train_loss: Mean log loss of all rows, without the penalty.
         train_accuracy: Of all rows.
         held_out_accuracy: Of held-out rows, at the chosen strength; None where there was too little to hold out.
+        distance: About how far W is from the optimum, relative to |W|: |gradient| / (strength * |W|), or less.
     """
 
     weight: npt.NDArray[np.float32]
@@ -49,6 +50,12 @@ class SolvedHead:
     train_loss: float
     train_accuracy: float
     held_out_accuracy: float | None
+    distance: float
+
+    @property
+    def is_optimal(self) -> bool:
+        """Whether the search ended at the optimum: so close that held-out losses differ by less than 1 %."""
+        return self.distance <= _TOLERANCE_FOLDS
 
 
 def solve_head(
@@ -93,13 +100,26 @@ def solve_head(
 
     problem = _Problem(rows, row_targets, trains[-1:])
     parameters = _minimise(problem, parameters, strength, _TOLERANCE_FINAL)
+    distance = _distance(problem, parameters, strength)
     train_loss, train_accuracy = problem.score(parameters, problem.trains)
 
     head = parameters[0].double().numpy()
     head -= head.mean(axis=0)  # 0 at the optimum, and of no effect: only rounding shows there
     weight = head[:, :-1] * rows.scale
     bias = (head[:, -1] - weight @ rows.mean).astype(np.float32)
-    return SolvedHead(weight.astype(np.float32), bias, strength, losses, train_loss, train_accuracy, held_out_accuracy)
+    return SolvedHead(
+        weight.astype(np.float32), bias, strength, losses, train_loss, train_accuracy, held_out_accuracy, distance
+    )
+
+
+def _distance(problem: "_Problem", parameters: Tensor, strength: float) -> float:
+    """Return about how far W is from the optimum, relative to |W|; the search may have ended at another limit."""
+    gradient = problem.objective(parameters, strength)[1]
+    excess = max(float(gradient.norm()) - _TOLERANCE_ABSOLUTE, 0.0)
+    scale = strength * float(parameters[..., :-1].norm())
+    if not scale:
+        return 0.0 if not excess else float("inf")
+    return excess / scale
 
 
 def _folds(targets: npt.NDArray[np.int64], groups: Sequence[str] | None, seed: int) -> npt.NDArray[np.int64]:
@@ -254,7 +274,8 @@ def _minimise(problem: _Problem, parameters: Tensor, strength: float, tolerance:
     """Minimise all K objectives by L-BFGS on their sum (Nocedal and Wright 2006, algorithms 7.4 and 7.5).
 
     The sum falls apart into K, so its minimum is theirs; the tolerance holds for each. A step is halved until the value
-    has fallen enough, but for what rounding hides.
+    has fallen enough, but for what rounding hides. The search ends where the tolerance is met, where no step makes the
+    value fall any more, or after so many evaluations; `_distance` tells how far it came.
     """
     num_pairs = min(10, max(3, _PAIRS_BYTES // (8 * parameters.numel())))
     pairs = deque[tuple[Tensor, Tensor, float]](maxlen=num_pairs)

@@ -273,3 +273,16 @@ def test_a_small_data_set_takes_few_evaluations(monkeypatch):
     monkeypatch.setattr(solve._Problem, "objective", lambda *given: evaluations.append(1) or objective(*given))
     solve_head(Views(values), targets, LABELS[:2])
     assert 10 < len(evaluations) < 150
+
+
+def test_a_search_that_ends_before_the_optimum_says_so(monkeypatch):
+    """It was called solved to its optimum also where it had run out of evaluations."""
+    values, targets = make(200, 3)
+    whole = solve_head(Views(values), targets, LABELS[:3])
+    assert whole.is_optimal
+    assert whole.distance < 1e-3
+    monkeypatch.setattr(solve, "_MAX_EVALUATIONS", 2)
+    cut = solve_head(Views(values), targets, LABELS[:3])
+    assert not cut.is_optimal
+    gap = np.linalg.norm(cut.weight - whole.weight) / np.linalg.norm(whole.weight)
+    assert gap > 0.01
