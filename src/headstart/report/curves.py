@@ -65,6 +65,7 @@ def overlaid_curves(facts: Sequence[Facts], names: Sequence[str]) -> list[Figure
 
 
 def _present(figures: Sequence[Figure | None]) -> list[Figure]:
+    """Return the figures that could be drawn."""
     return [figure for figure in figures if figure is not None]
 
 
@@ -129,7 +130,8 @@ def _learning_rates(facts: Facts, rows: Rows, name: str) -> Figure | None:
             axes.minorticks_off()
         style = "-" if any(len(line.xs) > 1 for line in planned) else "o"  # of one step there is no line to be seen
         # Each name once, though there is a line for each phase.
-        for line in {line.label: line for line in reversed(planned)}.values():
+        named = {line.label: line for line in reversed(planned)}
+        for line in named.values():
             axes.plot([], [], style, color=line.colour, label=line.label)
         for line in planned:
             axes.plot(line.xs, line.ys, color=line.colour)
@@ -159,7 +161,8 @@ def _schedules(facts: Facts, rows: Rows, phase: int, offset: float) -> list[_Lin
 
     # The schedule, step by step.
     steps_per_epoch = trained[-1]["step"]
-    xs, factors = [], []
+    xs = []
+    factors = []
     for step in range(steps_per_epoch * trained[-1]["epoch"]):
         xs.append(offset + (step + 1) / steps_per_epoch)
         factors.append(_factor(facts.settings, step, steps_per_epoch, length))
@@ -169,12 +172,15 @@ def _schedules(facts: Facts, rows: Rows, phase: int, offset: float) -> list[_Lin
     lines = []
     for base in sorted({min(rates), *of_head}):
         is_head = len(rates) > 1 and base in of_head
+        ys = [base * factor for factor in factors]
         recorded = trained[-1]["head_lr"] if is_head else trained[-1]["lr"]
         if not np.isclose(base * factors[-1], recorded or 0.0, rtol=1e-3):
             return []
-        label = "lowest part that trains" if len(rates) > 1 else "all that trains"
-        ys = [base * factor for factor in factors]
-        lines.append(_Line("head", xs, ys, SERIES[1]) if is_head else _Line(label, xs, ys, SERIES[0]))
+        if is_head:
+            lines.append(_Line("head", xs, ys, SERIES[1]))
+        else:
+            label = "lowest part that trains" if len(rates) > 1 else "all that trains"
+            lines.append(_Line(label, xs, ys, SERIES[0]))
     return lines
 
 
@@ -198,6 +204,7 @@ def _offsets(rows: Rows) -> dict[int, float]:
 
 
 def _starts(rows: Rows) -> list[tuple[float, str]]:
+    """Return where each phase begins, in epochs, and its name."""
     names = {row["phase"]: row.get("phase_name") or str(row["phase"]) for row in rows}
     return [(offset, names[phase]) for phase, offset in _offsets(rows).items()]
 

@@ -10,6 +10,7 @@ from headstart.report.reading import Facts
 from headstart.stats.confusion import confusion_table
 from headstart.stats.intervals import accuracy_interval
 from headstart.stats.metrics import ECE_BINS, confidence_bins
+from headstart.types import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,9 @@ def confusion_matrix(facts: Facts, name: str) -> Figure | None:
     ticks = np.arange(num) + 0.5
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     is_short = num <= 4 and max(map(len, shown)) <= 10
-    turned: dict[str, Any] = {"rotation": 0, "ha": "center"} if is_short else {"rotation": 60, "ha": "left"}
+    turned: dict[str, Any] = {"rotation": 60, "ha": "left"}
+    if is_short:
+        turned = {"rotation": 0, "ha": "center"}
 
     def paint(axes: "Axes") -> None:
         for (row, column), count in np.ndenumerate(counts):
@@ -66,7 +69,8 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
         return None
     confidence = found.confidence
     which = confidence_bins(confidence)
-    means, bins = [], []
+    means = []
+    bins = []
     for number in np.unique(which):
         is_member = which == number
         means.append(float(confidence[is_member].mean()))
@@ -93,23 +97,21 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
 
 def accuracies(facts: Sequence[Facts], names: Sequence[str]) -> Figure:
     """Draw the accuracies of several runs with their intervals; hollow where a figure is optimistic."""
-    labels, found, said = [], [], []
-    for each, name in zip(facts, names, strict=True):
-        label = f"{name} †" if each.caveats else name
-        a = each.metrics["accuracy"]
-        labels.append(label)
-        found.append(a)
-        said.append(f"{label} {a['value']:.3f} ({a['low']:.3f} to {a['high']:.3f})")
+    labels = [f"{name} †" if each.caveats else name for each, name in zip(facts, names, strict=True)]
+    intervals = [Interval(**each.metrics["accuracy"]) for each in facts]
 
     def paint(axes: "Axes") -> None:
-        for y, (each, a) in enumerate(zip(facts, found, strict=True)):
-            error = [[a["value"] - a["low"]], [a["high"] - a["value"]]]
+        for y, (each, accuracy) in enumerate(zip(facts, intervals, strict=True)):
+            error = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
             colour = SERIES[y % len(SERIES)]
             inside = PAPER if each.caveats else colour
-            axes.errorbar(a["value"], y, xerr=error, fmt="o", color=colour, linewidth=1.4, markerfacecolor=inside)
+            axes.errorbar(accuracy.value, y, xerr=error, fmt="o", color=colour, linewidth=1.4, markerfacecolor=inside)
         axes.set_yticks(range(len(labels)), [shortened(label, 32) for label in labels])
         axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="accuracy")
         axes.grid(False, axis="y")
 
+    said = []
+    for label, accuracy in zip(labels, intervals, strict=True):
+        said.append(f"{label} {accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})")
     alt = f"Accuracy of each run with its interval: {'; '.join(said)}."
     return draw("accuracies", "Accuracy with its interval.", alt, paint, size=(6.2, 0.9 + 0.3 * len(labels)))

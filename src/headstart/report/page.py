@@ -23,7 +23,9 @@ from headstart.stats.baseline import baseline, figure_notes, worst_class
 from headstart.stats.caveats import caveats
 from headstart.stats.intervals import wilson_interval
 
-_MAX_MISTAKES, _MAX_PAIRS, _PER_PAIR = 12, 8, 4
+_MAX_MISTAKES = 12
+_MAX_PAIRS = 8
+_PER_PAIR = 4  # pictures
 
 
 def write_report(
@@ -111,11 +113,23 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["figure"] = lambda value: "–" if value is None else f"{value:.3f}"
-    environment.filters["rate"] = lambda value: f"{value:.1e}".replace("e-0", "e-").replace("e+00", "")
+    environment.filters["figure"] = _figure_text
+    environment.filters["rate"] = _rate_text
+    environment.filters["count"] = _count_text
     environment.filters["caveats"] = caveats
-    environment.filters["count"] = lambda value: "–" if value is None else f"{value:,}"
     return environment.get_template("page.html.j2")
+
+
+def _figure_text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _rate_text(rate: float) -> str:
+    return f"{rate:.1e}".replace("e-0", "e-").replace("e+00", "")
+
+
+def _count_text(count: int | None) -> str:
+    return "–" if count is None else f"{count:,}"
 
 
 def _title(facts: Sequence[Facts]) -> str:
@@ -171,7 +185,8 @@ def _case(facts: Facts, row: int) -> dict[str, Any]:
     found = facts.predictions
     assert found is not None
     name = _short(found.paths[row])
-    label, predicted = found.labels[row], found.predicted[row]
+    label = found.labels[row]
+    predicted = found.predicted[row]
     probability = f"{found.confidence[row]:.3f}"
     alt = f"{name}: labelled {label}, predicted {predicted} with probability {probability}"
     picture = thumbnail(found.paths[row], alt, facts.source)
@@ -189,8 +204,10 @@ def _pairs(facts: Facts) -> list[dict[str, Any]]:
 
     found = []
     for count, label, predicted in mistaken[:_MAX_PAIRS]:
-        rows = facts.predictions.mistakes(label, predicted)[:_PER_PAIR] if facts.predictions else []
-        pictures = [_case(facts, row)["picture"] for row in rows]
+        pictures = []
+        if facts.predictions is not None:
+            rows = facts.predictions.mistakes(label, predicted)[:_PER_PAIR]
+            pictures = [_case(facts, row)["picture"] for row in rows]
         share = f"{count:,} of {facts.metrics['per_class'][label]['num_images']:,}"
         found.append({"label": label, "predicted": predicted, "share": share, "pictures": pictures})
     return found

@@ -17,7 +17,8 @@ from headstart.preprocessing import Augment, eval_view, train_view
 from headstart.types import InputSpec
 
 _SIDE = 224  # pixels of the square that a picture is fitted into: twice what the page shows, for sharp screens
-_MAX_ROWS, _NUM_VIEWS = 4, 7
+_MAX_ROWS = 4
+_NUM_VIEWS = 7
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ def read_run(path: Path) -> Facts:
         try:
             return read()
         except (HeadstartError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            what = error if isinstance(error, HeadstartError) else f"{type(error).__name__}: {error}"
+            what = str(error)
+            if not isinstance(error, HeadstartError):
+                what = f"{type(error).__name__}: {error}"
             missing.append(f"a file of {path} cannot be used: {what}")
             return default
 
@@ -165,16 +167,23 @@ def run_names(paths: Sequence[Path], study: Mapping[str, Any]) -> list[str]:
     named = {}
     for row in study.get("rows", ()):
         for run, seed in zip(row["runs"], row["seeds"], strict=False):
-            named[run] = f"{row['name']}, seed {seed}" if len(row["runs"]) > 1 else row["name"]
+            named[run] = row["name"]
+            if len(row["runs"]) > 1:
+                named[run] += f", seed {seed}"
     if named:  # read_comparison saw to it that it knows them all
         return [named[path.resolve()] for path in paths]
 
     parts = [path.resolve().parts for path in paths]
     depth = _telling_depth(parts)
     ends = [each[-depth:] for each in parts]
-    while depth > 1 and len({each[-1] for each in ends}) == 1:
+    # What all paths end with tells nothing.
+    while depth > 1 and _have_one_end(ends):
         ends = [each[:-1] for each in ends]
     return ["/".join(each) for each in ends]
+
+
+def _have_one_end(parts: Sequence[tuple[str, ...]]) -> bool:
+    return len({each[-1] for each in parts}) == 1
 
 
 def _telling_depth(parts: Sequence[tuple[str, ...]]) -> int:

@@ -130,6 +130,7 @@ def difference_sentence(first: str, other: str, d: Difference) -> str:
 
 
 def _advice(d: Difference) -> str:
+    """Say what would tell two classifiers apart, as the end of a sentence, or ''."""
     if not d.difference:
         return ""
     if d.images_needed is None and d.num_seeds == 1:
@@ -144,9 +145,12 @@ def _advice(d: Difference) -> str:
 
 
 def _difference(first: Sample, other: Sample, level: float, seed: int, family: int) -> Difference:
+    """Compare two classifiers; one group says nothing of how much groups differ, so all is possible then."""
     num_seeds = min(first.num_seeds, other.num_seeds)
+    num_groups = first.num_units if first.num_units < first.num_images else None
     value = float(first.rates.mean() - other.rates.mean())
-    low, high, p_value = -1.0, 1.0, 1.0
+    low, high = -1.0, 1.0
+    p_value = 1.0
     images_needed = None
     if first.num_units > 1:
         draws = difference_draws(first, other, np.random.default_rng(seed), family)
@@ -165,7 +169,7 @@ def _difference(first: Sample, other: Sample, level: float, seed: int, family: i
         p_holm=p_value,
         num_seeds=num_seeds,
         num_images=first.num_images,
-        num_groups=first.num_units if first.num_units < first.num_images else None,
+        num_groups=num_groups,
         images_needed=images_needed,
         method=f"{method_of(first, num_seeds)}, paired by image",
     )
@@ -190,6 +194,7 @@ def _images_needed(first: Sample, other: Sample, level: float) -> int | None:
 
 
 def _holm(p_values: list[float], family: int) -> list[float]:
+    """Correct p values, in their order, for a family of so many comparisons."""
     order = np.argsort(p_values, kind="stable")
     steps = np.array(p_values)[order] * (family - np.arange(len(p_values)))
     corrected = np.empty(len(p_values))

@@ -47,22 +47,26 @@ def classification_metrics(
     predicted = p.argmax(axis=1)
     is_correct = predicted == y
     per_class = _per_class(y, predicted, len(labels))
-    num_groups = len(y) if groups is None else len(np.unique(np.asarray(groups)))
-    if num_groups == len(y):
-        of_groups = {}
-        accuracy = wilson_interval(int(is_correct.sum()), len(y))
-    else:
-        of_groups = {"num_groups": num_groups}
+
+    # Over groups where there are any, else over images.
+    of_groups: dict[str, int] = {}
+    accuracy = wilson_interval(int(is_correct.sum()), len(y))
+    if groups is not None and len(np.unique(np.asarray(groups))) < len(y):
+        of_groups["num_groups"] = len(np.unique(np.asarray(groups)))
         accuracy = accuracy_interval(is_correct, groups)
         _add_recall_intervals(per_class, y, is_correct, np.asarray(groups))
+
+    true_class = p[np.arange(len(y)), y]
+    recalls = [row["recall"] for row in per_class]
+    f1s = [row["f1"] for row in per_class]
     return {
         "labels": list(labels),
         "num_images": len(y),
         **of_groups,
         "accuracy": asdict(accuracy),
-        "balanced_accuracy": _mean([row["recall"] for row in per_class]),
-        "macro_f1": _mean([row["f1"] for row in per_class]),
-        "log_loss": float(-np.log(np.clip(p[np.arange(len(y)), y], LOG_LOSS_CLIP, 1.0)).mean()) + 0.0,
+        "balanced_accuracy": _mean(recalls),
+        "macro_f1": _mean(f1s),
+        "log_loss": float(-np.log(np.clip(true_class, LOG_LOSS_CLIP, 1.0)).mean()) + 0.0,
         "ece": expected_calibration_error(p, y),
         "per_class": dict(zip(labels, per_class, strict=True)),
         "confusion": count_pairs(y, predicted, labels),
@@ -90,6 +94,7 @@ def confidence_bins(confidence: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def _refuse_misfits(p: NDArray[np.float64], y: NDArray[Any], labels: Sequence[str]) -> None:
+    """Raise a `ValueError` where the arguments do not fit one another."""
     if p.ndim != 2 or p.shape[1] != len(labels) or y.shape != p.shape[:1] or not len(y):
         raise ValueError(
             f"expected probabilities (N, {len(labels)}) and targets (N,) with N >= 1; got {p.shape} and {y.shape}"
@@ -102,19 +107,19 @@ def _refuse_misfits(p: NDArray[np.float64], y: NDArray[Any], labels: Sequence[st
 
 
 def _per_class(y: NDArray[np.intp], predicted: NDArray[np.intp], num_classes: int) -> list[dict[str, Any]]:
+    """Return precision, recall, F1 and the number of images of each class."""
     hits = np.bincount(y[predicted == y], minlength=num_classes).tolist()
     num_images = np.bincount(y, minlength=num_classes).tolist()
     num_predicted = np.bincount(predicted, minlength=num_classes).tolist()
     rows = []
     for right, images, guesses in zip(hits, num_images, num_predicted, strict=True):
-        rows.append(
-            {
-                "precision": _ratio(right, guesses),
-                "recall": _ratio(right, images),
-                "f1": _ratio(2 * right, images + guesses),
-                "num_images": images,
-            }
-        )
+        row = {
+            "precision": _ratio(right, guesses),
+            "recall": _ratio(right, images),
+            "f1": _ratio(2 * right, images + guesses),
+            "num_images": images,
+        }
+        rows.append(row)
     return rows
 
 
@@ -131,9 +136,11 @@ def _add_recall_intervals(
 
 
 def _ratio(part: int, whole: int) -> float | None:
+    """Return a share, or None of nothing."""
     return part / whole if whole else None
 
 
 def _mean(values: Sequence[float | None]) -> float:
+    """Return the mean of the values that are defined; one at least is."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined)

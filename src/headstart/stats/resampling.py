@@ -16,8 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 _Floats = NDArray[np.float64]
 
-_BLOCKS, _BLOCK = 10, 1000  # draws; in blocks, so that memory stays small with many groups
-_ACCURACY_POWER, _DIFFERENCE_POWER = 0.5, 0.75  # of c in the weight of a pseudo-image; chosen by simulation
+_BLOCK = 1000  # draws at a time, so that memory stays small with many groups
+_BLOCKS = 10
+# Of c in the weight of a pseudo-image; chosen by simulation, see benchmarks/coverage.py.
+_ACCURACY_POWER = 0.5
+_DIFFERENCE_POWER = 0.75
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def make_sample(correct: ArrayLike, groups: ArrayLike | None) -> Sample:
 
 
 def accuracy_logits(sample: Sample, rng: np.random.Generator) -> _Floats:
-    """Draw the logit of the expected accuracy, (B,); see `compare.accuracy_interval`."""
+    """Draw the logit of the expected accuracy, (B,); see `intervals.accuracy_interval`."""
     hits = sample.mean
     mistakes = sample.sizes - hits
     pseudo = _pseudo_size(min(hits, mistakes, key=np.sum), sample.sizes, _ACCURACY_POWER)
@@ -219,7 +222,11 @@ def _resample(
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
     shapes = np.append(counts, (weight, weight))
     values = np.vstack((distinct, pseudo))
-    return np.concatenate([rng.standard_gamma(shapes, (_BLOCK, len(shapes))) @ values for _ in range(num_blocks)])
+    blocks = []
+    for _ in range(num_blocks):
+        weights = rng.standard_gamma(shapes, (_BLOCK, len(shapes)))
+        blocks.append(weights @ values)
+    return np.concatenate(blocks)
 
 
 def _widening(rng: np.random.Generator, freedom: float, num_draws: int) -> _Floats:

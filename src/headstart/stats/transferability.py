@@ -9,7 +9,9 @@ _Floats = NDArray[np.float64]
 
 _ROWS = 4096  # in 64 bits at once
 # The ratio of the two precisions is searched over 24 powers of ten about the largest eigenvalue, then ever closer.
-_DECADES, _POINTS, _ROUNDS = 12.0, 65, 5
+_DECADES = 12.0
+_POINTS = 65
+_ROUNDS = 5
 
 
 def logme(features: ArrayLike, targets: ArrayLike, num_classes: int) -> float:

@@ -62,18 +62,22 @@ def make_cells(
             title = f"{backbone}: {title}"
         for combination in itertools.product(*own.values()):
             given = _with_effect(make, dict(zip(own, combination, strict=True)), own)
-            name = ", ".join([title, *(f"{key}={value}" for key, value in given.items())])
+            name = ", ".join([title, *_settings_text(given)])
             cell = Cell(name, make(given))
             if found.setdefault(name, cell).config != cell.config:
                 raise ConfigError(f"two strategies are called {name!r}; give one of the files another name")
     return tuple(found.values())
 
 
+def _settings_text(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
+
+
 def _configure(values: Mapping[str, Any], cell: Mapping[str, Any], varied: Mapping[str, Any]) -> Config:
     try:
         return make_config({**values, **cell, **varied})
     except ConfigError as error:
-        given = ", ".join(f"{key}={value}" for key, value in varied.items())
+        given = ", ".join(_settings_text(varied))
         raise ConfigError(f"--vary {given}: {error}" if given else str(error)) from error
 
 

@@ -18,7 +18,9 @@ from headstart.types import Progress
 
 SOURCE = "source network"
 DEFAULT_STRATEGY: str = Config.model_fields["strategy"].default
-_QUICK_SIDE, _QUICK_IMAGES, _QUICK_BATCH = 32, 6, 8
+_QUICK_SIDE = 32
+_QUICK_IMAGES = 6
+_QUICK_BATCH = 8
 _USUAL_SIDE = 224  # of networks that were pretrained on ImageNet, pixels
 _DRAWN = {"train_per_class": 1500, "test_per_class": 100, "size": 128}
 _QUICK_DRAWN = {"train_per_class": _QUICK_IMAGES, "test_per_class": _QUICK_IMAGES, "size": _QUICK_SIDE}
