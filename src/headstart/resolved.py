@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headstart.errors import RunError
-from headstart.types import StepChoice
+from headstart.types import GreyRange, StepChoice
 
 
 class Resolved(BaseModel):
@@ -30,6 +30,7 @@ class Resolved(BaseModel):
         is_timed: Whether a time limit set these lengths.
         stop_after: How many epochs of each phase were chosen on images that select; None: all run.
         steps: How the steps of each phase run, as far as that is decided; None of a phase without steps.
+        grey_range: Which values of grey images with more than 8 bits become black and white; None: there were none.
         engines: Number of frozen stages -> what computes the features above them, such as `openvino 32`.
     """
 
@@ -46,6 +47,7 @@ class Resolved(BaseModel):
     is_timed: bool = False
     stop_after: tuple[int, ...] | None = None
     steps: tuple[StepChoice | None, ...] = ()
+    grey_range: GreyRange | None = None
     engines: dict[int, str] = {}
 
     def replace(self, **changes: Any) -> Self:

@@ -10,7 +10,25 @@ Decoder = Literal["pillow", "pillow-scaled"]
 Layout = Literal["auto", "class", "split/class", "class/split", "part/class"]
 Parts = Literal["lora", "adapter"]
 Triple = tuple[float, float, float]
+GreyRange = tuple[float, float]  # which values of grey pictures with more than 8 bits are black and white
 Progress = Callable[[str, int, int], None]  # told what is done, how far it is, and how much there is (0: not known)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a picture is decoded, beyond what its format says.
+
+    Attributes:
+        smallest_side: Reduce it to 1/2, 1/4 or 1/8 of its size, as long as both sides stay this long (pixels); None:
+            keep its full size.
+        grey_range: See `InputSpec.grey_range`.
+    """
+
+    smallest_side: int | None = None
+    grey_range: GreyRange | None = None
+
+
+PLAIN = Decoding()
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,8 @@ class InputSpec:
         decoder: What makes the pixels; part of the spec because other decoders give other pixels. `pillow`: at full
             size; `pillow-scaled`: reduced to 1/2, 1/4 or 1/8 where that is still as large as `resize`, which for JPEGs
             that train their decoder does.
+        grey_range: Which values of grey pictures with more than 8 bits become black and white, as in the images that
+            the model was trained on; None: these had no more than 8, and others are scaled by what their type holds.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -38,13 +58,15 @@ class InputSpec:
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.5, 0.5, 0.5)
     decoder: Decoder = "pillow"
+    grey_range: GreyRange | None = None
 
     @property
-    def smallest_side(self) -> int | None:
-        """The shortest side that a picture may be reduced to when it is decoded, or None for its full size."""
+    def decoding(self) -> Decoding:
+        """How a picture is decoded."""
         if self.decoder == "pillow":
-            return None
-        return self.resize if isinstance(self.resize, int) else max(self.resize)
+            return Decoding(None, self.grey_range)
+        smallest_side = self.resize if isinstance(self.resize, int) else max(self.resize)
+        return Decoding(smallest_side, self.grey_range)
 
     def with_size(self, side: int) -> Self:
         """Return the spec for a square input of `side` pixels, keeping the ratio of resize to crop."""

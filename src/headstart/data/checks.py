@@ -14,9 +14,9 @@ from headstart.data.manifest import ImageRecord, Manifest
 from headstart.data.sources import Source, read_bytes, sha256, shown
 from headstart.data.split_names import SPLITS
 from headstart.data.threads import map_ahead
+from headstart.decoding import open_image, read_measured, why_unreadable
 from headstart.errors import DataError, UnreadableImageError, did_you_mean, listed
-from headstart.preprocessing import open_image, read_rgb, why_unreadable
-from headstart.types import Progress
+from headstart.types import GreyRange, Progress
 
 _RANK = {"train": 0, "validation": 1, "test": 2}
 _MAX_NAMED = 3  # images in an error message
@@ -57,10 +57,17 @@ class SharedGroup:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """SHA-256 of the file, and a hash of the decoded, upright RGB pixels; both hexadecimal."""
+    """What was found in a picture.
+
+    Attributes:
+        sha256: Of the file, hexadecimal.
+        pixels: A hash of the decoded, upright RGB pixels and of `extent`, hexadecimal.
+        extent: In grey of more than 8 bits, the lowest and the highest value; else None.
+    """
 
     sha256: str
     pixels: str
+    extent: GreyRange | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class DataReport:
         shared_groups: Groups that are in more than one split, kept because of `leaks_policy`.
         duplicates: Groups of paths with the same pixels within one split.
         conflicts: Groups of (path, class) with the same pixels and different classes.
+        grey_range: Which values become black and white in grey pictures of more than 8 bits; None: there are none.
         warnings: All of it in sentences.
     """
 
@@ -93,6 +101,7 @@ class DataReport:
     shared_groups: tuple[SharedGroup, ...]
     duplicates: tuple[tuple[str, ...], ...]
     conflicts: tuple[tuple[tuple[str, str], ...], ...]
+    grey_range: GreyRange | None
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,7 +149,7 @@ def fingerprint(
         records: The images.
         threads: Decoding threads.
         progress: Told how far it is.
-        keep: Given the key of every picture and the picture, decoded, from any thread.
+        keep: Given the key and the picture, decoded, of all that are 8 bits or colours, from any thread.
     """
     return _map("checking pixels", partial(_fingerprint, source, keep), records, threads, progress)
 
@@ -338,13 +347,13 @@ def _header_problem(source: Source, key: str) -> str:
 def _fingerprint(source: Source, keep: Callable[[str, Image.Image], None] | None, key: str) -> Fingerprint | BadImage:
     try:
         data = read_bytes(source, key)
-        image = read_rgb(data)
-        if keep is not None:
+        image, extent = read_measured(data)
+        if keep is not None and extent is None:  # how others become RGB is not known before all are read
             keep(key, image)
-        size = f"{image.width}x{image.height} ".encode()
-        pixels = hashlib.blake2b(size, digest_size=16)
+        header = f"{image.width}x{image.height} {'' if extent is None else extent}"
+        pixels = hashlib.blake2b(header.encode(), digest_size=16)
         pixels.update(image.tobytes())
-        return Fingerprint(hashlib.sha256(data).hexdigest(), pixels.hexdigest())
+        return Fingerprint(hashlib.sha256(data).hexdigest(), pixels.hexdigest(), extent)
     except Exception as error:  # decoders raise all kinds
         return BadImage(shown(key), why_unreadable(error))
 

@@ -35,7 +35,8 @@ from headstart.data.splits import make_splits, subset
 from headstart.data.threads import default_threads
 from headstart.errors import DataError, counted, did_you_mean
 from headstart.files import may_exist
-from headstart.types import Layout, Progress
+from headstart.grey import USUAL_RANGES, common_range
+from headstart.types import GreyRange, Layout, Progress
 
 LeaksPolicy = Literal["drop", "error", "keep"]
 Keep = Callable[[str, Image.Image], None]
@@ -94,7 +95,7 @@ def load_dataset(
     given = manifest.splits
     manifest, bad_headers = _drop_bad_headers(manifest, threads, progress)
     if bad_headers and not skip_bad:  # all that cannot be read is named at once
-        bodies = _with_hashes(manifest, threads, progress, None)[2]
+        bodies = _with_hashes(manifest, threads, progress, None)[3]
         raise_unreadable([*bad_headers, *bodies], num_images=len(manifest.records) + len(bad_headers))
     # Before splits are made: they would take the place of the one that is empty now.
     check_splits(manifest, given, str(source), hint=_unreadable_hint(bad_headers))
@@ -107,7 +108,7 @@ def load_dataset(
     if leaks != "keep":
         check_groups(manifest, str(source))
     num_images = len(manifest.records)
-    manifest, pixels, bad_bodies = _with_hashes(manifest, threads, progress, keep)
+    manifest, pixels, extents, bad_bodies = _with_hashes(manifest, threads, progress, keep)
     if not skip_bad:
         raise_unreadable(bad_bodies, num_images=num_images)
     bad = (*bad_headers, *bad_bodies)
@@ -116,6 +117,9 @@ def load_dataset(
     leaked = find_leaks(manifest.records, pixels)
     if leaked and leaks == "error":
         _refuse(tuple(leaked.values()))
+    grey_range, grey_warnings = _grey_range(manifest.records, extents)
+    if single_split_ok:  # then a model knows already
+        grey_warnings = []
     duplicates = find_duplicates(manifest.records, pixels)
     conflicts = find_conflicts(manifest.records, pixels, manifest.labels)
     if leaked and leaks == "drop":
@@ -136,9 +140,10 @@ def load_dataset(
         shared_groups=find_shared_groups(manifest.records),
         duplicates=duplicates,
         conflicts=conflicts,
+        grey_range=grey_range,
         warnings=(),
     )
-    return manifest, replace(report, warnings=(*warnings, *_sentences(report)))
+    return manifest, replace(report, warnings=(*warnings, *_sentences(report), *grey_warnings))
 
 
 def _locate(source: str | Path, progress: Progress | None) -> tuple[Path, str | None, tuple[str, ...]]:
@@ -210,17 +215,37 @@ def _with_splits(
 
 def _with_hashes(
     manifest: Manifest, threads: int, progress: Progress | None, keep: Keep | None
-) -> tuple[Manifest, list[str], list[BadImage]]:
-    """Return the manifest with SHA-256s, the pixel hash of each record, and what could not be decoded."""
+) -> tuple[Manifest, list[str], list[GreyRange | None], list[BadImage]]:
+    """Return the manifest with SHA-256s, the pixel hash and the extent of each record, and what cannot be decoded."""
     found = fingerprint(manifest.source, manifest.records, threads=threads, progress=progress, keep=keep)
     bad = [result for result in found if isinstance(result, BadImage)]
     records: list[ImageRecord] = []
     pixels: list[str] = []
+    extents: list[GreyRange | None] = []
     for record, result in zip(manifest.records, found, strict=True):
         if isinstance(result, Fingerprint):
             records.append(replace(record, sha256=result.sha256))
             pixels.append(result.pixels)
-    return replace(manifest, records=tuple(records)), pixels, bad
+            extents.append(result.extent)
+    return replace(manifest, records=tuple(records)), pixels, extents, bad
+
+
+def _grey_range(
+    records: Sequence[ImageRecord], extents: Sequence[GreyRange | None]
+) -> tuple[GreyRange | None, list[str]]:
+    """Return the range of grey of more than 8 bits in the images that train, and what people should know of it."""
+    of_train = []
+    for record, extent in zip(records, extents, strict=True):
+        if record.split == "train" and extent is not None:
+            of_train.append(extent)
+    found = common_range(of_train)
+    if found is None or found in USUAL_RANGES:
+        return found, []
+    low, high = min(low for low, _ in of_train), max(high for _, high in of_train)
+    return found, [
+        f"{counted(of_train, 'grey training ')} with more than 8 bits hold values from {low:,g} to {high:,g}: "
+        f"{found[0]:,g} becomes black and {found[1]:,g} white"
+    ]
 
 
 def _refuse(leaks: Sequence[Leak]) -> None:

@@ -186,9 +186,7 @@ class ImageBatches:
         digest = self.digests[index]
         # What trains may differ a little; what is evaluated is what predictions are made of.
         is_quick = self.augment is not None
-        image = self._pictures.decode(
-            self._source, self.keys[index], self.spec.smallest_side, digest, is_quick=is_quick
-        )
+        image = self._pictures.decode(self._source, self.keys[index], self.spec.decoding, digest, is_quick=is_quick)
         return [self._make_view(image, digest, number) for number in numbers]
 
     def _make_view(self, image: Image.Image, digest: bytes, number: int) -> Pixels:

@@ -6,7 +6,8 @@ from typing import final
 from PIL import Image
 
 from headstart.data.sources import Source, checked_bytes, shown
-from headstart.preprocessing import read_rgb, reading
+from headstart.decoding import read_rgb, reading
+from headstart.types import Decoding
 
 _LIMIT_BYTES = 320 << 20
 
@@ -33,20 +34,18 @@ class Pictures:
                 self._left -= num_bytes
                 self._kept[key] = image
 
-    def decode(
-        self, source: Source, key: str, smallest: int | None, digest: bytes, *, is_quick: bool = False
-    ) -> Image.Image:
+    def decode(self, source: Source, key: str, how: Decoding, digest: bytes, *, is_quick: bool = False) -> Image.Image:
         """Return what `sources.read_picture` gives of the image whose bytes have the SHA-256 `digest`.
 
         Raises:
             UnreadableImageError: It cannot be decoded, or has another content by now: what is computed from it would be
                 kept under the name of what was checked.
         """
-        image = self._kept.get(key) if smallest is None else None
+        image = self._kept.get(key) if how.smallest_side is None else None
         if image is not None:
             return image
         with reading(shown(key)):
-            image = read_rgb(checked_bytes(source, key, digest.hex()), smallest, is_quick=is_quick)
-        if smallest is None:
+            image = read_rgb(checked_bytes(source, key, digest.hex()), how, is_quick=is_quick)
+        if how.smallest_side is None:
             self.keep(key, image)
         return image

@@ -13,8 +13,9 @@ from typing import Any, BinaryIO, ClassVar, Protocol, final
 
 from PIL import Image
 
+from headstart.decoding import decode, read_rgb, reading
 from headstart.errors import DataError, unknown
-from headstart.preprocessing import decode, read_rgb, reading
+from headstart.types import PLAIN, Decoding
 
 _OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/proc/")  # where a process finds what it was given open
 Picture = str | Image.Image  # the key of one in its source, or the picture itself
@@ -115,24 +116,22 @@ class CheckedSource:
         return io.BytesIO(checked_bytes(self.source, key, self.expected.get(key, "")))
 
 
-def read_picture(
-    source: Source, picture: Picture, *, smallest: int | None = None, is_quick: bool = False
-) -> Image.Image:
-    """Return an image as `preprocessing.decode` gives it: RGB, upright.
+def read_picture(source: Source, picture: Picture, how: Decoding = PLAIN, *, is_quick: bool = False) -> Image.Image:
+    """Return an image as `decoding.decode` gives it: RGB, upright.
 
     Args:
         source: Where it is.
         picture: Its key, or the picture itself.
-        smallest: See `preprocessing.decode`.
-        is_quick: See `preprocessing.decode`.
+        how: What a model's `InputSpec` asks for.
+        is_quick: See `decoding.decode`.
 
     Raises:
         UnreadableImageError: With the key and the reason.
     """
     if isinstance(picture, Image.Image):
-        return decode(picture, smallest=smallest)
+        return decode(picture, how)
     with reading(shown(picture)), source.open(picture) as stream:
-        return read_rgb(stream, smallest, is_quick=is_quick)
+        return read_rgb(stream, how, is_quick=is_quick)
 
 
 def sha256(source: Source, key: str) -> str:

@@ -95,7 +95,7 @@ class Experiment:
         labels = manifest.labels
 
         before, why_not = repeated(config, labels)
-        resolved = before or decide(config, labels)
+        resolved = before or decide(config, labels).replace(grey_range=report.grey_range)
         if timed is not None:
             resolved = timed_as(resolved, timed)
 

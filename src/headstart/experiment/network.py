@@ -32,7 +32,10 @@ def build_model(config: Config, resolved: Resolved, labels: Sequence[str]) -> Cl
     torch.manual_seed(config.seed)
     backbone = build_backbone(config, resolved)
     spec = replace(
-        backbone.spec, decoder=config.decoder, interpolation=config.interpolation or backbone.spec.interpolation
+        backbone.spec,
+        decoder=config.decoder,
+        interpolation=config.interpolation or backbone.spec.interpolation,
+        grey_range=resolved.grey_range,
     )
     if config.resize is not None:
         spec = _resized(spec, config.resize)

@@ -28,7 +28,7 @@ from headstart.models.delta import load_delta, read_factors, read_info, save_del
 from headstart.preprocessing import eval_view, train_view
 from headstart.training.lr_find import LEFT_OUT, RangeTest, find_lr
 from headstart.training.rest_row import start_rest_row
-from headstart.types import Layout
+from headstart.types import Decoding, Layout
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -202,9 +202,11 @@ def show_data(
     experiment = Experiment.prepare(config, display=display) if augmented else None
     if experiment is not None:
         manifest = experiment.manifest
+        how = experiment.model.spec.decoding
     else:
         manifest, report = read_data(config, display)
         show_report(report, display)
+        how = Decoding(grey_range=report.grey_range)
     chosen = split or "train"
     rows = []
     for label, name in enumerate(manifest.labels):
@@ -212,7 +214,7 @@ def show_data(
         if experiment is not None and records:
             rows.append((f"{name}: {config.augment}", _views(experiment, records[0], per_class)))
         else:
-            pictures = _pictures(manifest, records, per_class, from_end=label % 2 == 1)
+            pictures = _pictures(manifest, records, how, per_class, from_end=label % 2 == 1)
             rows.append((f"{name} ({len(records)})", pictures))
     if not any(pictures for _, pictures in rows):
         raise ConfigError(f"there is no split {chosen!r}; there are {', '.join(manifest.splits)}")
@@ -227,7 +229,7 @@ def show_data(
 def _views(experiment: Experiment, record: ImageRecord, count: int) -> list[Image.Image]:
     """Return the evaluation view of an image, and training views of it."""
     config, spec = experiment.config, experiment.model.spec
-    picture = read_picture(experiment.manifest.source, record.key)
+    picture = read_picture(experiment.manifest.source, record.key, spec.decoding)
     rng = np.random.default_rng(config.seed)
     views = [eval_view(picture, spec)]
     for _ in range(count):
@@ -235,9 +237,11 @@ def _views(experiment: Experiment, record: ImageRecord, count: int) -> list[Imag
     return [Image.fromarray(view) for view in views]
 
 
-def _pictures(manifest: Manifest, records: list[ImageRecord], count: int, *, from_end: bool) -> list[Image.Image]:
+def _pictures(
+    manifest: Manifest, records: list[ImageRecord], how: Decoding, count: int, *, from_end: bool
+) -> list[Image.Image]:
     chosen = records[-count:] if from_end else records[:count]
-    return [read_picture(manifest.source, record.key) for record in chosen]
+    return [read_picture(manifest.source, record.key, how) for record in chosen]
 
 
 def write_delta(path: Path, out: Path) -> None:

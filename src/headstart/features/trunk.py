@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from headstart import engines, preprocessing, types
+from headstart import decoding, engines, grey, preprocessing, types
 from headstart.data import loading, pictures
 from headstart.data.loading import ImageBatches
 from headstart.engines.choose import Choice, open_engine
@@ -33,7 +33,7 @@ from headstart.models.libraries import library_named
 
 _PACKAGES = ("torch", "openvino", "numpy", "pillow")
 # Code that decides what a row holds: when it changes, rows are computed anew.
-_PREPARING = (types, preprocessing, pictures, loading, cutting, adapters)
+_PREPARING = (types, grey, decoding, preprocessing, pictures, loading, cutting, adapters)
 _CODE = [
     Path(__file__),
     *(Path(str(module.__file__)) for module in _PREPARING),

@@ -182,7 +182,7 @@ def _chosen(run: Run, num_mistakes: int, num_right: int) -> Iterator[dict[str, A
 
 def _eval_view_of(source: Source, key: str, model: ClassifierNetwork) -> Pixels | None:
     try:
-        return eval_view(read_picture(source, key, smallest=model.spec.smallest_side), model.spec)
+        return eval_view(read_picture(source, key, model.spec.decoding), model.spec)
     except UnreadableImageError:
         return None
 

@@ -105,7 +105,7 @@ def decoded_views(
 
 def _view(picture: Picture, source: Source, spec: InputSpec) -> View:
     try:
-        return eval_view(read_picture(source, picture, smallest=spec.smallest_side), spec)
+        return eval_view(read_picture(source, picture, spec.decoding), spec)
     except UnreadableImageError as error:
         # The tracebacks' frames hold the picture, half decoded, for as long as the error waits for its turn.
         if (cause := error.__cause__) is not None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from headstart.data.sources import Picture, Source
 from headstart.data.threads import default_threads
+from headstart.decoding import why_unreadable
 from headstart.devices import pick_device
 from headstart.display import Display
 from headstart.engines.choose import choices, open_engine
@@ -24,7 +25,7 @@ from headstart.engines.samples import made_pictures
 from headstart.errors import ConfigError, ModelError, UnreadableImageError
 from headstart.inference.inputs import NAMED_FILES, Inputs, Item, View, as_picture, as_pictures, decoded_views
 from headstart.models.classifier import ClassifierNetwork, load_classifier
-from headstart.preprocessing import Pixels, why_unreadable
+from headstart.preprocessing import Pixels
 from headstart.runs import locate, open_run
 from headstart.types import InputSpec
 

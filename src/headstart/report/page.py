@@ -189,7 +189,8 @@ def _case(facts: Facts, row: int) -> dict[str, Any]:
     predicted = found.predicted[row]
     probability = f"{found.confidence[row]:.3f}"
     alt = f"{name}: labelled {label}, predicted {predicted} with probability {probability}"
-    picture = thumbnail(found.paths[row], alt, facts.source)
+    grey_range = None if facts.spec is None else facts.spec.grey_range
+    picture = thumbnail(found.paths[row], alt, facts.source, grey_range=grey_range)
     return {"name": name, "label": label, "predicted": predicted, "probability": probability, "picture": picture}
 
 

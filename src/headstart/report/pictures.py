@@ -14,7 +14,7 @@ from headstart.data.manifest import Manifest, read_manifest
 from headstart.data.sources import FILES, Picture, Source, read_picture
 from headstart.errors import HeadstartError, UnreadableImageError
 from headstart.preprocessing import Augment, eval_view, train_view
-from headstart.types import InputSpec
+from headstart.types import Decoding, GreyRange, InputSpec
 
 _SIDE = 224  # pixels of the square that a picture is fitted into: twice what the page shows, for sharp screens
 _MAX_ROWS = 4
@@ -36,16 +36,18 @@ class Thumbnail:
     image: Image.Image
 
 
-def thumbnail(picture: Picture, alt: str, source: Source = FILES) -> Thumbnail:
+def thumbnail(picture: Picture, alt: str, source: Source = FILES, *, grey_range: GreyRange | None = None) -> Thumbnail:
     """Make a small JPEG of a picture; one that is gone or unreadable gives a placeholder.
 
     Args:
         picture: Its key in `source`, or the picture itself.
         alt: What it shows.
         source: Where the key is.
+        grey_range: See `InputSpec.grey_range`.
     """
+    how = Decoding(_SIDE, grey_range)
     try:
-        image = ImageOps.contain(read_picture(source, picture, smallest=_SIDE, is_quick=True), (_SIDE, _SIDE))
+        image = ImageOps.contain(read_picture(source, picture, how, is_quick=True), (_SIDE, _SIDE))
     except (UnreadableImageError, ValueError):  # ValueError: so long a strip that it would be less than a pixel wide
         return Thumbnail("", alt, Image.new("RGB", (_SIDE, _SIDE), "#c8ccd1"))
     buffer = io.BytesIO()
@@ -83,7 +85,7 @@ def _first_picture(manifest: Manifest, label: int, spec: InputSpec) -> Image.Ima
     for record in manifest.of_split("train"):
         if record.label == label:
             with suppress(UnreadableImageError):
-                return read_picture(manifest.source, record.key, smallest=spec.smallest_side, is_quick=True)
+                return read_picture(manifest.source, record.key, spec.decoding, is_quick=True)
             break
     return None
 
