@@ -84,10 +84,11 @@ def evaluate(
         "device": classifier.device,
         "time_s": {"evaluate": round(time.monotonic() - started, 3)},
     }
-    return metrics, _table(records, targets, probabilities, classifier.labels)
+    return metrics, _prediction_table(records, targets, probabilities, classifier.labels)
 
 
 def _targets(records: Sequence[ImageRecord], labels: Sequence[str], known: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the model's number of each image's class; refuse classes that it does not know."""
     index = {label: position for position, label in enumerate(known)}
     used = {labels[record.label] for record in records}
     if unknown := sorted(used - index.keys()):
@@ -100,16 +101,20 @@ def _targets(records: Sequence[ImageRecord], labels: Sequence[str], known: Seque
 
 
 def _suggestion(label: str, known: Sequence[str]) -> str:
+    """Return a class of a similar name, in brackets, or ''."""
     hint = did_you_mean(label, known, limit=1).strip()
-    return f" ({hint[0].lower()}{hint[1:]})" if hint else ""
+    if not hint:
+        return ""
+    return f" ({hint[0].lower()}{hint[1:]})"
 
 
-def _table(
+def _prediction_table(
     records: Sequence[ImageRecord],
     targets: npt.NDArray[np.int64],
     probabilities: Probabilities,
     labels: Sequence[str],
 ) -> "pyarrow.Table":
+    """Return a row per image: path, label, predicted, and the probability of each class."""
     import pyarrow as pa
 
     names = np.array(labels, dtype=object)

@@ -80,6 +80,7 @@ def _front_matter(loading_library: str | None) -> str:
 
 
 def _resize(spec: InputSpec) -> str:
+    """Say how a picture is resized before it is cropped."""
     if isinstance(spec.resize, int):
         return f"Resized so that the shorter side has {spec.resize} pixels"
     return f"Resized to {spec.resize[0]} x {spec.resize[1]} pixels (height x width)"
@@ -95,4 +96,6 @@ def _code(text: str) -> str:
     text = _plain(text)
     if "`" not in text:
         return f"`{text}`"
-    return f"`` {text} ``" if "``" not in text else repr(text).replace("`", "'")
+    if "``" not in text:
+        return f"`` {text} ``"
+    return repr(text).replace("`", "'")

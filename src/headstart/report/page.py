@@ -100,6 +100,7 @@ def page_path(paths: Sequence[Path], out: str | Path | None) -> Path:
 
 
 def _write(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
+    """Write the figures, and then the page that they belong to."""
     for name, data in pngs.items():
         target = page.with_suffix("") / name
         make_parent(target)
@@ -109,6 +110,7 @@ def _write(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
 
 
 def _template() -> jinja2.Template:
+    """Return the template of the page, with its filters."""
     loader = jinja2.FunctionLoader(lambda name: files(__package__).joinpath(name).read_text(encoding="utf-8"))
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -133,6 +135,7 @@ def _count_text(count: int | None) -> str:
 
 
 def _title(facts: Sequence[Facts]) -> str:
+    """Name the page after its data and, of a single run, its network and strategy."""
     settings = facts[0].settings
     data = data_name(Path(str(settings["data"]))) or "data"
     if len(facts) > 1:
@@ -168,6 +171,7 @@ def _section(facts: Facts, ident: str, name: str) -> dict[str, Any]:
 
 
 def _all_figures(groups: Sequence[tuple[str, Sequence[Figure]]]) -> list[Figure]:
+    """Return the figures of all fits."""
     found: list[Figure] = []
     for _, figures in groups:
         found.extend(figures)
@@ -175,6 +179,7 @@ def _all_figures(groups: Sequence[tuple[str, Sequence[Figure]]]) -> list[Figure]
 
 
 def _views(facts: Facts) -> list[tuple[str, list[Thumbnail]]]:
+    """Return augmented views of some training images, where the preprocessing is known."""
     if facts.spec is None:
         return []
     return augmented(facts.run.path / runs.MANIFEST, facts.spec, facts.settings["augment"], facts.settings["seed"])

@@ -195,6 +195,7 @@ def _telling_depth(parts: Sequence[tuple[str, ...]]) -> int:
 
 
 def _comparison_file(path: Path) -> dict[str, Any]:
+    """Read a comparison.json; a `RunError` says why it cannot be read."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -220,10 +221,12 @@ def _predictions(run: runs.Run) -> Predictions:
 
 
 def _spec(path: Path) -> InputSpec:
+    """Read the preprocessing of a model folder."""
     return InputSpec.from_dict(json.loads(path.read_bytes())["input_spec"])
 
 
 def _explanations(run: runs.Run) -> dict[str, Any]:
+    """Read what `inference.explain` wrote, where it was asked for."""
     path = run.path / runs.EXPLANATIONS / f"{runs.EXPLANATIONS}.json"
     if not path.is_file():  # they are made on request only
         return {}

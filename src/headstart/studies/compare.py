@@ -442,6 +442,7 @@ def _ranking_line(comparison: Comparison) -> str:
 
 
 def _shown_path(path: Path, base: Path | None) -> str:
+    """Return a path relative to a folder where it lies in it."""
     if base is not None and path.resolve().is_relative_to(base.resolve()):
         return path.resolve().relative_to(base.resolve()).as_posix()
     return str(path)

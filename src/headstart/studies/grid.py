@@ -70,10 +70,12 @@ def make_cells(
 
 
 def _settings_text(values: Mapping[str, Any]) -> list[str]:
+    """Return `setting=value` for each setting."""
     return [f"{key}={value}" for key, value in values.items()]
 
 
 def _configure(values: Mapping[str, Any], cell: Mapping[str, Any], varied: Mapping[str, Any]) -> Config:
+    """Make the settings of a cell; an error says which varied values do not fit."""
     try:
         return make_config({**values, **cell, **varied})
     except ConfigError as error:
@@ -99,6 +101,7 @@ def parse_vary(words: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _check_varied(vary: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse settings that do not exist or cannot be varied, and values that are no list of different ones."""
     for key, values in vary.items():
         if key not in Config.model_fields:
             raise ConfigError(f"--vary {key}: there is no such setting.{did_you_mean(key, Config.model_fields)}")

@@ -200,6 +200,7 @@ def make_lesson(
 
 
 def _default_folder(recipe: Recipe, backbone: str, quick: bool) -> str:
+    """Return where a lesson goes that names no folder."""
     folder = f"runs/recipe-{recipe.name}-{backbone.replace('/', '-')}"
     return f"{folder}-quick" if quick else folder
 
@@ -227,6 +228,7 @@ def _check_cells(recipe: Recipe, parts: Sequence[Part], backbones: Sequence[str]
 
 
 def _trains_source(recipe: Recipe, backbone: str) -> bool:
+    """Tell whether a source network has to be trained first."""
     if recipe.source is None or recipe.source.always:
         return recipe.source is not None
     from headstart.models.origins import find_origin
@@ -236,6 +238,7 @@ def _trains_source(recipe: Recipe, backbone: str) -> bool:
 
 
 def _chosen_parts(recipe: Recipe, names: Sequence[str]) -> tuple[Part, ...]:
+    """Return the parts that are named, or all of them, in the order of the recipe."""
     known = [part.name for part in recipe.parts]
     for name in names:
         if name not in known:

@@ -143,6 +143,7 @@ def _judge(config: Config, reading: Reading, display: Display) -> Ranked:
 
 
 def _row(config: Config, model: ClassifierNetwork, features: Features, engine: Engine, pixels: Pixels) -> Ranked:
+    """Gather what is said of a backbone; its rank is not known yet."""
     tensors = model.network.state_dict().values()
     head = solve_head(features, features.targets, model.labels, groups=features.groups, seed=config.seed)
     return Ranked(
