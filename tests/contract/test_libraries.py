@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import headstart
 from headstart.errors import ModelError
+from headstart.models import libraries
 from headstart.models.backbones import create_backbone, describe_backbone
 from headstart.models.classifier import build_classifier, load_classifier, save_classifier
 from headstart.models.libraries import LIBRARIES, library_named
@@ -100,6 +101,14 @@ def test_its_name_in_a_saved_model_leads_to_the_same_networks(library: Library) 
     assert named.name == library.name
     for what in ("make", "families", "declared_head", "code_licence", "version", "own_loader"):
         assert getattr(named, what) == getattr(library, what), what
+
+
+def test_a_saved_model_keeps_a_librarys_name_and_not_its_place_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchvision = LIBRARIES["torchvision"]
+    monkeypatch.setattr(libraries, "LIBRARIES", {"moved": torchvision})
+    assert library_named("torchvision") is torchvision
+    with pytest.raises(ModelError, match="the library 'moved'"):
+        library_named("moved")
 
 
 def test_its_code_has_a_version(library: Library) -> None:
@@ -194,5 +203,5 @@ def test_a_model_of_a_library_that_is_not_there_says_so(
         load_classifier(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'model.safetensors'} is of the library 'tiny'; this version of Headstart knows headstart, timm "
-        "and torchvision: update Headstart, or bring the model again"
+        "and torchvision: update Headstart, or copy the model again"
     )

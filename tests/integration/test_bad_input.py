@@ -1050,7 +1050,7 @@ WEIGHTS = [
     Row(
         "weights of a damaged run",
         "train fruit --backbone simple-cnn --image-size 16 --strategy full --weights run",
-        "error: run/model/config.json cannot be read as JSON ({any}); bring the model folder again",
+        "error: run/model/config.json cannot be read as JSON ({any}); copy the model folder again",
         before=(write("run/model/config.json", "{"),),
     ),
     Row(
@@ -1231,14 +1231,14 @@ RUNS = [
     Row(
         "model without its weights",
         "predict run fruit",
-        "error: run/model/model.safetensors cannot be read (No such file or directory); bring the model folder again",
+        "error: run/model/model.safetensors cannot be read (No such file or directory); copy the model folder again",
         before=(remove("run/model/model.safetensors"),),
     ),
     Row(
         "model's weights damaged",
         "predict run fruit",
         "error: run/model/model.safetensors is not the file that was saved: its SHA-256 is {any}..., "
-        "config.json says {any}...; it is damaged or was changed: bring the model folder again",
+        "config.json says {any}...; it is damaged or was changed: copy the model folder again",
         before=(cut("run/model/model.safetensors", 99),),
     ),
     Row(
@@ -1250,7 +1250,7 @@ RUNS = [
     Row(
         "model's preprocessing damaged",
         "predict run fruit",
-        "error: run/model/preprocessor_config.json is damaged: no usable 'input_spec'; bring the model folder again",
+        "error: run/model/preprocessor_config.json is damaged: no usable 'input_spec'; copy the model folder again",
         before=(write("run/model/preprocessor_config.json", "{}"),),
     ),
     Row(

@@ -229,7 +229,7 @@ def restore_adapters(network: nn.Module, layout: object, what: str) -> None:
         attach_adapters(network, places)
     except (TypeError, ValueError, AttributeError, RuntimeError, ModelError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"{what}: 'adapters' of its config is damaged ({reason}); bring the folder again") from error
+        raise ModelError(f"{what}: 'adapters' of its config is damaged ({reason}); copy the folder again") from error
 
 
 def _module_names(network: nn.Module, stage: Stage) -> Iterator[str]:

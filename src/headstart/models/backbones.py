@@ -188,7 +188,7 @@ def read_spec(folder: Path) -> InputSpec:
     try:
         return InputSpec.from_dict(read_model_json(file)["input_spec"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file} is damaged: no usable 'input_spec'; bring the model folder again") from error
+        raise ModelError(f"{file} is damaged: no usable 'input_spec'; copy the model folder again") from error
 
 
 def _check_runs(network: nn.Module, name: str, image_size: int) -> None:

@@ -295,10 +295,10 @@ def check_config(config: dict[str, Any], file: str) -> None:
             f"{file} has format {own.get('format')!r}; this version reads up to {_FORMAT}: update Headstart"
         )
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise ModelError(f"{file} is damaged: 'label_names' is not a list of class names; bring the model folder again")
+        raise ModelError(f"{file} is damaged: 'label_names' is not a list of class names; copy the model folder again")
     missing = [key for key in _OWN_KEYS if key not in own]
     if missing:
-        raise ModelError(f"{file} is damaged: 'headstart' lacks {', '.join(missing)}; bring the model folder again")
+        raise ModelError(f"{file} is damaged: 'headstart' lacks {', '.join(missing)}; copy the model folder again")
 
 
 def _check_digest(file: Path, expected: object) -> None:
@@ -306,9 +306,9 @@ def _check_digest(file: Path, expected: object) -> None:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise ModelError(f"{file} cannot be read ({error.strerror}); bring the model folder again") from error
+        raise ModelError(f"{file} cannot be read ({error.strerror}); copy the model folder again") from error
     if digest != expected:
         raise ModelError(
             f"{file} is not the file that was saved: its SHA-256 is {digest[:12]}..., config.json says "
-            f"{str(expected)[:12]}...; it is damaged or was changed: bring the model folder again"
+            f"{str(expected)[:12]}...; it is damaged or was changed: copy the model folder again"
         )

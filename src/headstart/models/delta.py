@@ -199,9 +199,7 @@ def read_factors(folder: Path) -> Factors | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, float(file.metadata()["scale"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{path} is damaged ({error}); bring the model folder again, or leave out that file"
-        ) from error
+        raise ModelError(f"{path} is damaged ({error}); copy the model folder again, or leave out that file") from error
 
 
 def _below_head(base: Backbone) -> dict[str, Tensor]:

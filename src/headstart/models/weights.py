@@ -166,7 +166,7 @@ def read_model_json(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelError(f"{file} is missing: the model folder is not complete; copy it again") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read as JSON ({error}); bring the model folder again") from error
+        raise ModelError(f"{file} cannot be read as JSON ({error}); copy the model folder again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} is damaged: got a {type(content).__name__}; expected a JSON object")
     return content

@@ -209,7 +209,7 @@ def test_finding_the_places_leaves_the_network_as_it_was() -> None:
     "layout", [{"layer1": 4}, {"layer9": [3, 4]}, {"layer1": ["x", 4]}, {"layer1": [3, -4]}, {"layer1": [3]}, []]
 )
 def test_a_damaged_description_is_refused(layout: object) -> None:
-    with pytest.raises(ModelError, match=r"^runs/a: 'adapters' of its config is damaged .*bring the folder again"):
+    with pytest.raises(ModelError, match=r"^runs/a: 'adapters' of its config is damaged .*copy the folder again"):
         restore_adapters(tv.resnet18(), layout, "runs/a")
 
 
