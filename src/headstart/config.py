@@ -6,88 +6,26 @@ Config stops at the door: `headstart.experiment` unpacks it and hands flat argum
 import json
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from headstart.errors import ConfigError, did_you_mean, either
-
-
-def _pairs(value: object) -> object:
-    """Read `a=b,c=d`, a JSON object, or a YAML file holding a mapping, into a dict."""
-    if not isinstance(value, str):
-        return value
-    if value.endswith((".yaml", ".yml")):
-        return read_yaml(Path(value))
-    if value.startswith("{"):  # as `command_words` writes names that hold commas and the like
-        return json.loads(value)
-    pairs = {}
-    for part in value.split(","):
-        if not part.strip():
-            continue
-        key, _, item = part.partition("=")
-        if not key.strip() or not item.strip():
-            raise ValueError(f"expected name=value pairs separated by commas, or a YAML file; got {part!r}")
-        pairs[key.strip()] = item.strip()
-    return pairs
-
-
-def _counts(value: object) -> object:
-    """Read `N`, or `train=N,test=M`."""
-    if value is None:
-        return None
-    with suppress(TypeError, ValueError):
-        found: Any = int(value) if isinstance(value, str) and value.isdigit() else _pairs(value)
-        counts = found.values() if isinstance(found, dict) else [found]
-        if counts and all(int(count) >= 1 for count in counts):
-            return found
-    raise ValueError("expected N, or train=N,test=M, each at least 1")
-
-
-def _list(value: object) -> object:
-    """Read `a,b,c` into a list."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _duration(value: object) -> object:
-    """Read `90`, `90s`, `10m` or `1.5h` into seconds."""
-    if not isinstance(value, str):
-        return value
-    factor = {"s": 1, "m": 60, "h": 3600}.get(value[-1:])
-    try:
-        if factor is None:
-            return float(value)
-        return float(value[:-1]) * factor
-    except ValueError:
-        raise ValueError("expected seconds, or 10m, 1h") from None
-
-
-def _gigabytes(value: object) -> object:
-    """Read `8`, `8GB` or `800MB` into units of 10**9 bytes."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"([\d.]+)\s*([MG]B)?", value.strip(), re.IGNORECASE)
-    with suppress(ValueError):
-        if match:
-            number = float(match[1])
-            return number / 1000 if (match[2] or "").upper() == "MB" else number
-    raise ValueError("expected gigabytes, such as 8 or 8GB, or 800MB")
-
-
-Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
-Matches = Annotated[dict[str, int | str], BeforeValidator(_pairs)]
-Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_counts)]
-Ints = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_list)]
-Names = Annotated[list[str], BeforeValidator(_list)]
-Floats = Annotated[list[Annotated[float, Field(gt=0)]] | None, BeforeValidator(_list)]
-Seconds = Annotated[float | None, BeforeValidator(_duration)]
-Gigabytes = Annotated[float | None, BeforeValidator(_gigabytes)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+from headstart.values import (
+    Counts,
+    Floats,
+    Fraction,
+    Gigabytes,
+    Ints,
+    Matches,
+    Names,
+    Pairs,
+    Seconds,
+    plain_value,
+    read_yaml,
+)
 
 
 class Config(BaseModel):
@@ -247,6 +185,23 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _read_naturally(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {key: plain_value(value, _choices(key)) for key, value in values.items()}
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_source(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            raise ValueError(
+                f"expected one folder, table or catalogue name; got a list of {len(value)}. Put the folders into one, "
+                "or write a table with the columns path and label"
+            )
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
     def _match_means_source(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("match") and "head_init" not in values:
             return {**values, "head_init": "source"}
@@ -320,25 +275,6 @@ def asked_values(values: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in values.items()
         if key not in decided and (key not in defaults or value != defaults[key])
     }
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: It is missing, is not YAML or holds something else.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a mapping of settings such as 'epochs: 5'")
-    return {str(key): value for key, value in values.items()}
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

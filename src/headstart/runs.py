@@ -13,12 +13,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.config import Config, asked_values, make_config, read_yaml
+from headstart.config import Config, asked_values, make_config
 from headstart.errors import ConfigError, RunError, did_you_mean, either, listed
 from headstart.files import file_error, make_parent, whole_folder, write_atomic, write_synced
 from headstart.history import MetricsLog
 from headstart.locks import holder, holding
 from headstart.resolved import Resolved, decisions_of_version_0_1
+from headstart.values import read_yaml
 
 if TYPE_CHECKING:
     import pyarrow
@@ -54,6 +55,9 @@ class Run:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))  # a text is as natural
 
     @property
     def model_folder(self) -> Path:

@@ -1,6 +1,9 @@
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from headstart.config import (
     Config,
@@ -151,3 +154,134 @@ def test_a_command_has_what_was_asked_for_also_where_that_is_the_default():
     words = ["--strategy", "full", "--head-lr-mult", "10.0", "--no-monitor"]
     assert command_words(config.asked()) == ["headstart", "train", "d", *words]
     assert command_words(config.asked(), "strategy")[3:] == words[2:]
+
+
+# Setting -> (what people write in Python, what it means).
+IN_PYTHON = {
+    "data": [(Path("photos"), "photos")],
+    "layout": [("class", "class")],
+    "map": [({0: "ants", 1: 7}, {"0": "ants", "1": "7"})],
+    "exclude": [("ants", ["ants"]), (["ants", 3], ["ants", "3"]), (("a", "b"), ["a", "b"]), (0, ["0"])],
+    "max_per_class": [(np.int64(5), 5), ({"train": 5}, {"train": 5})],
+    "test_fraction": [(np.float32(0.25), 0.25)],
+    "validation_fraction": [(0.25, 0.25)],
+    "split_seed": [(np.int32(3), 3)],
+    "leaks": [("keep", "keep")],
+    "skip_bad": [(np.bool_(True), True)],
+    "backbone": [("lite1", "lite1")],
+    "weights": [(Path("runs/a"), "runs/a"), (None, None)],
+    "head_init": [("source", "source")],
+    "match": [({"ants": 310, 1: "rest"}, {"ants": 310, "1": "rest"})],
+    "head_hidden": [(64, 64)],
+    "dropout": [(0, 0.0)],
+    "image_size": [(np.int64(96), 96)],
+    "resize": [(256, [256]), ((256, 320), [256, 320]), (np.array([256, 320]), [256, 320])],
+    "interpolation": [("bilinear", "bilinear"), (None, None)],
+    "decoder": [("pillow-scaled", "pillow-scaled")],
+    "strategy": [("full", "full")],
+    "table": [({"phases": [{"rules": {"*": 1}}]}, {"phases": [{"rules": {"*": 1}}]})],
+    "stages": [(2, 2)],
+    "phases": [(2, 2)],
+    "layer_decay": [(1, 1.0)],
+    "lora_rank": [(4, 4)],
+    "lora_alpha": [(8, 8.0)],
+    "adapter_width": [(4, 4)],
+    "l2sp_alpha": [(1, 1.0)],
+    "l2sp_beta": [(0, 0.0)],
+    "epochs": [(np.int64(3), 3)],
+    "phase_epochs": [(3, [3]), ((1, 2), [1, 2])],
+    "phase_lrs": [(1e-3, [1e-3]), (np.array([0.5, 0.25]), [0.5, 0.25])],
+    "solver": [("loop", "loop")],
+    "batch_norm": [("fixed", "fixed")],
+    "lr": [(1, 1.0), (np.float64(0.5), 0.5)],
+    "head_lr": [(1, 1.0)],
+    "head_lr_mult": [(2, 2.0)],
+    "batch_size": [(16, 16)],
+    "optimizer": [("sgd", "sgd")],
+    "momentum": [(0.5, 0.5)],
+    "weight_decay": [(0, 0.0)],
+    "decay_all": [(True, True)],
+    "loss_reduction": [("sum", "sum")],
+    "schedule": [("step", "step")],
+    "warmup": [(0, 0.0)],
+    "step_epochs": [(3, 3)],
+    "clip_norm": [(1, 1.0), (None, None)],
+    "accumulate": [(2, 2)],
+    "label_smoothing": [(0, 0.0)],
+    "mixup": [(1, 1.0)],
+    "cutmix": [(1, 1.0)],
+    "ema": [(0.5, 0.5)],
+    "augment": [(None, "none"), ("flip", "flip")],
+    "views": [(2, 2)],
+    "best_epoch": [(True, True)],
+    "select_by": [("accuracy", "accuracy")],
+    "patience": [(2, 2)],
+    "select_on": [("reported", "reported")],
+    "refit": [(False, False)],
+    "selection_score": [(True, True)],
+    "time_limit": [(90, 90.0), (timedelta(minutes=2), 120.0), ("2m", 120.0)],
+    "memory_limit": [(8, 8.0), ("800MB", 0.8)],
+    "monitor": [(False, False)],
+    "log": [(None, "none")],
+    "keep_checkpoints": [(True, True)],
+    "precision": [(32, "32")],
+    "engine": [("torch", "torch")],
+    "cache": [(False, False)],
+    "tune": [(False, "off"), (True, "auto")],
+    "device": [(torch.device("cpu"), "cpu"), (torch.device("cuda", 1), "cuda:1")],
+    "channels_last": [(False, False)],
+    "threads": [(2, 2)],
+    "seed": [(np.int64(7), 7)],
+    "repeat": [(Path("runs/a"), "runs/a")],
+    "out": [(Path("runs/b"), "runs/b")],
+}
+# The same in YAML, where that is another word.
+IN_YAML = {
+    "map": ("{0: ants, 1: 7}", {"0": "ants", "1": "7"}),
+    "exclude": ("[ants, 3]", ["ants", "3"]),
+    "resize": ("256", [256]),
+    "phase_epochs": ("3", [3]),
+    "phase_lrs": ("1e-3", [1e-3]),
+    "precision": ("32", "32"),
+    "tune": ("off", "off"),
+    "augment": ("none", "none"),
+    "log": ("null", "none"),
+    "time_limit": ("10m", 600.0),
+    "lr": ("1e-3", 1e-3),
+    "match": ("{ants: 310, 1: rest}", {"ants": 310, "1": "rest"}),
+}
+
+
+def test_natural_values_are_known_for_every_setting():
+    assert IN_PYTHON.keys() == Config.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", IN_PYTHON)
+def test_what_is_natural_in_python_is_understood(name):
+    for value, meant in IN_PYTHON[name]:
+        assert getattr(make_config({name: value}), name) == meant
+        assert type(getattr(make_config({name: value}), name)) is type(meant)
+
+
+@pytest.mark.parametrize("name", IN_YAML)
+def test_what_is_natural_in_yaml_is_understood_in_a_file_and_by_set(name, tmp_path):
+    text, meant = IN_YAML[name]
+    (tmp_path / "c.yaml").write_text(f"{name}: {text}\n")
+    assert getattr(load_config(tmp_path / "c.yaml"), name) == meant
+    assert getattr(load_config(None, parse_assignments([f"{name}={text}"])), name) == meant
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": ["a", "b"]}, r"data=.*expected one folder, table or catalogue name; got a list of 2"),
+        ({"map": {True: "ants"}}, r"map=.*expected a name; YAML reads yes, no, on and off as True, so put such a"),
+        ({"map": 3}, r"map=3 .*expected name=value pairs"),
+        ({"exclude": [1.5]}, r"exclude=.*expected a name; got 1.5"),
+        ({"phase_epochs": "1,x"}, r"phase_epochs=.*x"),
+    ],
+    ids=str,
+)
+def test_what_is_not_understood_is_refused_with_what_was_expected(values, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(values)

@@ -30,7 +30,7 @@ def fit(data: str | Path, *, overwrite: bool = False, **settings: Any) -> Run:
     Raises:
         HeadstartError: An input or a setting is not usable; the message says what to do.
     """
-    return train(make_config({**settings, "data": str(data)}), overwrite=overwrite)
+    return train(make_config({**settings, "data": data}), overwrite=overwrite)
 
 
 def train(

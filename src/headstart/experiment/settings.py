@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.config import Config, read_yaml
+from headstart.config import Config
 from headstart.errors import ConfigError, either
 from headstart.training.strategies import IGNORED_BY_SOME, STRATEGIES, USED_BY_SOME, Strategy, find_strategy
+from headstart.values import read_yaml
 
 
 @dataclass(frozen=True)

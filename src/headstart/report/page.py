@@ -10,7 +10,6 @@ import jinja2
 
 from headstart import runs
 from headstart._version import __version__
-from headstart.config import read_yaml
 from headstart.data.manifest import data_name
 from headstart.errors import RunError
 from headstart.files import make_parent, write_atomic
@@ -22,6 +21,7 @@ from headstart.report.reading import Facts, commands, read_comparison, read_run,
 from headstart.stats.baseline import baseline, figure_notes, worst_class
 from headstart.stats.caveats import caveats
 from headstart.stats.intervals import wilson_interval
+from headstart.values import read_yaml
 
 _MAX_MISTAKES = 12
 _MAX_PAIRS = 8

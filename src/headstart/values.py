@@ -1,0 +1,168 @@
+"""How the values of settings may be written: on a command line, in YAML, and in Python. Loads no torch."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BeforeValidator, Field
+
+from headstart.errors import ConfigError
+
+
+def _pairs(value: object) -> object:
+    """Read `a=b,c=d`, a JSON object, or a YAML file holding a mapping, into a dict; names may be whole numbers."""
+    if isinstance(value, Mapping):
+        return {_name(key): item for key, item in value.items()}
+    if not isinstance(value, str):
+        raise ValueError("expected name=value pairs")
+    if value.endswith((".yaml", ".yml")):
+        return _pairs(read_yaml(Path(value)))
+    if value.startswith("{"):  # as `command_words` writes names that hold commas and the like
+        return json.loads(value)
+    pairs = {}
+    for part in value.split(","):
+        if not part.strip():
+            continue
+        key, _, item = part.partition("=")
+        if not key.strip() or not item.strip():
+            raise ValueError(f"expected name=value pairs separated by commas, or a YAML file; got {part!r}")
+        pairs[key.strip()] = item.strip()
+    return pairs
+
+
+def _names(pairs: object) -> object:
+    """Read pairs of names."""
+    found = _pairs(pairs)
+    return {key: _name(item) for key, item in found.items()} if isinstance(found, dict) else found
+
+
+def _name(value: object) -> str:
+    """Return the name of a class or split, which YAML may have read as something else.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"expected a name; YAML reads yes, no, on and off as {value}, so put such a name into quotes")
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"expected a name; got {value!r}. Put it into quotes")
+
+
+def _counts(value: object) -> object:
+    """Read `N`, or `train=N,test=M`."""
+    if value is None:
+        return None
+    with suppress(TypeError, ValueError):
+        found: Any = value
+        if isinstance(value, str):
+            found = int(value) if value.isdigit() else _pairs(value)
+        counts = found.values() if isinstance(found, Mapping) else [found]
+        if counts and all(int(count) >= 1 for count in counts):
+            return found
+    raise ValueError("expected N, or train=N,test=M, each at least 1")
+
+
+def _list(value: object) -> object:
+    """Read `a,b,c`, or one value, into a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value if value is None or isinstance(value, list | tuple) else [value]
+
+
+def _list_of_names(value: object) -> object:
+    """Read `a,b,c`, or one name, into a list of names."""
+    found = _list(value)
+    return [_name(each) for each in found] if isinstance(found, list | tuple) else found
+
+
+def _duration(value: object) -> object:
+    """Read `90`, `90s`, `10m` or `1.5h`, or a `timedelta`, into seconds."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if not isinstance(value, str):
+        return value
+    factor = {"s": 1, "m": 60, "h": 3600}.get(value[-1:])
+    try:
+        if factor is None:
+            return float(value)
+        return float(value[:-1]) * factor
+    except ValueError:
+        raise ValueError("expected seconds, or 10m, 1h") from None
+
+
+def _gigabytes(value: object) -> object:
+    """Read `8`, `8GB` or `800MB` into units of 10**9 bytes."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"([\d.]+)\s*([MG]B)?", value.strip(), re.IGNORECASE)
+    with suppress(ValueError):
+        if match:
+            number = float(match[1])
+            return number / 1000 if (match[2] or "").upper() == "MB" else number
+    raise ValueError("expected gigabytes, such as 8 or 8GB, or 800MB")
+
+
+def plain_value(value: object, words: Sequence[str] = ()) -> object:
+    """Return what a person, Python or YAML may write for a setting as the plain value that is meant.
+
+    Paths and devices of torch become texts, numbers of NumPy numbers of Python. Where certain words are expected, a
+    number is its text (`precision: 32`), and what YAML makes of `off`, `on` and `none` is that word again.
+
+    Args:
+        value: As given.
+        words: What is expected, if only certain words are.
+    """
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    kind = type(value)
+    if kind.__module__ == "torch" and kind.__name__ == "device":
+        return str(value)
+    if kind.__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    if words and isinstance(value, bool):
+        meant = [word for word in (("auto", "on") if value else ("off", "none")) if word in words]
+        return meant[0] if meant else value
+    if words and isinstance(value, int):
+        return str(value)
+    if words and value is None and "none" in words:
+        return "none"
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: It is missing, is not YAML or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a mapping of settings such as 'epochs: 5'")
+    return {str(key): value for key, value in values.items()}
+
+
+Pairs = Annotated[dict[str, str], BeforeValidator(_names)]
+Matches = Annotated[dict[str, int | str], BeforeValidator(_pairs)]
+Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_counts)]
+Ints = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_list)]
+Names = Annotated[list[str], BeforeValidator(_list_of_names)]
+Floats = Annotated[list[Annotated[float, Field(gt=0)]] | None, BeforeValidator(_list)]
+Seconds = Annotated[float | None, BeforeValidator(_duration)]
+Gigabytes = Annotated[float | None, BeforeValidator(_gigabytes)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
