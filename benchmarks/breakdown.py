@@ -89,7 +89,7 @@ def measure(strategy: str, folder: str, epochs: int, out: str) -> dict[str, dict
     from headstart.data import checks, loading
     from headstart.experiment import session
     from headstart.features import supply, trunk
-    from headstart.features.cache import FeatureTable
+    from headstart.features.table import FeatureTable
     from headstart.inference import inputs
 
     clocks.begin("rest")

@@ -19,7 +19,7 @@ from headstart import experiment
 from headstart.config import make_config
 from headstart.display import Display, Row
 from headstart.engines import openvino_engine
-from headstart.features import cache, supply, trunk
+from headstart.features import cache, supply, table, trunk
 from headstart.runs import Run
 from tests.helpers.displays import Remembering
 from tests.helpers.pictures import COLOURS, write_folder
@@ -30,7 +30,7 @@ Train = Callable[..., Run]
 
 
 class Trainer:
-    """Runs on one data set, and what the last of them noted."""
+    """Runs on one data set, and what the last of them noted about features and engines."""
 
     def __init__(self, data: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self._data, self._folder, self._patch = data, folder, patch
@@ -48,7 +48,7 @@ class Trainer:
         display = Remembering()
         run = experiment.train(make_config(self.settings(**settings)), display=display)
         notes = [line for line in display.said if line.startswith("note: ")]
-        self.said = [line for line in notes if "random weights" not in line]
+        self.said = [line for line in notes if "feature" in line or "engine" in line]
         return run
 
     def model(self, **settings: Any) -> bytes:
@@ -296,7 +296,7 @@ def test_without_memory_either_features_are_computed_in_every_epoch(
     settings = {"strategy": "head"}
     expected = model_of(streamed(**settings).path)
     monkeypatch.setenv("HEADSTART_CACHE_LIMIT", "1KB")
-    monkeypatch.setattr(cache, "_default_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(cache, "default_memory_bytes", lambda: 1000)
     assert train.model(**settings) == expected
     assert any("computed in every epoch" in line for line in train.said), train.said
 
@@ -318,7 +318,7 @@ def test_a_small_limit_lets_older_tables_go(train: Trainer, monkeypatch: pytest.
 
 def run_until_killed(pipe: Connection, settings: Mapping[str, Any]) -> None:
     """Train, and send SIGKILL to this very process when some features have been computed."""
-    cache._SHARD_BYTES = 2000  # so that some rows are on disk already
+    table._SHARD_BYTES = 2000  # so that some rows are on disk already
 
     class Killing(Display):
         def progress(self, title: str, done: int, total: int) -> None:

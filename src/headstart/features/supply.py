@@ -17,8 +17,9 @@ from headstart.display import Display
 from headstart.engines.choose import choices
 from headstart.engines.engine import Engine
 from headstart.errors import CacheFullError
-from headstart.features.cache import FeatureCache, FeatureTable
+from headstart.features.cache import FeatureCache
 from headstart.features.cut import Cut, cut
+from headstart.features.table import FeatureTable
 from headstart.features.trunk import Trunk, as_stored
 from headstart.models.classifier import ClassifierNetwork
 

@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headstart.errors import ConfigError, HeadstartError
-from headstart.features import cache as module
+from headstart.errors import CacheFullError, ConfigError, HeadstartError
 from headstart.features import shards as shard_module
-from headstart.features.cache import CacheFullError, FeatureCache, FeatureTable, RowKey, default_cache_folder
+from headstart.features import table as module
+from headstart.features.cache import FeatureCache
+from headstart.features.limits import default_cache_folder
+from headstart.features.table import FeatureTable, RowKey
 
 KEY = hashlib.sha256(b"weights, preprocessing, engine").hexdigest()
 SHAPE, DTYPE = (100,), np.dtype("float16")

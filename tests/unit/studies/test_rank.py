@@ -17,7 +17,7 @@ from headstart.engines.choose import open_engine
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment import train
 from headstart.experiment.experiment import Experiment
-from headstart.features import cache, trunk
+from headstart.features import table, trunk
 from headstart.studies import rank as study
 from headstart.studies.rank import rank
 from tests.helpers.displays import Remembering
@@ -104,9 +104,9 @@ def test_a_run_uses_the_features_that_a_ranking_has_computed(settings, tmp_path,
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     rank(make_config(settings), ["lite0"])
     added = []
-    original = cache.FeatureTable.append
+    original = table.FeatureTable.append
     monkeypatch.setattr(
-        cache.FeatureTable, "append", lambda self, keys, rows: (added.append(len(keys)), original(self, keys, rows))
+        table.FeatureTable, "append", lambda self, keys, rows: (added.append(len(keys)), original(self, keys, rows))
     )
     own = {**settings, "backbone": "lite0", "views": 1, "epochs": 1, "monitor": False, "out": str(tmp_path / "run")}
     train(make_config(own))
