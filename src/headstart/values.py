@@ -138,6 +138,14 @@ def plain_value(value: object, words: Sequence[str] = ()) -> object:
     return value
 
 
+def _place(error: yaml.MarkedYAMLError) -> str:
+    """Say where YAML is wrong, and what is wrong: ` in line 2, column 5: found a tab`."""
+    problem = " ".join(str(error.problem or error.context or "").split())
+    mark = error.problem_mark or error.context_mark
+    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return f"{place}: {problem}" if problem else place
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
@@ -148,6 +156,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from error
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML{_place(error)}; correct it there") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if values is None:

@@ -265,7 +265,7 @@ SETTINGS = [
     Row(
         "settings file that is no YAML",
         "train fruit --config mine.yaml",
-        "error: mine.yaml is not valid YAML: {any}",
+        "error: mine.yaml is not valid YAML in line {any}, column {any}: {any}; correct it there",
         before=(write("mine.yaml", "epochs: [1"),),
     ),
     Row(
@@ -690,8 +690,8 @@ DATA = [
     Row(
         "a run in place of data",
         "train run",
-        "error: no image in {here}/run (files without an image extension: 14); expected "
-        "FOLDER/<class>/picture.jpg or FOLDER/train/<class>/picture.jpg",
+        "error: run is the folder of a run, not of images. Its model is used by headstart predict and evaluate; "
+        "--weights run starts a training from it, and --resume goes on with it",
     ),
     Row(
         "unknown name of the catalogue",
@@ -1181,7 +1181,7 @@ RUNS = [
     Row(
         "settings damaged",
         "report run",
-        "error: run/config.yaml is not valid YAML: {any}",
+        "error: run/config.yaml is not valid YAML in line {any}, column {any}: {any}; correct it there",
         before=(write("run/config.yaml", "epochs: ["),),
     ),
     Row(
@@ -1346,7 +1346,7 @@ RESUMES = [
     Row(
         "resume of damaged settings",
         "train --resume unfinished",
-        "error: unfinished/config.yaml is not valid YAML: {any}",
+        "error: unfinished/config.yaml is not valid YAML in line {any}, column {any}: {any}; correct it there",
         before=(write("unfinished/config.yaml", "["),),
     ),
     Row(

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -373,3 +374,12 @@ def test_a_picture_on_standard_input_is_no_list_of_paths(headstart, trained_run,
     assert outcome.code == 2
     assert outcome.err.startswith("error: standard input holds no list of paths, but binary data")
     assert "predict RUN /dev/stdin < picture.jpg" in outcome.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+def test_a_full_disk_behind_the_output_is_no_bug_of_ours():
+    command = [sys.executable, "-m", "headstart", "data", "list"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write the output: No space left on device; free some space\n"

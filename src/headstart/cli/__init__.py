@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. Every module adds its commands to `shared.app`."""
 
+import errno
 import os
 import sys
 import traceback
@@ -74,6 +75,10 @@ def _report(error: BaseException) -> int | str | None:
         case HeadstartError():
             print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
             return error.exit_code
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):  # of the stream that results are printed to, for one
+            where = f" {error.filename}" if error.filename else " the output"
+            print(visible(f"error: cannot write{where}: {error.strerror}; free some space"), file=sys.stderr)
+            return 2
         case BrokenPipeError():
             # The reader (`| head`) is gone; Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,14 +23,15 @@ def report(
     explain: Annotated[bool, typer.Option(help="draw where the network looks (Grad-CAM)")] = True,
 ) -> None:
     """Write one HTML page about runs, that needs no other file, and its figures as PNGs."""
-    from headstart.report import page_path, read_comparison, write_report
+    from headstart.report import page_path, read_comparison, read_run, write_report
 
     refuse_existing(out, overwrite, "--out")
     out = page_path(paths, out)  # before the pictures, which take their time
     compared = comparison or (_compared(paths) if len(paths) > 1 else None)
     study = read_comparison(compared, paths)
-    if explain:
-        for path in paths:
+    for path in paths:
+        read_run(path)  # refuses a damaged run before its pictures are drawn
+        if explain:
             _explain(path)
     page = write_report(paths, out, title=title, comparison=study)
     echo(f"report: {page}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,7 @@ from headstart.data.threads import default_threads
 from headstart.errors import DataError, counted, did_you_mean
 from headstart.files import may_exist
 from headstart.grey import USUAL_RANGES, common_range
+from headstart.runs import locate
 from headstart.types import GreyRange, Layout, Progress
 
 LeaksPolicy = Literal["drop", "error", "keep"]
@@ -88,6 +90,11 @@ def load_dataset(
     """
     threads = threads or default_threads()
     path, name, located = _locate(source, progress)
+    if locate(path).is_run:
+        raise DataError(
+            f"{path} is the folder of a run, not of images. Its model is used by headstart predict and evaluate; "
+            f"--weights {shlex.quote(str(path))} starts a training from it, and --resume goes on with it"
+        )
     manifest, listing = scan(path, name=name, label_map=label_map, exclude=exclude, layout=layout, known=known)
     warnings = [*located, *listing.warnings]
     check: Callable[..., None] = check_not_empty if single_split_ok else check_classes
