@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from headstart.training.plan import PhaseTable
 
 
+_ANY_WIDTH = 10_000  # columns
 _MAX_CONFUSION = 12  # classes whose confusion matrix still fits a terminal
 
 
@@ -39,9 +40,25 @@ def _console() -> Console:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
+        table.add_column(column, justify="right", no_wrap=True)
     table.columns[0].justify = "left"
     return table
+
+
+def _show(console: Console, table: Table) -> None:
+    """Print a table or, where that is wider than the terminal, its rows one below the other: no cell is ever split."""
+    # Measured without the limit of the terminal, which would be the answer for any wider table.
+    needed = console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum
+    if needed <= console.width:
+        console.print(table)
+        return
+    headings = [str(column.header) for column in table.columns]
+    for first, *others in zip(*(column.cells for column in table.columns), strict=True):
+        console.print(f"{headings[0]} {first}".strip(), soft_wrap=True)
+        for heading, cell in zip(headings[1:], others, strict=True):
+            if cell:
+                console.print(f"  {heading}: {cell}", soft_wrap=True)
+    console.print()
 
 
 def print_counts(manifest: "Manifest") -> None:
@@ -53,7 +70,7 @@ def print_counts(manifest: "Manifest") -> None:
         table.add_row(label, *map(str, row), str(sum(row)))
     totals = [sum(counts[split].values()) for split in counts]
     table.add_row("all", *map(str, totals), str(sum(totals)))
-    _console().print(table)
+    _show(_console(), table)
 
 
 def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifest") -> None:
@@ -70,7 +87,7 @@ def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifes
             share = f"{100 * row.trainable / row.parameters:.0f} %" if row.parameters else "-"
             rates = _range_text(row.learning_rates)
             table.add_row(row.stage, f"{row.parameters:,}", f"{row.trainable:,}", share, rates)
-        console.print(table)
+        _show(console, table)
         penalty = f"; penalty: {phase.penalty}" if phase.penalty else ""
         console.print(f"  freeze boundary: {phase.boundary}; BatchNorm statistics: {phase.batch_norm}{penalty}\n")
 
@@ -113,7 +130,7 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
     for label, row in metrics["per_class"].items():
         figures = [_figure(row[name]) for name in ("precision", "recall", "f1")]
         table.add_row(label, str(row["num_images"]), *figures)
-    console.print(table)
+    _show(console, table)
 
     labels = list(metrics["per_class"])
     if len(labels) <= _MAX_CONFUSION:
@@ -121,7 +138,7 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
         table = _table("", *labels)
         for label, counts in zip(labels, confusion_table(read_confusion(metrics), labels), strict=True):
             table.add_row(label, *map(str, counts))
-        console.print(table)
+        _show(console, table)
 
 
 def _figure(value: float | None) -> str:
@@ -159,7 +176,7 @@ def print_comparison(comparison: "Comparison") -> None:
         if is_ranked_by_loss:
             cells.insert(1, _figure(row.selection_log_loss))
         table.add_row(*cells)
-    console.print(table)
+    _show(console, table)
     for line in comparison.verdict:
         console.print(line, soft_wrap=True)
 
@@ -187,7 +204,7 @@ def print_ranking(rows: Sequence["Ranked"]) -> None:
             f"{row.images_per_s:.0f}",
             row.engine,
         )
-    _console().print(table)
+    _show(_console(), table)
 
 
 def plan_json(strategy: str, tables: Sequence["PhaseTable"]) -> str:
@@ -219,7 +236,7 @@ def print_backbone(facts: Mapping[str, Any]) -> None:
     table = _table("stage", "parameters")
     for stage in facts["stages"]:
         table.add_row(stage["name"], f"{stage['parameters']:,}")
-    console.print(table)
+    _show(console, table)
 
 
 def plot_range_test(result: "RangeTest", path: Path) -> None:

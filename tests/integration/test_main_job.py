@@ -329,3 +329,13 @@ def test_lite0_trains_its_head_offline(headstart, image_folder, tmp_path):
 def headstart_rows(folder):
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def test_fit_shows_what_goes_on_unless_it_is_to_be_silent(image_folder, tmp_path, capsys):
+    settings = {"backbone": "simple-cnn", "image_size": 32, "strategy": "scratch", "epochs": 1}
+    headstart.fit(image_folder, out=tmp_path / "shown", **settings)
+    shown = capsys.readouterr().err.splitlines()
+    assert "data: 54 images of 3 classes: apple 18, leaf 18, sky 18" in shown
+    assert any("epoch 1: loss" in line for line in shown)
+    headstart.fit(image_folder, out=tmp_path / "silent", display=Display(), **settings)
+    assert capsys.readouterr() == ("", "")

@@ -1,6 +1,11 @@
+import io
+import re
+
 import numpy as np
 import pytest
+from rich.console import Console
 
+from headstart import tables
 from headstart.stats.metrics import classification_metrics
 from headstart.tables import print_metrics
 
@@ -42,3 +47,19 @@ def test_a_confusion_matrix_that_fits_no_terminal_is_left_out(capsys: pytest.Cap
     for num_classes in (12, 13):
         print_metrics(metrics(num_classes))
         assert ("confusion" in capsys.readouterr().out) == (num_classes == 12)
+
+
+@pytest.mark.parametrize("width", [140, 80, 40, 20])
+def test_no_number_is_split_or_cut_however_narrow_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    table = tables._table("", "images", "precision", "parameters")
+    table.add_row("1. a rather long name of a row", "1,234", "0.987", "11,177,538")
+    table.add_row("2. another", "", "0.123", "3,373,570")
+    tables._show(console, table)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.findall(r"[\d,.]+\d", printed) == ["1,234", "0.987", "11,177,538", "0.123", "3,373,570"]
+    assert "…" not in printed
+    if width >= 80:
+        assert all(len(line) <= width for line in printed.splitlines())
+    else:
+        assert "  parameters: 3,373,570\n" in printed

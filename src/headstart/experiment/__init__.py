@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.config import Config, make_config
-from headstart.display import Display
+from headstart.display import Display, make_display
 from headstart.experiment.reading import Reading
 from headstart.machine import freed_memory_kept
 from headstart.runs import Run
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from headstart.resolved import Resolved
 
 
-def fit(data: str | Path, *, overwrite: bool = False, **settings: Any) -> Run:
+def fit(data: str | Path, *, overwrite: bool = False, display: Display | None = None, **settings: Any) -> Run:
     """Fine-tune a classifier on a folder of labelled images.
 
     Args:
         data: Folder of class folders (with or without splits), CSV or parquet manifest, or catalogue name.
         overwrite: Whether an existing run folder may be replaced.
+        display: Told what goes on; default: progress and notes are shown, in a notebook and a log as plain lines.
+            `headstart.display.Display()` shows nothing.
         **settings: Any field of `headstart.Config`, such as `strategy="full"`, `epochs=5`, `seed=1`, `out="runs/a"`.
 
     Returns:
@@ -30,7 +32,7 @@ def fit(data: str | Path, *, overwrite: bool = False, **settings: Any) -> Run:
     Raises:
         HeadstartError: An input or a setting is not usable; the message says what to do.
     """
-    return train(make_config({**settings, "data": data}), overwrite=overwrite)
+    return train(make_config({**settings, "data": data}), overwrite=overwrite, display=display or make_display())
 
 
 def train(
