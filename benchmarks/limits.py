@@ -71,7 +71,7 @@ def decoded(run: Path, files: list[Path], threads: int) -> tuple[float, npt.NDAr
 def stream_images_per_second(run: Path, files: list[Path]) -> float:
     """Time `predict` without its start: files in, predictions out."""
     import headstart
-    from headstart.inference.predict import predict_stream
+    from headstart.inference.stream import predict_stream
 
     classifier = headstart.load(run)
     classifier.predict(files[:32])

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from headstart.config import Config
     from headstart.errors import HeadstartError
     from headstart.experiment import fit
-    from headstart.inference.predict import Classifier, Prediction, load
+    from headstart.inference.predict import Classifier, load
+    from headstart.inference.stream import Prediction
     from headstart.runs import Run
     from headstart.studies.compare import compare
 
@@ -24,7 +25,7 @@ _HOMES = {
     "Classifier": "headstart.inference.predict",
     "Config": "headstart.config",
     "HeadstartError": "headstart.errors",
-    "Prediction": "headstart.inference.predict",
+    "Prediction": "headstart.inference.stream",
     "Run": "headstart.runs",
     "compare": "headstart.studies.compare",
     "fit": "headstart.experiment",

@@ -146,11 +146,20 @@ def test_a_row_has_equal_bits_whatever_its_batch(compiled: Compiled, pixels: Pix
         assert np.array_equal(run(engine, pixels, [37])[:NUM_SAMPLES], rows)
 
 
-def test_a_batch_of_nothing_has_no_rows(compiled: Compiled, pixels: Pixels) -> None:
-    engine, rows, _ = compiled["network", OPENVINO]
-    nothing, two = engine.run([pixels[:0], pixels[:2]])
-    assert nothing.shape == (0, *rows.shape[1:])
-    assert np.array_equal(two, rows[:2])
+@pytest.mark.parametrize("choice", [OPENVINO, TORCH], ids=str)
+def test_a_batch_of_nothing_has_no_rows(compiled: Compiled, pixels: Pixels, choice: Choice) -> None:
+    engine, rows, _ = compiled["network", choice]
+    nothing = pixels[:0]
+    for batches in (
+        [nothing, pixels[:2]],
+        [pixels[:NUM_SAMPLES], nothing],
+        [pixels[:3], nothing, pixels[3:5], nothing],
+    ):
+        found = list(engine.run(batches))
+        assert [len(each) for each in found] == [len(batch) for batch in batches]
+        assert all(each.shape[1:] == rows.shape[1:] for each in found)
+        joined = np.concatenate(found)
+        assert np.array_equal(joined, rows[: len(joined)])
 
 
 @needs_bf16

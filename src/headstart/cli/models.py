@@ -22,7 +22,7 @@ from headstart.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from headstart.inference.predict import Prediction
+    from headstart.inference.stream import Prediction
 
 
 @app.command()
@@ -89,7 +89,8 @@ def predict(
     """Classify images; an unreadable file is a row with its error, and then the exit code is 1."""
     from headstart.inference.inputs import expand_inputs
     from headstart.inference.output import choose_format, write_predictions
-    from headstart.inference.predict import load, predict_stream
+    from headstart.inference.predict import load
+    from headstart.inference.stream import predict_stream
     from headstart.runs import check_output
 
     if out is not None:

@@ -1,6 +1,7 @@
 """PyTorch as an inference engine: anywhere that PyTorch runs, and the reference for the others."""
 
 import copy
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -87,26 +88,34 @@ class TorchEngine:
 def _passes(batches: Iterable[Pixels], size: int, sizes: deque[int]) -> Iterator[Pixels]:
     """Join and part batches into passes of one size, noting the sizes of the batches; the last pass is filled up."""
     waiting: list[Pixels] = []
+    num_waiting = 0
     for pixels in batches:
         sizes.append(len(pixels))
         waiting.append(pixels)
-        while sum(map(len, waiting)) >= size:
-            joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
+        num_waiting += len(pixels)
+        while num_waiting >= size:
+            joined = np.concatenate(waiting)
             yield joined[:size]
-            waiting = [joined[size:]] if len(joined) > size else []
-    if missing := -sum(map(len, waiting)) % size:
-        yield np.concatenate([*waiting, np.repeat(waiting[-1][-1:], missing, axis=0)])
+            waiting = [joined[size:]]
+            num_waiting -= size
+    if num_waiting:
+        joined = np.concatenate(waiting)
+        filling = np.repeat(joined[-1:], size - num_waiting, axis=0)
+        yield np.concatenate([joined, filling])
 
 
 def _in_sizes(passes: Iterator[npt.NDArray[np.float32]], sizes: deque[int]) -> Iterator[npt.NDArray[np.float32]]:
     """Part results into the sizes of the batches that they belong to."""
     waiting: npt.NDArray[np.float32] | None = None
     for rows in passes:
-        waiting = rows if waiting is None or not len(waiting) else np.concatenate([waiting, rows])
+        waiting = rows if waiting is None else np.concatenate([waiting, rows])
         while sizes and len(waiting) >= sizes[0]:
             size = sizes.popleft()
             yield waiting[:size]
             waiting = waiting[size:]
+    if waiting is not None:
+        for _ in sizes:  # batches of nothing that came last
+            yield waiting[:0]
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
@@ -117,13 +126,12 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
-        before: tuple[str, nn.Module] | None = None
-        for name, child in list(parent.named_children()):
-            if before is not None and isinstance(before[1], nn.Conv2d) and isinstance(child, _BatchNorm):
-                setattr(parent, before[0], fuse_conv_bn_eval(before[1], child))
+        children = list(parent.named_children())
+        for (name_before, before), (name, child) in itertools.pairwise(children):
+            if isinstance(before, nn.Conv2d) and isinstance(child, _BatchNorm):
+                setattr(parent, name_before, fuse_conv_bn_eval(before, child))
                 # timm's BatchNorm carries the activation that follows it.
                 setattr(parent, name, getattr(child, "act", nn.Identity()))
-            before = (name, child)
     return module.eval().requires_grad_(False)
 
 

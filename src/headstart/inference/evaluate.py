@@ -12,7 +12,8 @@ import numpy.typing as npt
 from headstart.data.manifest import ImageRecord, group_numbers
 from headstart.data.sources import CheckedSource, Source, shown
 from headstart.errors import DataError, ModelError, did_you_mean, listed
-from headstart.inference.predict import Classifier, Probabilities, all_probabilities
+from headstart.inference.predict import Classifier
+from headstart.inference.stream import Probabilities, all_probabilities
 from headstart.stats.baseline import baseline, worst_class
 from headstart.stats.metrics import classification_metrics
 from headstart.types import Progress

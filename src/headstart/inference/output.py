@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from headstart.data.sources import shown
 from headstart.errors import ConfigError, either, unknown
 from headstart.files import atomic_path, make_parent
-from headstart.inference.predict import Prediction
+from headstart.inference.stream import Prediction
 
 FORMATS = ("table", "json", "csv", "parquet")
 _FORMAT_OF_SUFFIX = {".txt": "table", ".json": "json", ".csv": "csv", ".parquet": "parquet"}

@@ -1,57 +1,29 @@
 """Classify pictures with a trained model, from the files of a run or model folder."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
-from headstart.data.sources import Picture, Source
-from headstart.data.threads import default_threads
-from headstart.decoding import why_unreadable
 from headstart.devices import pick_device
 from headstart.display import Display
 from headstart.engines.choose import choices, open_engine
 from headstart.engines.engine import Engine
 from headstart.engines.samples import made_pictures
-from headstart.errors import ConfigError, ModelError, UnreadableImageError
-from headstart.inference.inputs import NAMED_FILES, Inputs, Item, View, as_picture, as_pictures, decoded_views
+from headstart.errors import ModelError
+from headstart.inference.inputs import Inputs, as_pictures
+from headstart.inference.stream import Prediction, Probabilities, all_probabilities, check_positive, prediction
 from headstart.models.classifier import ClassifierNetwork, load_classifier
 from headstart.preprocessing import Pixels
 from headstart.runs import locate, open_run
 from headstart.types import InputSpec
 
-Probabilities = npt.NDArray[np.float32]
-
 # A fault of a converted network shows on any picture. A few are compared because the first classification waits.
 _NUM_MADE = 4
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says about one picture.
-
-    Attributes:
-        path: The file, or None for a picture that was given as such.
-        label: The most probable class, or None where the file could not be read.
-        probability: Its probability, 0..1.
-        top: The most probable classes with their probabilities, the best first.
-        error: Why the file could not be read, else None.
-    """
-
-    path: str | None
-    label: str | None
-    probability: float | None
-    top: tuple[tuple[str, float], ...] = ()
-    error: str | None = None
 
 
 @final
@@ -148,12 +120,13 @@ class Classifier:
             DataError: `inputs` is something else.
             ConfigError: A number is below 1.
         """
-        _check_positive(top_k=top_k)
+        check_positive(top_k=top_k)
         pictures = as_pictures(inputs)
         probabilities = all_probabilities(self, pictures, batch_size=batch_size)
-        return [
-            _prediction(picture, row, self.labels, top_k) for picture, row in zip(pictures, probabilities, strict=True)
-        ]
+        found = []
+        for picture, row in zip(pictures, probabilities, strict=True):
+            found.append(prediction(picture, row, self.labels, top_k))
+        return found
 
     def predict_proba(self, inputs: Inputs, *, batch_size: int = 32) -> Probabilities:
         """Return the probability of every class.
@@ -232,143 +205,10 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
     return Classifier(load_classifier(folder), device, engine=engine, precision=precision)
 
 
-def predict_stream(
-    classifier: Classifier,
-    inputs: Iterable[Item],
-    *,
-    top_k: int = 1,
-    batch_size: int = 32,
-    threads: int | None = None,
-) -> Iterator[Prediction]:
-    """Classify any number of pictures in constant memory.
-
-    Args:
-        classifier: The model.
-        inputs: Paths, PIL images or `uint8` RGB arrays (H, W, 3); taken as they are needed.
-        top_k: How many classes to name.
-        batch_size: Pictures per pass through the network.
-        threads: Decoding threads; default: one per core, 8 at most.
-
-    Yields:
-        One prediction per picture, in order; a file that cannot be read gives one with `error` set.
-
-    Raises:
-        ConfigError: A number is below 1.
-    """
-    _check_positive(top_k=top_k)
-    pictures = map(as_picture, inputs)
-    stream = probabilities_stream(classifier, pictures, batch_size=batch_size, threads=threads)
-    return (_prediction(picture, outcome, classifier.labels, top_k) for picture, outcome in stream)
-
-
-def probabilities_stream(
-    classifier: Classifier,
-    pictures: Iterable[Picture],
-    *,
-    source: Source = NAMED_FILES,
-    batch_size: int = 32,
-    threads: int | None = None,
-) -> Iterator[tuple[Picture, Probabilities | UnreadableImageError]]:
-    """Give every picture, in order, with its probabilities `(C,)` or with why it could not be read.
-
-    Args:
-        classifier: The model.
-        pictures: Keys, and pictures; taken as they are needed.
-        source: Where the keys are.
-        batch_size: Pictures per pass through the network.
-        threads: Decoding threads; default: one per core, 8 at most.
-
-    Raises:
-        ConfigError: A number is below 1.
-    """
-    threads = default_threads() if threads is None else threads
-    _check_positive(batch_size=batch_size, threads=threads)
-    views = decoded_views(pictures, source, classifier.spec, threads=threads, ahead=batch_size + 2 * threads)
-    return _classified(classifier, views, batch_size)
-
-
-def all_probabilities(
-    classifier: Classifier,
-    pictures: Sequence[Picture],
-    *,
-    source: Source = NAMED_FILES,
-    batch_size: int = 32,
-    threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Probabilities:
-    """Return the probabilities of every picture, `float32` (N, C).
-
-    Args:
-        classifier: The model.
-        pictures: Keys, and pictures.
-        source: Where the keys are.
-        batch_size: Pictures per pass through the network.
-        threads: Decoding threads; default: one per core, 8 at most.
-        progress: Told (done, N) after every batch.
-
-    Raises:
-        UnreadableImageError: A picture cannot be decoded.
-        ConfigError: A number is below 1.
-    """
-    rows = np.empty((len(pictures), len(classifier.labels)), np.float32)
-    stream = probabilities_stream(classifier, pictures, source=source, batch_size=batch_size, threads=threads)
-    for done, (_, outcome) in enumerate(stream, 1):
-        if isinstance(outcome, UnreadableImageError):
-            raise outcome
-        rows[done - 1] = outcome
-        if progress is not None and (done % batch_size == 0 or done == len(pictures)):
-            progress(done, len(pictures))
-    return rows
-
-
-def _classified(
-    classifier: Classifier, views: Generator[tuple[Picture, View]], batch_size: int
-) -> Iterator[tuple[Picture, Probabilities | UnreadableImageError]]:
-    pending: deque[tuple[Picture, UnreadableImageError | None]] = deque()
-    batches = iter(lambda: list(islice(views, batch_size)), [])
-
-    def readable(batches: Iterable[list[tuple[Picture, View]]]) -> Iterator[Pixels]:
-        for batch in batches:
-            pending.extend((given, view if isinstance(view, UnreadableImageError) else None) for given, view in batch)
-            pixels = [view for _, view in batch if not isinstance(view, UnreadableImageError)]
-            if not pixels:
-                return  # the engine gives out what it holds, then come the errors: a long run of them is not collected
-            yield np.stack(pixels)
-
-    def errors() -> Iterator[tuple[Picture, UnreadableImageError]]:
-        while pending and (error := pending[0][1]) is not None:
-            yield pending.popleft()[0], error
-
-    with closing(views):
-        for batch in batches:
-            for row in chain.from_iterable(classifier.classify_batches(readable(chain([batch], batches)))):
-                yield from errors()
-                yield pending.popleft()[0], row
-            yield from errors()
-
-
 def _softmax(logits: npt.NDArray[np.float32]) -> Probabilities:
+    """Turn logits (N, C) into probabilities, computed in 64 bits."""
     shifted = logits.astype(np.float64)
-    powers = np.exp(shifted - shifted.max(axis=1, keepdims=True))
+    shifted -= shifted.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
     probabilities: Probabilities = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
-
-
-def _prediction(
-    picture: Picture, outcome: Probabilities | UnreadableImageError, labels: Sequence[str], top_k: int
-) -> Prediction:
-    path = None if isinstance(picture, Image.Image) else picture
-    if isinstance(outcome, UnreadableImageError):
-        # The row has a path already, so the bare reason is enough.
-        cause = outcome.__cause__
-        reason = why_unreadable(cause) if isinstance(cause, Exception) else str(outcome)
-        return Prediction(path, None, None, error=reason)
-    best = np.argsort(-outcome, kind="stable")[:top_k]  # stable: ties go to the first class, as in the metrics
-    top = tuple((labels[index], float(outcome[index])) for index in best)
-    return Prediction(path, *top[0], top)
-
-
-def _check_positive(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise ConfigError(f"{name}={value} is not valid; expected 1 or more")

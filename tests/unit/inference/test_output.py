@@ -7,7 +7,7 @@ import pytest
 
 from headstart.errors import ConfigError, RunError
 from headstart.inference.output import FORMATS, write_predictions
-from headstart.inference.predict import Prediction
+from headstart.inference.stream import Prediction
 
 GOOD = Prediction("a.png", "hot dog", 0.75, (("hot dog", 0.75), ("taco", 0.25)))
 BAD = Prediction('b "x", y.png', None, None, (), "no such file or directory")

@@ -16,7 +16,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from headstart.decoding import decode
 from headstart.engines import openvino_engine
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
-from headstart.inference.predict import Classifier, Prediction, load, predict_stream, probabilities_stream
+from headstart.inference.predict import Classifier, load
+from headstart.inference.stream import Prediction, predict_stream, probabilities_stream
 from headstart.preprocessing import eval_view
 from tests.helpers.displays import Remembering
 from tests.helpers.pictures import LABELS, make_picture
