@@ -4,10 +4,19 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from headstart.text import visible_line
+
+TILE = 160  # side of the square that a picture is fitted into, pixels
 _MARGIN, _GAP, _CAPTION = 12, 4, 26
+_MOST_PIXELS = 65_500  # of a side of a JPEG
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], tile: int = 160) -> Image.Image:
+def most_rows(tile: int = TILE) -> int:
+    """Return how many rows fit on a sheet that every format and viewer takes."""
+    return (_MOST_PIXELS - 2 * _MARGIN + _GAP) // (tile + _CAPTION + _GAP)
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], tile: int = TILE) -> Image.Image:
     """Draw rows of pictures, each under its caption, on white.
 
     Args:
@@ -30,7 +39,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], tile: int =
     font = ImageFont.load_default(size=16)
     for row, (caption, pictures) in enumerate(rows):
         top = _MARGIN + row * (tile + _CAPTION + _GAP)
-        text = _shortened(caption, pen, font, width - 2 * _MARGIN)
+        text = _shortened(visible_line(caption), pen, font, width - 2 * _MARGIN)
         pen.text((_MARGIN, top), text, fill="black", font=font)
         for column, picture in enumerate(pictures):
             small = ImageOps.pad(picture.convert("RGB"), (tile, tile), color="white")

@@ -224,7 +224,13 @@ def _with_hashes(
     manifest: Manifest, threads: int, progress: Progress | None, keep: Keep | None
 ) -> tuple[Manifest, list[str], list[GreyRange | None], list[BadImage]]:
     """Return the manifest with SHA-256s, the pixel hash and the extent of each record, and what cannot be decoded."""
-    found = fingerprint(manifest.source, manifest.records, threads=threads, progress=progress, keep=keep)
+    # What trains comes first: it is decoded in every epoch, and there is not room for all pictures.
+    first = [record for record in manifest.records if record.split == "train"]
+    others = [record for record in manifest.records if record.split != "train"]
+    ordered = [*first, *others]
+    results = fingerprint(manifest.source, ordered, threads=threads, progress=progress, keep=keep)
+    by_record = dict(zip(map(id, ordered), results, strict=True))
+    found = [by_record[id(record)] for record in manifest.records]
     bad = [result for result in found if isinstance(result, BadImage)]
     records: list[ImageRecord] = []
     pixels: list[str] = []

@@ -9,7 +9,7 @@ from PIL import Image
 
 from headstart import runs
 from headstart.config import Config
-from headstart.data.contact_sheet import contact_sheet
+from headstart.data.contact_sheet import TILE, contact_sheet, most_rows
 from headstart.data.dataset import load_dataset
 from headstart.data.manifest import ImageRecord, Manifest, read_manifest
 from headstart.data.sources import read_picture
@@ -19,7 +19,7 @@ from headstart.experiment.experiment import Experiment
 from headstart.experiment.network import build_backbone
 from headstart.experiment.reading import read_data, show_report
 from headstart.experiment.settings import strategy_of
-from headstart.files import make_parent
+from headstart.files import atomic_path, make_parent
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
 from headstart.models.backbones import create_backbone
@@ -206,11 +206,12 @@ def show_data(
     else:
         manifest, report = read_data(config, display)
         show_report(report, display)
-        how = Decoding(grey_range=report.grey_range)
+        how = Decoding(TILE, report.grey_range)
     chosen = split or "train"
     rows = []
-    for label, name in enumerate(manifest.labels):
-        records = [record for record in manifest.of_split(chosen) if record.label == label]
+    of_split = manifest.of_split(chosen)
+    for label, name in enumerate(manifest.labels[: most_rows()]):
+        records = [record for record in of_split if record.label == label]
         if experiment is not None and records:
             rows.append((f"{name}: {config.augment}", _views(experiment, records[0], per_class)))
         else:
@@ -218,11 +219,11 @@ def show_data(
             rows.append((f"{name} ({len(records)})", pictures))
     if not any(pictures for _, pictures in rows):
         raise ConfigError(f"there is no split {chosen!r}; there are {', '.join(manifest.splits)}")
+    if len(rows) < len(manifest.labels):
+        display.note(f"the sheet shows the first {len(rows)} of {len(manifest.labels)} classes: it cannot be longer")
     make_parent(sheet)
-    try:
-        contact_sheet(rows).save(sheet)
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot write the contact sheet {sheet}: {error}; name another file with --sheet") from error
+    with atomic_path(sheet) as temporary:
+        contact_sheet(rows).save(temporary)
     return manifest
 
 
@@ -240,8 +241,14 @@ def _views(experiment: Experiment, record: ImageRecord, count: int) -> list[Imag
 def _pictures(
     manifest: Manifest, records: list[ImageRecord], how: Decoding, count: int, *, from_end: bool
 ) -> list[Image.Image]:
+    """Return thumbnails of the first pictures, or of the last ones; each is decoded no larger than it must be."""
     chosen = records[-count:] if from_end else records[:count]
-    return [read_picture(manifest.source, record.key, how) for record in chosen]
+    pictures = []
+    for record in chosen:
+        picture = read_picture(manifest.source, record.key, how, is_quick=True)
+        picture.thumbnail((2 * TILE, 2 * TILE))
+        pictures.append(picture)
+    return pictures
 
 
 def write_delta(path: Path, out: Path) -> None:

@@ -163,9 +163,11 @@ def shown(events: Events, display: Display, title: str) -> Events:
 
 
 def judged(events: Events, display: Display, *, num_classes: int) -> Events:
-    """Note a fit that ends with a higher loss than it began with, and than guessing has.
+    """Note a fit that ends with a higher loss than it began with, and with twice what guessing has.
 
-    Guessing is the same probability for every class. Its cross-entropy is ln C, also of smoothed and mixed targets.
+    Guessing is the same probability for every class. Its cross-entropy is ln C, also of smoothed and mixed targets. A
+    loss about that of guessing is one of a network that has learnt nothing, which other notes say; above twice that it
+    is sure of what is wrong, and its steps are too large.
     """
     guessing = math.log(num_classes)
     first, last = None, None
@@ -178,7 +180,7 @@ def judged(events: Events, display: Display, *, num_classes: int) -> Events:
             case EpochDone():
                 last = event.row["train_loss"]
         yield event
-    if first is not None and last is not None and last > max(first, guessing):
+    if first is not None and last is not None and last > max(first, 2 * guessing):
         display.note(
             f"the training loss rose to {last:.3g}; the same probability for every class would give {guessing:.3g}. "
             "The steps are too large: train again with a smaller --lr; headstart lr-find suggests one"

@@ -41,6 +41,15 @@ def test_every_picture_decoded_is_handed_on(make_folder: MakeFolder) -> None:
     assert all(np.array_equal(np.asarray(image), np.asarray(read_picture(FILES, key))) for key, image in kept.items())
 
 
+def test_pictures_that_train_are_handed_on_first(make_folder: MakeFolder) -> None:
+    """There may be room for a part of them only, and those that train are decoded in every epoch."""
+    kept: list[str] = []
+    manifest, _ = load_dataset(make_folder(SPLITS), keep=lambda key, _: kept.append(key), threads=1)
+    trains = {record.key for record in manifest.of_split("train")}
+    assert set(kept[: len(trains)]) == trains
+    assert len(kept) == len(manifest.records)
+
+
 def test_the_report_can_be_saved(make_folder: MakeFolder) -> None:
     folder = make_folder(SPLITS)
     (folder / "README.md").touch()
