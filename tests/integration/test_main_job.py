@@ -18,7 +18,7 @@ from headstart.errors import UnreadableImageError
 from headstart.experiment import train
 from headstart.runs import open_run
 from headstart.studies.compare import compare_runs
-from headstart.types import Interval
+from headstart.types import Interval, StepChoice
 from tests.helpers.command_line import TINY
 
 
@@ -339,3 +339,21 @@ def test_fit_shows_what_goes_on_unless_it_is_to_be_silent(image_folder, tmp_path
     assert any("epoch 1: loss" in line for line in shown)
     headstart.fit(image_folder, out=tmp_path / "silent", display=Display(), **settings)
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_timing_decides_is_recorded_and_repeated_to_the_byte(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("headstart.training.tuning._WORTH_TUNING_S", 0.0)
+    settings = {"backbone": "simple-cnn", "image_size": 32, "strategy": "scratch", "epochs": 2, "precision": "auto"}
+    choices = iter([StepChoice(False), StepChoice(True)])
+
+    def timed(*_, **__):
+        return next(choices)
+
+    monkeypatch.setattr("headstart.experiment.experiment.choose_step", timed)
+    silent = {"display": Display(), "data": image_folder}
+    first = headstart.fit(out=tmp_path / "a", **settings, **silent)
+    other = headstart.fit(out=tmp_path / "b", **settings, **silent)
+    again = headstart.fit(out=tmp_path / "c", repeat=first.path, **settings, **silent)
+    assert [run.resolved().steps[0].channels_last for run in (first, other, again)] == [False, True, False]
+    weights = [(run.model_folder / "model.safetensors").read_bytes() for run in (first, again)]
+    assert weights[0] == weights[1]
