@@ -7,19 +7,18 @@ from itertools import islice
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from headstart.data import loading
-from headstart.data.loading import Batch, BatchSource, ImageBatches
+from headstart.data.loading import BatchSource, ImageBatches
 from headstart.display import Display
 from headstart.engines.choose import choices
-from headstart.engines.engine import Engine
 from headstart.errors import CacheFullError
+from headstart.features.batches import Features, KeptBatches, StreamedBatches
 from headstart.features.cache import FeatureCache
 from headstart.features.cut import Cut, cut
-from headstart.features.table import FeatureTable
+from headstart.features.table import FeatureTable, RowKey
 from headstart.features.trunk import Trunk, as_stored
 from headstart.models.classifier import ClassifierNetwork
 
@@ -46,7 +45,7 @@ class PhaseInputs:
     train: BatchSource
     held_out: BatchSource | None
     shape: tuple[int, ...]
-    features: "Features | None" = None
+    features: Features | None = None
     trunk: Trunk | None = None
 
 
@@ -157,8 +156,8 @@ class FeatureSupply:
 
         def batches(images: ImageBatches) -> BatchSource:
             if table is None:
-                return _StreamedBatches(images, trunk.open(), trunk.recipe.dtype)
-            return _KeptBatches(images, table)
+                return StreamedBatches(images, trunk.open(), trunk.recipe.dtype)
+            return KeptBatches(images, table)
 
         train = batches(self.numbered)
         held_out = None if self.held_out is None else batches(self.held_out)
@@ -179,15 +178,18 @@ class FeatureSupply:
 
     def _wanted(self, epochs: Sequence[int], all_views: bool) -> _Wanted:
         """List which views of which images a phase needs, once each."""
-        images, most = self.numbered, self.numbered.num_views or 1
-        needed = np.zeros((images.num_images, most), dtype=bool)
-        needed[:, :] = all_views
+        images = self.numbered
+        is_needed = np.full((images.num_images, images.num_views or 1), all_views)
         for epoch in epochs:
-            needed[np.arange(images.num_images), images.view_numbers(epoch)] = True
-        tasks = [(i, tuple(np.flatnonzero(row).tolist())) for i, row in enumerate(needed) if row.any()]
+            is_needed[np.arange(images.num_images), images.view_numbers(epoch)] = True
+        tasks: list[loading.Task] = []
+        for image, views in enumerate(is_needed):
+            if views.any():
+                tasks.append((image, tuple(np.flatnonzero(views).tolist())))
+
         wanted = [(images, tasks)]
         if self.held_out is not None:
-            wanted.append((self.held_out, [(i, (0,)) for i in range(self.held_out.num_images)]))
+            wanted.append((self.held_out, [(image, (0,)) for image in range(self.held_out.num_images)]))
         return wanted
 
     def _fill(self, cache: FeatureCache, trunk: Trunk, wanted: _Wanted, num_epochs: int | None) -> FeatureTable | None:
@@ -230,70 +232,6 @@ class FeatureSupply:
         if table.note and self._cache is not None:
             self.display.note(f"features are kept in memory only: {table.note}")
         return table
-
-
-@final
-class _KeptBatches:
-    """Batches of features from a table; an epoch has the order and the views that `ImageBatches` has."""
-
-    def __init__(self, images: ImageBatches, table: FeatureTable) -> None:
-        self._images, self._table = images, table
-        self.num_images, self.batch_size = images.num_images, images.batch_size
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        images, numbers = self._images, self._images.view_numbers(epoch)
-        order = images.order(epoch)
-        rows = self._table.locate([(images.digests[i], int(numbers[i])) for i in order])
-        for at in range(start * self.batch_size, self.num_images, self.batch_size):
-            features = self._table.gather(rows[at : at + self.batch_size])
-            yield images.batch(torch.from_numpy(features), order[at : at + self.batch_size])
-
-
-@final
-class _StreamedBatches:
-    """The same batches, computed as they are needed."""
-
-    def __init__(self, images: ImageBatches, engine: Engine, dtype: str) -> None:
-        self._images, self._engine, self._dtype = images, engine, np.dtype(dtype)
-        self.num_images, self.batch_size = images.num_images, images.batch_size
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        order = self._images.order(epoch)[start * self.batch_size :]
-        pixels = self._images.pixels(order, epoch, self.batch_size)
-        for position, rows in enumerate(self._engine.run(pixels)):
-            indices = order[position * self.batch_size : (position + 1) * self.batch_size]
-            # Rounded as if they had been kept.
-            yield self._images.batch(torch.from_numpy(as_stored(rows, self._dtype)), indices)
-
-
-@final
-class Features:
-    """All training features of a phase, by view: what `training.solve` reads.
-
-    Attributes:
-        num_images: N.
-        num_views: Views of each image.
-        width: F.
-        targets: `int64` (N,).
-        groups: Images of one group belong together, (N,).
-        keys: Their keys in their source, (N,).
-    """
-
-    def __init__(self, images: ImageBatches, table: FeatureTable) -> None:
-        self._digests, self._table = images.digests, table
-        self.num_images, self.num_views, self.width = images.num_images, images.num_views or 1, table.shape[0]
-        self.targets, self.groups, self.keys = images.targets, images.groups, images.keys
-
-    def view(self, view: int, images: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Return one view of some images, `float32` (n, F)."""
-        rows = self._table.gather(self._table.locate([(self._digests[i], view) for i in images]))
-        return rows.astype(np.float32, copy=False)
 
 
 def network_input(model: ClassifierNetwork, inputs: Tensor) -> Tensor:
@@ -342,7 +280,15 @@ def missing_views(images: ImageBatches, tasks: list[loading.Task], table: Featur
 
 def _compute(trunk: Trunk, images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> Iterator[int]:
     """Compute rows into the table; yield how many, batch by batch."""
-    keys = ((images.digests[i], number) for i, numbers in tasks for number in numbers)
+    keys = _row_keys(images, tasks)
     for rows in trunk.open().run(images.views(tasks, _CHUNK)):
-        table.append(list(islice(keys, len(rows))), as_stored(rows, table.dtype))
+        keys_of_rows = list(islice(keys, len(rows)))
+        table.append(keys_of_rows, as_stored(rows, table.dtype))
         yield len(rows)
+
+
+def _row_keys(images: ImageBatches, tasks: list[loading.Task]) -> Iterator[RowKey]:
+    """Name the rows of some tasks, in the order in which they are computed."""
+    for image, views in tasks:
+        for view in views:
+            yield images.digests[image], view

@@ -13,7 +13,7 @@ from headstart.engines.engine import NUM_SAMPLES, Engine
 from headstart.errors import ConfigError, ModelError
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.reading import Reading
-from headstart.features.supply import Features
+from headstart.features.batches import Features
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.origins import find_origin
 from headstart.preprocessing import Pixels

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headstart.data.sources import shown
 from headstart.errors import TrainingError
-from headstart.features.supply import Features
+from headstart.features.batches import Features
 
 # Strengths are 10^(n/2). From the start the walk goes down while the loss falls, and up where the start was best.
 _START, _WEAKEST, _STRONGEST = 1, -12, 6
