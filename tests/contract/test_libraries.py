@@ -13,11 +13,12 @@ import headstart
 from headstart.errors import ModelError
 from headstart.models import libraries
 from headstart.models.backbones import create_backbone, describe_backbone
-from headstart.models.classifier import build_classifier, load_classifier, save_classifier
+from headstart.models.classifier import build_classifier
 from headstart.models.libraries import LIBRARIES, library_named
 from headstart.models.libraries.families import blocks
 from headstart.models.libraries.library import Library, Loaded, Origin, Publication, Size
 from headstart.models.origins import backbone_names, find_origin
+from headstart.models.saved import load_classifier, save_classifier
 from headstart.models.stages import has_known_stages
 from headstart.types import InputSpec
 

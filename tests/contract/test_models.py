@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from headstart.models.backbones import create_backbone
-from headstart.models.classifier import build_classifier, load_classifier, save_classifier
+from headstart.models.classifier import build_classifier
 from headstart.models.libraries import LIBRARIES
+from headstart.models.saved import load_classifier, save_classifier
 from headstart.models.stages import derive_stages, has_known_stages
 from tests.helpers.networks import NETWORKS, TIMM, TORCHVISION
 

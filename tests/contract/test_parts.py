@@ -10,7 +10,8 @@ from torch import Tensor
 
 from headstart.models.adapters import adapter_layout, is_part, merged_state, restore_adapters
 from headstart.models.backbones import create_backbone
-from headstart.models.classifier import ClassifierNetwork, build_classifier, load_classifier, save_classifier
+from headstart.models.classifier import ClassifierNetwork, build_classifier
+from headstart.models.saved import load_classifier, save_classifier
 from headstart.types import Parts
 from tests.helpers.networks import FAMILIES, SIDE, build, with_parts
 

@@ -11,7 +11,7 @@ import headstart as library
 from headstart.config import make_config
 from headstart.display import LineDisplay
 from headstart.experiment.settings import ineffective_settings
-from headstart.models.classifier import load_classifier
+from headstart.models.saved import load_classifier
 from headstart.runs import Run
 
 SMALL = ("--backbone", "simple-cnn", "--image-size", 32, "--augment", "flip", "--epochs", 2, "--threads", 1)

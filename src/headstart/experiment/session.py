@@ -26,7 +26,8 @@ from headstart.history import MetricsLog
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import Classifier, load
 from headstart.machine import PeakMemory
-from headstart.models.classifier import ClassifierNetwork, save_classifier
+from headstart.models.classifier import ClassifierNetwork
+from headstart.models.saved import save_classifier
 from headstart.resolved import Resolved
 from headstart.runs import Run
 from headstart.training.checkpoint import Checkpoints

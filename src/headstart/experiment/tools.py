@@ -23,8 +23,8 @@ from headstart.files import atomic_path, make_parent
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
 from headstart.models.backbones import create_backbone
-from headstart.models.classifier import load_classifier, save_classifier
 from headstart.models.delta import load_delta, read_factors, read_info, save_delta
+from headstart.models.saved import load_classifier, save_classifier
 from headstart.preprocessing import eval_view, train_view
 from headstart.training.lr_find import LEFT_OUT, RangeTest, find_lr
 from headstart.training.rest_row import start_rest_row

@@ -18,7 +18,8 @@ from headstart.data.predictions import read_predictions
 from headstart.data.sources import Source, read_picture
 from headstart.errors import ModelError, UnreadableImageError
 from headstart.files import file_error, write_atomic, write_json
-from headstart.models.classifier import ClassifierNetwork, load_classifier
+from headstart.models.classifier import ClassifierNetwork
+from headstart.models.saved import load_classifier
 from headstart.preprocessing import Pixels, eval_view
 from headstart.runs import EXPLANATIONS, MANIFEST, Run
 

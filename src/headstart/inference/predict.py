@@ -17,7 +17,8 @@ from headstart.engines.samples import made_pictures
 from headstart.errors import ModelError
 from headstart.inference.inputs import Inputs, as_pictures
 from headstart.inference.stream import Prediction, Probabilities, all_probabilities, check_positive, prediction
-from headstart.models.classifier import ClassifierNetwork, load_classifier
+from headstart.models.classifier import ClassifierNetwork
+from headstart.models.saved import load_classifier
 from headstart.preprocessing import Pixels
 from headstart.runs import locate, open_run
 from headstart.types import InputSpec

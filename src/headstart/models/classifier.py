@@ -1,35 +1,15 @@
-"""A network for one's own classes, with its preprocessing and labels; saved as a folder, loaded back from it."""
+"""A network for one's own classes, with its preprocessing and labels."""
 
-import hashlib
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
-from headstart.errors import ModelError
-from headstart.files import dump_json, make_parent, write_atomic
-from headstart.models.adapters import adapter_layout, lora_factors, merged_state, restore_adapters
-from headstart.models.backbones import Backbone, read_spec
+from headstart.models.backbones import Backbone
 from headstart.models.heads import head_of, new_head, num_features, replace_head
-from headstart.models.libraries import library_named
 from headstart.models.source_head import SourceHead, start_from_source
-from headstart.models.stages import derive_stages
-from headstart.models.weights import load_into, read_model_json, read_state_dict, saved_model_folder
 from headstart.preprocessing import normalize
-from headstart.runs import WEIGHTS
 from headstart.types import InputSpec, Stage
-
-LORA_FILE = "lora.safetensors"
-_FORMAT = 1
-# What of a classifier `config.json` keeps under `headstart` as it is.
-_OWN_KEYS = ("backbone", "library", "head_hidden", "dropout", "weights", "licence")
-_PILLOW_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +77,7 @@ def build_classifier(
         ModelError: The backbone's last layer cannot be replaced, or `source_head` comes with a hidden layer.
     """
     network = backbone.network
-    _put_head(network, backbone.stages, len(labels), hidden, dropout)
+    put_head(network, backbone.stages, len(labels), hidden, dropout)
     if source_head is not None:
         start_from_source(head_of(network, backbone.stages), source_head)
     return ClassifierNetwork(
@@ -116,83 +96,21 @@ def build_classifier(
     )
 
 
-def save_classifier(classifier: ClassifierNetwork, folder: Path) -> None:
-    """Write a model folder: weights, `config.json`, `preprocessor_config.json` and `labels.txt`.
-
-    Equal weights are an equal `model.safetensors`: nothing in it depends on time, path or memory format. `config.json`
-    is timm's layout, so timm loads the folder of a timm network with a linear head as it is. Low-rank changes are
-    merged into the weights; `lora.safetensors` keeps them for `models.delta`. Adapters cannot be merged: `config.json`
-    says where they are, and only Headstart loads such a folder.
-
-    Raises:
-        RunError: The folder cannot be written.
-    """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_state(classifier.network).items()}
-    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    config = model_config(classifier, hashlib.sha256(weights).hexdigest())
-    make_parent(folder / WEIGHTS)
-    write_atomic(folder / WEIGHTS, weights)
-    factors, scale = lora_factors(classifier.network)
-    if factors:
-        write_atomic(folder / LORA_FILE, safetensors.torch.save(factors, metadata={"scale": repr(scale)}))
-    write_atomic(folder / "preprocessor_config.json", dump_json(_preprocessor_config(classifier.spec)))
-    write_atomic(folder / "labels.txt", "".join(f"{_one_line(label)}\n" for label in classifier.labels))
-    write_atomic(folder / "config.json", dump_json(config))
-
-
-def load_classifier(folder: Path) -> ClassifierNetwork:
-    """Load a model folder, or a run folder's model, in eval mode. Needs no network and leaves torch's generator alone.
-
-    Raises:
-        ModelError: It is no such folder, or its files are missing, damaged, changed, or do not fit together.
-    """
-    place = saved_model_folder(folder)
-    if place is None:
-        raise ModelError(
-            f"{folder} holds no trained model (config.json is missing); give a finished run or model folder"
-        )
-    config = read_model_json(place / "config.json")
-    weights = place / WEIGHTS
-    check_config(config, str(place / "config.json"))
-    _check_digest(weights, config["headstart"].get("weights_sha256"))
-    return rebuild_classifier(config, read_spec(place), read_state_dict(weights), str(weights))
-
-
-def rebuild_classifier(
-    config: dict[str, Any], spec: InputSpec, state: Mapping[str, Tensor], what: str
-) -> ClassifierNetwork:
-    """Build a classifier from what a model folder holds, in eval mode, leaving torch's generator alone.
-
-    Args:
-        config: Of `model_config`, after `check_config`.
-        spec: How pictures become its input.
-        state: All tensors by name.
-        what: Where they come from, for the message.
-
-    Raises:
-        ModelError: They do not fit together.
-    """
-    own = config["headstart"]
-    labels = tuple(config["label_names"])
-    with torch.random.fork_rng(devices=[]):
-        network = library_named(own["library"], what).build(config["architecture"], spec.size)
-        stages = derive_stages(network, own["library"])
-        _put_head(network, stages, len(labels), own["head_hidden"], own["dropout"])
-        restore_adapters(network, own.get("adapters"), what)
-    load_into(network, state, (), what)
-    return ClassifierNetwork(
-        network=network.eval(),
-        labels=labels,
-        spec=spec,
-        stages=stages,
-        architecture=config["architecture"],
-        **{key: own[key] for key in _OWN_KEYS},
-    )
-
-
-def _put_head(
+def put_head(
     network: nn.Module, stages: tuple[Stage, ...], num_classes: int, hidden: int | None, dropout: float
 ) -> None:
+    """Put a new head in the place of a network's own; its weights come from torch's global generator.
+
+    Args:
+        network: With a head of one layer.
+        stages: Of the network; the last is the head.
+        num_classes: Outputs of the new head.
+        hidden: Width of a hidden layer in it, or None.
+        dropout: Before its last layer.
+
+    Raises:
+        ModelError: The last layer cannot be replaced.
+    """
     source = head_of(network, stages)
     head = new_head(
         num_features(source),
@@ -204,111 +122,3 @@ def _put_head(
     replace_head(network, stages, head)
     if hasattr(network, "num_classes"):
         vars(network)["num_classes"] = num_classes
-
-
-def model_config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str, Any]:
-    """Return what `config.json` says: timm's keys, and under `headstart` what rebuilding the network takes."""
-    network = classifier.network
-    spec = classifier.spec
-    pretrained_cfg = {
-        "input_size": [3, *spec.size],
-        "interpolation": spec.interpolation,
-        "crop_pct": _crop_fraction(spec),
-        "crop_mode": "center" if isinstance(spec.resize, int) else "squash",
-        "mean": spec.mean,
-        "std": spec.std,
-        "num_classes": len(classifier.labels),
-        **library_named(classifier.library).config_keys(network),
-    }
-    own: dict[str, Any] = {"format": _FORMAT}
-    own.update({key: getattr(classifier, key) for key in _OWN_KEYS})
-    adapters = adapter_layout(network)
-    if adapters is not None:
-        own["adapters"] = adapters
-    own["weights_sha256"] = weights_sha256
-    head = head_of(network, classifier.stages)
-    layers = [module for module in head.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    return {
-        "architecture": classifier.architecture,
-        "num_classes": len(classifier.labels),
-        "num_features": num_features(layers[0]),
-        "label_names": classifier.labels,
-        "pretrained_cfg": pretrained_cfg,
-        "headstart": own,
-    }
-
-
-def _crop_fraction(spec: InputSpec) -> float:
-    """Return timm's `crop_pct`, from which timm gets back the same resize: floor(size / crop_pct)."""
-    size = spec.size[0]
-    resize = spec.resize if isinstance(spec.resize, int) else spec.resize[0]
-    for fraction in (round(size / resize, 3), size / resize):
-        if math.floor(size / fraction) == resize:
-            return fraction
-    return size / (resize + 0.5)
-
-
-def _preprocessor_config(spec: InputSpec) -> dict[str, Any]:
-    """Write the preprocessing twice: as `InputSpec`, which is what Headstart reads, and in Hugging Face's terms."""
-    if isinstance(spec.resize, int):
-        size = {"shortest_edge": spec.resize}
-    else:
-        size = {"height": spec.resize[0], "width": spec.resize[1]}
-    return {
-        "image_processor_type": "BitImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": size,
-        "resample": _PILLOW_FILTERS[spec.interpolation],
-        "do_center_crop": True,
-        "crop_size": {"height": spec.size[0], "width": spec.size[1]},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": spec.mean,
-        "image_std": spec.std,
-        "input_spec": spec.to_dict(),
-    }
-
-
-def _one_line(label: str) -> str:
-    """Keep a label on one line of labels.txt: as it is, or as a JSON string where it holds a line break."""
-    if label.splitlines() == [label] and not label.startswith('"'):
-        return label
-    return json.dumps(label)
-
-
-def check_config(config: dict[str, Any], file: str) -> None:
-    """Check that a `config.json` was written by Headstart and is whole.
-
-    Raises:
-        ModelError: It is not.
-    """
-    own = config.get("headstart")
-    labels = config.get("label_names")
-    if not isinstance(own, dict) or not isinstance(config.get("architecture"), str):
-        raise ModelError(
-            f"{file} was not written by Headstart (no 'headstart' section); give a run or model folder of it"
-        )
-    if not isinstance(own.get("format"), int) or own["format"] > _FORMAT:
-        raise ModelError(
-            f"{file} has format {own.get('format')!r}; this version reads up to {_FORMAT}: update Headstart"
-        )
-    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise ModelError(f"{file} is damaged: 'label_names' is not a list of class names; copy the model folder again")
-    missing = [key for key in _OWN_KEYS if key not in own]
-    if missing:
-        raise ModelError(f"{file} is damaged: 'headstart' lacks {', '.join(missing)}; copy the model folder again")
-
-
-def _check_digest(file: Path, expected: object) -> None:
-    try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read ({error.strerror}); copy the model folder again") from error
-    if digest != expected:
-        raise ModelError(
-            f"{file} is not the file that was saved: its SHA-256 is {digest[:12]}..., config.json says "
-            f"{str(expected)[:12]}...; it is damaged or was changed: copy the model folder again"
-        )

@@ -16,7 +16,8 @@ from headstart.errors import ModelError
 from headstart.files import write_atomic
 from headstart.models.adapters import lora_factors, merge, merged_state
 from headstart.models.backbones import Backbone
-from headstart.models.classifier import LORA_FILE, ClassifierNetwork, check_config, model_config, rebuild_classifier
+from headstart.models.classifier import ClassifierNetwork
+from headstart.models.saved import LORA_FILE, check_config, model_config, rebuild_classifier
 from headstart.types import InputSpec
 
 Factors = tuple[Mapping[str, Tensor], float]

@@ -7,7 +7,8 @@ from headstart import runs
 from headstart.config import Config, dump_config
 from headstart.inference.predict import Classifier, load
 from headstart.models.backbones import create_backbone
-from headstart.models.classifier import ClassifierNetwork, build_classifier, save_classifier
+from headstart.models.classifier import ClassifierNetwork, build_classifier
+from headstart.models.saved import save_classifier
 from tests.helpers.pictures import LABELS, make_picture
 
 

@@ -13,7 +13,8 @@ from headstart import runs
 from headstart.errors import ModelError
 from headstart.inference.explain import explain, grad_cam
 from headstart.models.backbones import create_backbone
-from headstart.models.classifier import build_classifier, save_classifier
+from headstart.models.classifier import build_classifier
+from headstart.models.saved import save_classifier
 from headstart.types import InputSpec, Stage
 from tests.helpers.pictures import LABELS, make_picture
 

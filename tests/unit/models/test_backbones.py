@@ -8,8 +8,9 @@ import torch
 
 from headstart.errors import ModelError
 from headstart.models.backbones import create_backbone, describe_backbone
-from headstart.models.classifier import build_classifier, save_classifier
+from headstart.models.classifier import build_classifier
 from headstart.models.origins import backbone_names
+from headstart.models.saved import save_classifier
 
 
 def test_lite0_has_its_weights_and_preprocessing_with_no_network() -> None:

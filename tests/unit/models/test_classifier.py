@@ -7,7 +7,8 @@ import torch
 
 from headstart.errors import ModelError
 from headstart.models.backbones import create_backbone
-from headstart.models.classifier import ClassifierNetwork, build_classifier, load_classifier, save_classifier
+from headstart.models.classifier import ClassifierNetwork, build_classifier
+from headstart.models.saved import load_classifier, save_classifier
 from headstart.types import InputSpec
 
 LABELS = ["ants, red", "bees\nof two lines", '"quoted"', "naïve 蜂", "line\u2028separator", "back\\slash"]

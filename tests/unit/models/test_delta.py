@@ -10,8 +10,9 @@ from torch import nn
 from headstart.errors import ModelError
 from headstart.models.adapters import insert_adapters, insert_lora, is_part, merged_state, norm_and_bias_names
 from headstart.models.backbones import Backbone, create_backbone
-from headstart.models.classifier import ClassifierNetwork, build_classifier, load_classifier, save_classifier
+from headstart.models.classifier import ClassifierNetwork, build_classifier
 from headstart.models.delta import digest, load_delta, read_factors, read_info, save_delta
+from headstart.models.saved import load_classifier, save_classifier
 
 NAME = "timm/resnet10t"
 

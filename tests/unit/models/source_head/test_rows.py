@@ -9,9 +9,10 @@ from torch import nn
 
 from headstart.errors import ConfigError, ModelError
 from headstart.models.backbones import Backbone, create_backbone
-from headstart.models.classifier import build_classifier, save_classifier
+from headstart.models.classifier import build_classifier
 from headstart.models.gluon import resnet18_v2, save_params
 from headstart.models.heads import head_of, new_head
+from headstart.models.saved import save_classifier
 from headstart.models.source_head import Matching, SourceHead, read_source_head, start_from_source
 
 LABELS = ("bees", "something new", "ants")
