@@ -1,6 +1,7 @@
 """An engine is used only where it computes what PyTorch does, and a row has the same bits in whatever company it is."""
 
 import copy
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from headstart.engines.engine import NUM_SAMPLES, Engine
 from headstart.engines.openvino_engine import OpenVINOEngine, convert
 from headstart.engines.parity import disagreement
 from headstart.engines.torch_engine import TorchEngine, fold_batch_norms
+from headstart.errors import EngineError
 from headstart.features.cut import cut
 from headstart.machine import has_bf16
 from headstart.models.classifier import ClassifierNetwork
@@ -484,3 +486,23 @@ def test_on_a_gpu_a_row_has_equal_bits_whatever_its_batch(network: nn.Module, pr
     engine = make(Choice("torch", precision), network.to(device), SPEC, device)
     assert_equal_bits(engine, make_pixels(37))
     assert disagreement(run(engine, make_pixels(37), [37]), truth, precision, has_head=False) == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_in_a_fork_of_its_process_an_engine_refuses_to_run(network: nn.Module) -> None:
+    """Its threads are not there, so it would wait for ever."""
+    engine = make(OPENVINO, network)
+    expected = run(engine, make_pixels(3), [3])
+    reader, writer = os.pipe()
+    if not os.fork():
+        try:
+            list(engine.run([make_pixels(3)]))
+        except EngineError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        assert "before this process was forked" in said.read()
+    os.wait()
+    assert np.array_equal(run(engine, make_pixels(3), [3]), expected)

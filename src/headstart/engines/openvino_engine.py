@@ -1,5 +1,6 @@
 """OpenVINO: the fastest way to run a fixed network on a CPU."""
 
+import os
 import threading
 import warnings
 from collections import deque
@@ -59,11 +60,21 @@ class OpenVINOEngine:
             self._compiled = ov.Core().compile_model(model, "CPU", options)
             self._row_shape = tuple(self._compiled.output(0).shape)[1:]
             self._num_streams: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._process = os.getpid()
         self._requests = threading.local()
         self._workers = ThreadPoolExecutor(self._num_streams, thread_name_prefix="headstart-openvino")
 
     def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
-        """Map batches `uint8` (N, H, W, 3), each of any N, to `float32` (N, ...), in order and ahead of their use."""
+        """Map batches `uint8` (N, H, W, 3), each of any N, to `float32` (N, ...), in order and ahead of their use.
+
+        Raises:
+            EngineError: The network fails, or this process is a fork of the one in which the engine was made.
+        """
+        if os.getpid() != self._process:  # it would wait for threads that are not here, for ever
+            raise EngineError(
+                "OpenVINO was opened before this process was forked, and its threads are not here; load the model in "
+                "each process, or start processes by 'spawn'"
+            )
         pending: deque[list[Future[Row]]] = deque()
         num_pending = 0
         try:

@@ -35,7 +35,8 @@ class Classifier:
     fastest of this machine that agrees with PyTorch in 32 bits (logits to 1e-4; to 2e-2 where bf16 was asked for) on a
     few pictures that are always the same. So what is said of a picture depends neither on the others in the batch nor
     on what was classified before: with OpenVINO to the bit, with PyTorch to about 1e-5 of a probability. The first use
-    opens the engine, which takes about a second for a small network. A copy, or one that was pickled, opens its own.
+    opens the engine, which takes about a second for a small network. A copy, or one that was pickled, opens its own; so
+    it goes to other processes by `spawn`, but not by `fork`.
     Made by `headstart.load`.
 
     Attributes:
