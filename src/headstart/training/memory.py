@@ -21,9 +21,9 @@ _GB = 10**9
 # A pass over more images at once than these bytes hold makes a CPU no faster (docs/decisions/0017): a fifth of what a
 # laptop of 16 GB has, and enough for a batch of 32 in the default network.
 _PIECE_BYTES = 3 * _GB
-# Of what the backward pass allocates anew while blocks are computed again, the C library holds more than is used at a
-# time: 1.3 to 1.9 times as much (docs/decisions/0017).
-_SCATTERED = 1.5
+# The C library holds more than is used at a time, because freed blocks do not always fit what comes next: 1.0 to
+# 1.3 times as much where all is kept, 1.3 to 1.9 times where blocks are computed again (docs/decisions/0017).
+_SCATTERED_WHOLE, _SCATTERED = 1.2, 1.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StepMemory:
         """Return what the activations of a batch take where steps run in some way."""
         if choice.recomputes:
             return int(_SCATTERED * self.recomputed * batch_size)
-        return self.whole * min(choice.piece_size or batch_size, batch_size)
+        return int(_SCATTERED_WHOLE * self.whole * min(choice.piece_size or batch_size, batch_size))
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ def fit_memory(choice: StepChoice, memory: StepMemory, batch_size: int, limit: M
         batch_size: Images of a batch.
         limit: What activations may take.
     """
-    whole = memory.whole * batch_size
     if memory.needs_whole_batch:
-        return replace(choice, recomputes=choice.recomputes or whole > limit.whole)
-    if whole <= limit.piece:
+        is_too_much = memory.bytes_of(replace(choice, recomputes=False), batch_size) > limit.whole
+        return replace(choice, recomputes=choice.recomputes or is_too_much)
+    if memory.whole * batch_size <= limit.piece:
         return choice
     most = max(limit.piece // memory.whole, 1)
     num_pieces = -(-batch_size // most)
