@@ -15,7 +15,8 @@ from headstart.types import GreyRange
 _PHOTOMETRIC_TAG = 262  # of a TIFF; 0: its lowest value is white
 # What pictures hold by their type, where no data set has said more: 16 bits; floats from 0 to 1, or as bytes.
 USUAL_RANGES: tuple[GreyRange, ...] = ((0.0, 1.0), (0.0, 255.0), (0.0, 65535.0))
-_OF_INTEGERS, _OF_FLOATS = USUAL_RANGES[2:], USUAL_RANGES[:2]
+_OF_INTEGERS = USUAL_RANGES[2:]
+_OF_FLOATS = USUAL_RANGES[:2]
 
 
 def is_wide(image: Image.Image) -> bool:
@@ -69,7 +70,9 @@ def to_rgb(image: Image.Image, grey_range: GreyRange | None, *, negative: bool) 
     """
     values = _values(image)
     low, high = grey_range or _usual_range(values, image.mode)
-    scaled = (values.clip(low, high) - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    scaled = np.zeros_like(values)
+    if high > low:
+        scaled = (values.clip(low, high) - low) * (255 / (high - low))
     if negative:
         scaled = 255 - scaled
     return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")

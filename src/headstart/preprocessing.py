@@ -111,7 +111,8 @@ def byte_statistics(spec: InputSpec) -> tuple[list[float], list[float]]:
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
     width, height = image.size
-    kept_width, kept_height = min(width, _LONGEST_RATIO * height), min(height, _LONGEST_RATIO * width)
+    kept_width = min(width, _LONGEST_RATIO * height)
+    kept_height = min(height, _LONGEST_RATIO * width)
     if (kept_width, kept_height) == image.size:
         return image
     left, top = (width - kept_width) // 2, (height - kept_height) // 2
@@ -141,14 +142,18 @@ def _random_box(image: Image.Image, rng: np.random.Generator) -> tuple[int, int,
     for _ in range(10):
         area = width * height * rng.uniform(*_CROP_AREA)
         ratio = math.exp(rng.uniform(math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        w = round(math.sqrt(area * ratio))
+        h = round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            left = int(rng.integers(width - w + 1))
+            top = int(rng.integers(height - h + 1))
             return left, top, left + w, top + h
     # Too long a picture for any of these ratios: the largest central box of the nearest ratio.
     ratio = min(max(width / height, _CROP_RATIO[0]), _CROP_RATIO[1])
-    w, h = max(1, min(width, round(height * ratio))), max(1, min(height, round(width / ratio)))
-    left, top = (width - w) // 2, (height - h) // 2
+    w = max(1, min(width, round(height * ratio)))
+    h = max(1, min(height, round(width / ratio)))
+    left = (width - w) // 2
+    top = (height - h) // 2
     return left, top, left + w, top + h
 
 

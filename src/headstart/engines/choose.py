@@ -53,8 +53,10 @@ def choices(
     _refuse_unknown("engine", engine, ("auto", *ENGINES))
     _refuse_unknown("precision", precision, PRECISIONS)
     kinds = _kinds(device, engine, num_images)
+    found: list[Choice] = []
     if precision == "auto":
-        found = [Choice(name, each) for name, kind in kinds.items() for each in kind.usual(device)]
+        for name, kind in kinds.items():
+            found += [Choice(name, usual) for usual in kind.usual(device)]
     else:
         found = [Choice(name, precision) for name, kind in kinds.items() if precision in kind.usual(device)]
         if not found:

@@ -53,7 +53,7 @@ class TorchEngine:
             device: Where to run.
             fold: Fold BatchNorm into the convolution before it, on a copy. Otherwise the module itself runs, as it is
                 whenever a batch comes.
-            is_compiled: Compile what was folded, with captured kernels; then one thread at a time runs it.
+            is_compiled: Compile it, with captured kernels; then one thread at a time runs it.
             batch: Images per pass through the network, the last one being filled up; None: batches as they come.
         """
         self.name = "torch-compiled" if is_compiled else "torch"
@@ -65,8 +65,9 @@ class TorchEngine:
         # Captured kernels write into memory of their own, which one thread at a time may use.
         self._alone: AbstractContextManager[Any] = threading.Lock() if is_compiled else nullcontext()
         if fold:
-            folded = fold_batch_norms(module).to(memory_format=torch.channels_last)
-            self._module = torch.compile(folded, mode="reduce-overhead") if is_compiled else folded
+            self._module = fold_batch_norms(module).to(memory_format=torch.channels_last)
+        if is_compiled:
+            self._module = torch.compile(self._module, mode="reduce-overhead")
 
     def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
         """Map batches `uint8` (N, H, W, 3), each of any N, to `float32` (N, ...), in order."""

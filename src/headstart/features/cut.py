@@ -69,7 +69,9 @@ def cut(network: nn.Module, stages: tuple[Stage, ...], boundary: int) -> Cut:
         point = _find_point(graph, network, stages, depth)
         if point is not None:
             trunk, tail = _split(graph, network, *point)
-            note = "" if depth == asked else _falls_short(name, stages, asked, stages[depth - 1].name)
+            note = ""
+            if depth < asked:
+                note = _falls_short(name, stages, asked, stages[depth - 1].name)
             return Cut(trunk, tail, depth, note)
     return Cut(None, network, 0, _falls_short(name, stages, asked, "no stage"))
 

@@ -25,7 +25,8 @@ from headstart.models.classifier import ClassifierNetwork
 _CHUNK = 32
 _Wanted = list[tuple[ImageBatches, list[loading.Task]]]
 # Bytes per second that a disk of a small machine writes and reads, for the choice between keeping and recomputing.
-_WRITE_SPEED, _READ_SPEED = 300e6, 1e9
+_WRITE_SPEED = 300e6
+_READ_SPEED = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +237,9 @@ class FeatureSupply:
 
 def network_input(model: ClassifierNetwork, inputs: Tensor) -> Tensor:
     """Turn a batch's inputs into what a phase's module takes: pixels are normalised, features are made 32 bits wide."""
-    return model.normalize(inputs) if inputs.dtype == torch.uint8 else inputs.float()
+    if inputs.dtype == torch.uint8:
+        return model.normalize(inputs)
+    return inputs.float()
 
 
 def _look_up(cache: FeatureCache, trunk: Trunk, wanted: _Wanted) -> tuple[FeatureTable, _Wanted]:

@@ -113,7 +113,9 @@ class Trunk:
                 self._candidates = candidates[position:]
         self._engine: Engine | None = None
         self.key = _rows_key(parts.trunk, model, images, device)
-        self._file = None if cache is None else cache.folder.parent / "engines" / f"{self._recipe_key}.json"
+        self._file: Path | None = None
+        if cache is not None:
+            self._file = cache.folder.parent / "engines" / f"{self._recipe_key}.json"
         self._told: list[str] = []
         self.recipe = self._read() or self._choose()
         self._tell(self.recipe.refused)
@@ -174,7 +176,8 @@ class Trunk:
         # Sixteen bits where they are as near to the truth as the engine has to be.
         reason = disagreement(half.astype(np.float32), expected, self._engine.precision, has_head=False)
         # Other images may give larger activations; far beyond, they would be cut off.
-        dtype = "float32" if reason or np.abs(found).max() > _LARGEST_HALF / 16 else "float16"
+        is_half_enough = not reason and np.abs(found).max() <= _LARGEST_HALF / 16
+        dtype = "float16" if is_half_enough else "float32"
         recipe = RowRecipe(self._engine.name, self._engine.precision, found.shape[1:], dtype, view_s, tuple(refused))
         if self._file is not None:
             with suppress(OSError, RunError):
@@ -197,7 +200,10 @@ def _rows_key(
     device: torch.device,
 ) -> str:
     """Name everything that a row depends on, but for the image, the number of its view and the engine."""
-    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_features()
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        processor = processor_features()
     facts: dict[str, Any] = {
         "code": getattr(trunk, "code", ""),
         "modules": [(name, repr(module)) for name, module in trunk.named_children()],

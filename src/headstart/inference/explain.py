@@ -167,7 +167,8 @@ def _positions(output: Tensor, size: tuple[int, int]) -> Tensor | None:
 def _chosen(run: Run, num_mistakes: int, num_right: int) -> Iterator[dict[str, Any]]:
     """Give path, label, predicted class and its probability of the images to explain."""
     found = read_predictions(run)
-    confidence, right = found.confidence, found.right()
+    confidence = found.confidence
+    right = found.right()
     rows = found.mistakes()[:num_mistakes]
     if right:
         spread = np.unique(np.linspace(0, len(right) - 1, num_right).astype(int))

@@ -64,7 +64,9 @@ def as_pictures(inputs: Inputs) -> list[Picture]:
         DataError: It is something else.
     """
     if isinstance(inputs, np.ndarray) and inputs.ndim == 4:
-        return [as_picture(array) for array in inputs] if inputs.size else _no_images(inputs)
+        if not inputs.size:
+            return _no_images(inputs)
+        return [as_picture(array) for array in inputs]
     if isinstance(inputs, (str, os.PathLike, Image.Image, np.ndarray)):
         return [as_picture(inputs)]
     # A tensor can be iterated too, but its values and layout are not those of pictures.

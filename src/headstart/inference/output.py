@@ -100,7 +100,10 @@ def write_predictions(
 def _write_table(predictions: Iterable[Prediction], stream: TextIO) -> None:
     rows = iter(predictions)
     first = list(islice(rows, _PEEK))
-    width = max((len(label) for row in first for label, _ in row.top), default=0)
+    width = 0
+    for row in first:
+        for label, _ in row.top:
+            width = max(width, len(label))
     for row in chain(first, rows):
         # The path comes last: it is the column that cannot be made to fit.
         cells = [f"{probability:.4f}  {label:<{width}}" for label, probability in row.top]
