@@ -24,12 +24,26 @@ from headstart.values import read_yaml
 if TYPE_CHECKING:
     import pyarrow
 
-CONFIG, RESOLVED, ENVIRONMENT = "config.yaml", "resolved.json", "environment.json"
-MANIFEST, PLAN = "manifest.parquet", "plan.json"
-DATA_REPORT, METRICS, HISTORY, PREDICTIONS = "data_report.json", "metrics.json", "metrics.csv", "predictions.parquet"
-MODEL, EXPLANATIONS = "model", "explanations"
-CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
-WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"  # in the model folder
+# Files of a run folder.
+CONFIG = "config.yaml"
+RESOLVED = "resolved.json"
+ENVIRONMENT = "environment.json"
+MANIFEST = "manifest.parquet"
+PLAN = "plan.json"
+DATA_REPORT = "data_report.json"
+METRICS = "metrics.json"
+HISTORY = "metrics.csv"
+PREDICTIONS = "predictions.parquet"
+
+# Its folders.
+MODEL = "model"
+EXPLANATIONS = "explanations"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+
+# Files of the model folder.
+WEIGHTS = "model.safetensors"
+MODEL_CONFIG = "config.json"
 
 # What Headstart writes into a run folder, as patterns of paths in it. What else lies there is the user's own.
 _WRITTEN = (
@@ -57,7 +71,7 @@ class Run:
     path: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))  # a text is as natural
+        object.__setattr__(self, "path", Path(self.path))  # callers may give a str
 
     @property
     def model_folder(self) -> Path:
@@ -77,12 +91,14 @@ class Run:
             RunError: There is no trained model yet.
         """
         # labels.txt is for people: a label with a line break is quoted there.
-        return tuple(self._json(f"{MODEL}/{MODEL_CONFIG}").get("label_names", ()))
+        return tuple(self._read_json(f"{MODEL}/{MODEL_CONFIG}").get("label_names", ()))
 
     @property
     def is_of_version_0_1(self) -> bool:
-        """Whether it was written before decisions had a file of their own."""
-        return not (self.path / RESOLVED).is_file() and "choices" in read_yaml(self.path / CONFIG)
+        """Whether version 0.1 wrote the run, when decisions had no file of their own."""
+        if (self.path / RESOLVED).is_file():
+            return False
+        return "choices" in read_yaml(self.path / CONFIG)
 
     def asked(self) -> dict[str, Any]:
         """Return what was asked for as plain values, not checked: another version may have had other settings.
@@ -109,7 +125,7 @@ class Run:
         """
         if self.is_of_version_0_1:
             return decisions_of_version_0_1(read_yaml(self.path / CONFIG), self.path / CONFIG)
-        return Resolved.from_json(self._read(RESOLVED), self.path / RESOLVED)
+        return Resolved.from_json(self._read_bytes(RESOLVED), self.path / RESOLVED)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings with which it ran, as plain values: what was asked for, with what was decided in place.
@@ -117,7 +133,7 @@ class Run:
         Raises:
             HeadstartError: A file is not valid.
         """
-        return settings(self.asked(), self.resolved())
+        return settings_with_decisions(self.asked(), self.resolved())
 
     def metrics(self) -> dict[str, Any]:
         """Return the final figures, `metrics.json`.
@@ -125,7 +141,7 @@ class Run:
         Raises:
             RunError: The run is not finished.
         """
-        return self._json(METRICS)
+        return self._read_json(METRICS)
 
     def data_report(self) -> dict[str, Any]:
         """Return what the checks of the data found, `data_report.json`.
@@ -133,7 +149,7 @@ class Run:
         Raises:
             RunError: The file is missing or damaged.
         """
-        return self._json(DATA_REPORT)
+        return self._read_json(DATA_REPORT)
 
     def environment(self) -> dict[str, Any]:
         """Return versions, hardware, git commit and seed, `environment.json`.
@@ -141,7 +157,7 @@ class Run:
         Raises:
             RunError: The file is missing or damaged.
         """
-        return self._json(ENVIRONMENT)
+        return self._read_json(ENVIRONMENT)
 
     def plan(self) -> dict[str, Any]:
         """Return what each phase trained, `plan.json`.
@@ -149,7 +165,7 @@ class Run:
         Raises:
             RunError: The file is missing or damaged.
         """
-        return self._json(PLAN)
+        return self._read_json(PLAN)
 
     def history(self) -> list[dict[str, Any]]:
         """Return the epochs so far, oldest first; see `MetricsLog.COLUMNS`. Empty cells are None.
@@ -168,20 +184,22 @@ class Run:
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.read_table(io.BytesIO(self._read(PREDICTIONS)))
+            return pyarrow.parquet.read_table(io.BytesIO(self._read_bytes(PREDICTIONS)))
         except pyarrow.ArrowInvalid as error:
             raise RunError(f"{self.path / PREDICTIONS} is damaged: {error}; train again with --overwrite") from error
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def _read_json(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in a file of the run."""
         try:
-            value = json.loads(self._read(name))
+            value = json.loads(self._read_bytes(name))
         except ValueError as error:
             raise RunError(f"{self.path / name} is damaged: {error}; train again with --overwrite") from error
         if not isinstance(value, dict):
             raise RunError(f"{self.path / name} is damaged: it holds no JSON object; train again with --overwrite")
         return value
 
-    def _read(self, name: str) -> bytes:
+    def _read_bytes(self, name: str) -> bytes:
+        """Return the content of a file of the run."""
         try:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
@@ -194,10 +212,11 @@ class Run:
             raise file_error("read", self.path / name, error) from error
 
 
-def settings(asked: Mapping[str, Any], resolved: Resolved) -> dict[str, Any]:
+def settings_with_decisions(asked: Mapping[str, Any], resolved: Resolved) -> dict[str, Any]:
     """Return all settings as plain values, with what was decided in the place of what was left open."""
     decided = {name: getattr(resolved, name) for name in ("strategy", "table", "lr", "head_init", "batch_size")}
-    return {**make_config({}).model_dump(mode="json"), **asked, **decided}
+    defaults = make_config({}).model_dump(mode="json")
+    return {**defaults, **asked, **decided}
 
 
 @dataclass(frozen=True)
@@ -205,7 +224,7 @@ class Place:
     """What lies at a path: a run folder, a model folder, or neither.
 
     Attributes:
-        path: As given.
+        path: The path as it was given.
         is_run: Whether it is the folder of a run, finished or not.
         model: The folder of a saved model: the run's, or the path itself. None where no model is described.
         weights: The weight file of either folder, which may be there without a description. None where there is none.
@@ -218,15 +237,17 @@ class Place:
 
 
 def locate(path: str | Path) -> Place:
-    """Say what lies at a path; all that takes a run or a model asks here."""
+    """Say what lies at a path. Whatever takes a run or a model asks here."""
     folder = Path(path)
-    model = weights = None
+    model = None
+    weights = None
     for place in (folder, folder / MODEL):  # where both are models, the one within is meant
         if (place / MODEL_CONFIG).is_file():
             model = place
         if (place / WEIGHTS).is_file():
             weights = place / WEIGHTS
-    return Place(folder, (folder / CONFIG).is_file(), model, weights)
+    is_run = (folder / CONFIG).is_file()
+    return Place(folder, is_run, model, weights)
 
 
 def run_of_model(path: Path) -> Run | None:
@@ -242,7 +263,7 @@ def open_run(path: str | Path) -> Run:
     """Open a run folder.
 
     Raises:
-        RunError: It is none; the message says what is missing and what to do.
+        RunError: It is no run folder; the message says what is missing and what to do.
     """
     place = locate(path)
     folder = place.path
@@ -257,14 +278,19 @@ def open_run(path: str | Path) -> Run:
     refuse_study(folder)
     if place.weights == folder / WEIGHTS:
         raise RunError(f"{folder} is a model folder, not a run folder (it has no {CONFIG}); give the run it belongs to")
-    what = "a file" if folder.is_file() else f"no run folder: it has no {CONFIG}"
-    raise RunError(f"{folder} is {what}; give the folder that headstart train printed, such as runs/NAME")
+    if folder.is_file():
+        reason = "is a file"
+    else:
+        reason = f"is no run folder: it has no {CONFIG}"
+    raise RunError(f"{folder} {reason}; give the folder that headstart train printed, such as runs/NAME")
 
 
 def default_run_path(data_name: str, backbone: str, strategy: str, seed: int) -> Path:
     """Return `runs/<data>-<backbone>-<strategy>-seed<seed>`, whatever characters the names have."""
-    strategy = Path(strategy).stem if strategy.endswith((".yaml", ".yml")) else strategy
-    return Path("runs") / "-".join([tame(data_name), tame(backbone), tame(strategy), f"seed{seed}"])
+    if strategy.endswith((".yaml", ".yml")):
+        strategy = Path(strategy).stem
+    parts = [folder_name_part(data_name), folder_name_part(backbone), folder_name_part(strategy), f"seed{seed}"]
+    return Path("runs") / "-".join(parts)
 
 
 def check_out_folder(path: str | Path, overwrite: bool) -> None:
@@ -273,16 +299,17 @@ def check_out_folder(path: str | Path, overwrite: bool) -> None:
     Raises:
         RunError: The folder is occupied, another command is filling it, or its parent cannot be written to.
     """
-    folder = _resolve(path)
-    who = holder(_lock_file(folder))
-    if who is not None:
-        raise _busy(folder, who)
-    _check_free(folder, overwrite)
+    folder = _real_path(path)
+    writer = holder(_lock_file(folder))
+    if writer is not None:
+        raise _busy_error(folder, writer)
+    _check_can_create(folder, overwrite)
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def _check_can_create(folder: Path, overwrite: bool) -> None:
+    """Refuse a run folder that is occupied, or whose parent cannot be written to."""
     if os.path.lexists(folder):
-        _check_occupied(folder, overwrite)
+        _check_replaceable(folder, overwrite)
     check_parent(folder)
 
 
@@ -295,14 +322,14 @@ def sole_writer(path: str | Path) -> Iterator[None]:
     Raises:
         RunError: Another command has it.
     """
-    folder = _resolve(path)
+    folder = _real_path(path)
     file = _lock_file(folder)
     missing = [parent for parent in folder.parents if not parent.exists()]
     make_parent(folder)
     try:
-        with holding(file) as other:
-            if other is not None:
-                raise _busy(folder, other)
+        with holding(file) as writer:
+            if writer is not None:
+                raise _busy_error(folder, writer)
             yield
     finally:
         with suppress(OSError):  # nothing is left where nothing was written
@@ -311,11 +338,13 @@ def sole_writer(path: str | Path) -> Iterator[None]:
 
 
 def _lock_file(folder: Path) -> Path:
+    """Return the hidden file whose lock says that a command is writing to a folder."""
     return folder.with_name(f".{folder.name}.lock")
 
 
-def _busy(folder: Path, who: str) -> RunError:
-    return RunError(f"another command is writing to {folder} ({who}); wait until it ends, or stop it")
+def _busy_error(folder: Path, writer: str) -> RunError:
+    """Return the error that says which command is writing to a folder."""
+    return RunError(f"another command is writing to {folder} ({writer}); wait until it ends, or stop it")
 
 
 def check_output(target: Path, data: str, flag: str, *suffixes: str) -> None:
@@ -323,9 +352,9 @@ def check_output(target: Path, data: str, flag: str, *suffixes: str) -> None:
 
     Args:
         target: The file.
-        data: Where the images are, or ''.
-        flag: What names the file.
-        suffixes: Of what can be written; none: any.
+        data: Where the images are; empty where there are none.
+        flag: The option that names the file.
+        suffixes: The suffixes of what can be written; with none given, any.
 
     Raises:
         ConfigError: It lies among the images, is a folder, or has another suffix.
@@ -345,20 +374,23 @@ def refuse_inside(target: Path, data: str, flag: str) -> None:
     Raises:
         ConfigError: `target` lies in the folder that `data` names, in the one that it is a glob of, or is that file.
     """
+    if not data:
+        return
     source = Path(data).expanduser()
     while glob.has_magic(str(source)) and not source.exists():
         source = source.parent
-    if data and source.exists() and target.expanduser().resolve().is_relative_to(source.resolve()):
+    is_inside = target.expanduser().resolve().is_relative_to(source.resolve())
+    if source.exists() and is_inside:
         raise ConfigError(f"{target} lies among the images of {data}, where nothing is written; name another {flag}")
 
 
 def check_parent(path: Path, flag: str = "--out") -> None:
-    """Refuse a path that could not be created, nor the folders that it needs.
+    """Refuse a path that could not be created, or whose missing parents could not be.
 
     Raises:
-        RunError: Its parent cannot be written to.
+        RunError: Its nearest parent that exists cannot be written to.
     """
-    parent = next(ancestor for ancestor in _resolve(path).parents if os.path.lexists(ancestor))
+    parent = next(ancestor for ancestor in _real_path(path).parents if os.path.lexists(ancestor))
     if not parent.is_dir():
         raise RunError(f"cannot create {path}: {parent} is a file, not a folder; choose another {flag}")
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -372,8 +404,9 @@ def refuse_study(folder: Path) -> None:
         RunError: It holds runs; the message says where.
     """
     for runs in ("seed*", "*/seed*"):
-        if next(folder.glob(f"{runs}/{CONFIG}"), None):
-            raise RunError(f"{folder} is no run but a study of several; name its runs: {folder / runs}")
+        has_runs = any(folder.glob(f"{runs}/{CONFIG}"))
+        if has_runs:
+            raise RunError(f"{folder} holds several runs and is no run itself; name its runs: {folder / runs}")
 
 
 def create_run_folder(path: str | Path, files: Mapping[str, bytes | str], *, overwrite: bool = False) -> Run:
@@ -383,19 +416,20 @@ def create_run_folder(path: str | Path, files: Mapping[str, bytes | str], *, ove
 
     Args:
         path: The folder to create; missing parents are created as well.
-        files: Name, relative to the folder -> content.
-        overwrite: Replace what is there, if it is a run folder. It is only given up once the new one is complete.
+        files: Path in the folder -> content.
+        overwrite: Whether to replace what is there, if it is a run folder. It stays until the new one is complete.
 
     Raises:
         RunError: The folder is occupied, or cannot be written.
     """
-    folder = _resolve(path)
-    _check_free(folder, overwrite)
+    folder = _real_path(path)
+    _check_can_create(folder, overwrite)
     try:
         with whole_folder(folder, if_there="replace" if overwrite else "refuse") as staging:
             for name, data in files.items():
-                (staging / name).parent.mkdir(parents=True, exist_ok=True)
-                write_synced(staging / name, data)
+                file = staging / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_synced(file, data)
     except FileExistsError as error:
         raise RunError(f"another command has just created {folder}; choose another --out") from error
     except OSError as error:
@@ -416,23 +450,25 @@ def write_parquet(path: Path, table: "pyarrow.Table") -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _resolve(path: str | Path) -> Path:
-    # Through links, so that what is replaced is the folder itself, and so that '.' has a name and a parent.
+def _real_path(path: str | Path) -> Path:
+    """Follow links, so that what is replaced is the folder itself, and so that '.' has a name and a parent."""
     return Path(os.path.realpath(path))
 
 
-def _check_occupied(folder: Path, overwrite: bool) -> None:
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
+    """Refuse what has the name of a run folder, unless it is empty, or a run that may be replaced."""
     if not folder.is_dir():
         raise RunError(f"cannot create run folder {folder}: a file has that name; choose another --out")
     if os.path.ismount(folder):
         raise RunError(f"cannot put a run right into {folder}: it is a mount point; choose a folder in it, such as run")
     try:
-        is_empty = next(folder.iterdir(), None) is None
+        is_empty = not any(folder.iterdir())
     except OSError as error:
         raise file_error("read", folder, error) from error
     if is_empty:
         return
-    if not all((folder / name).is_file() for name in _MARKERS):
+    is_run = all((folder / name).is_file() for name in _MARKERS)
+    if not is_run:
         raise RunError(
             f"{folder} is not empty and is no run folder (no {' and '.join(_MARKERS)}); choose another --out"
         )
@@ -455,11 +491,13 @@ def foreign_files(folder: Path) -> list[str]:
     for root, _, names in os.walk(folder):
         for name in names:
             path = Path(root, name).relative_to(folder).as_posix()
-            if not any(fnmatchcase(path, pattern) for pattern in _WRITTEN):
+            is_written = any(fnmatchcase(path, pattern) for pattern in _WRITTEN)
+            if not is_written:
                 found.append(path)
     return sorted(found)
 
 
-def tame(name: str) -> str:
-    """Return a name as a part of a folder's."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-._")[:60] or "unnamed"
+def folder_name_part(name: str) -> str:
+    """Return a name without the characters that do not suit the name of a folder."""
+    simple = re.sub(r"[^\w.]+", "-", name).strip("-._")[:60]
+    return simple or "unnamed"

@@ -1336,7 +1336,7 @@ RESUMES = [
     Row(
         "resume of a study",
         "train --resume study",
-        "error: study is no run but a study of several; name its runs: study/*/seed*",
+        "error: study holds several runs and is no run itself; name its runs: study/*/seed*",
     ),
     Row(
         "resume of a model folder",
@@ -1426,7 +1426,7 @@ COMPARISONS = [
     Row(
         "two folders of data",
         "compare fruit study/scratch",
-        "error: study/scratch is no run but a study of several; name its runs: study/scratch/seed*",
+        "error: study/scratch holds several runs and is no run itself; name its runs: study/scratch/seed*",
     ),
     Row(
         "runs and settings",

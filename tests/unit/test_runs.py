@@ -303,7 +303,8 @@ def test_a_model_belongs_to_the_run_around_it_where_its_images_are_known(tmp_pat
 def test_a_study_is_no_run_and_says_where_its_runs_are(tmp_path):
     create_run_folder(tmp_path / "study" / "head" / "seed0", FILES)
     for folder, runs in (("study", r"study/\*/seed\*"), ("study/head", r"study/head/seed\*")):
-        with pytest.raises(RunError, match=rf"{folder} is no run but a study of several; name its runs: .*/{runs}$"):
+        message = rf"{folder} holds several runs and is no run itself; name its runs: .*/{runs}$"
+        with pytest.raises(RunError, match=message):
             open_run(tmp_path / folder)
 
 

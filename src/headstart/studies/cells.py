@@ -168,7 +168,7 @@ def _check_folder(job: _Job) -> None:
     run = Run(job.path)
     config = job.cell.config
     resolved = decide(config, read_manifest(job.path / runs.MANIFEST).labels)
-    here = settings_key(runs.settings(config.asked(), resolved))
+    here = settings_key(runs.settings_with_decisions(config.asked(), resolved))
     there = settings_key(run.settings())
     if not resolved.batch_size:  # found by timing
         here.pop("batch_size")

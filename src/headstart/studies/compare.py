@@ -22,7 +22,7 @@ from headstart.config import Config
 from headstart.data.manifest import data_name
 from headstart.errors import ConfigError, RunError, listed
 from headstart.files import csv_text, make_parent, write_atomic, write_json
-from headstart.runs import Run, locate, refuse_inside, sole_writer, tame
+from headstart.runs import Run, folder_name_part, locate, refuse_inside, sole_writer
 from headstart.stats.baseline import Baseline, baseline_of
 from headstart.stats.compare import Difference, compare_to_first, difference_sentence
 from headstart.stats.intervals import accuracy_interval
@@ -185,7 +185,7 @@ def compare(
             "several --backbones, or values of a setting such as --vary lr=1e-4,1e-3"
         )
     data = Path(os.path.abspath(Path(config.data).expanduser()))
-    out = Path(config.out) if config.out else Path("runs") / f"compare-{tame(data_name(data))}"
+    out = Path(config.out) if config.out else Path("runs") / f"compare-{folder_name_part(data_name(data))}"
     refuse_inside(out, config.data, "--out")
     if locate(out).is_run:
         raise ConfigError(f"{out} is a run; name another folder for the study with --out")
