@@ -32,7 +32,7 @@ from headstart.features.cache import FeatureCache
 from headstart.features.supply import FeatureSupply
 from headstart.models.classifier import ClassifierNetwork
 from headstart.resolved import Resolved
-from headstart.training.loop import PhaseFit
+from headstart.training.phase_fit import PhaseFit
 from headstart.training.plan import Plan, apply_modes, resolve
 from headstart.training.settings import FitSettings
 from headstart.training.tuning import StepTrial, candidates, choose_step, find_batch_size

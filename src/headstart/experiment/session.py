@@ -33,7 +33,8 @@ from headstart.runs import Run
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.consumers import require_tensorboard, run_fit
 from headstart.training.events import FitResult
-from headstart.training.loop import Fit, PhaseFit
+from headstart.training.loop import Fit
+from headstart.training.phase_fit import PhaseFit
 from headstart.training.plan import describe
 from headstart.training.rest_row import start_rest_row
 from headstart.types import StepChoice

@@ -8,7 +8,7 @@ import torch
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.fits import INNER_VALIDATION
 from headstart.training.budget import StepTiming, epoch_seconds, fit_to_time, time_steps
-from headstart.training.loop import PhaseFit
+from headstart.training.phase_fit import PhaseFit
 from headstart.types import StepChoice
 
 _NUM_IMAGES = 8  # of a forward pass that is timed

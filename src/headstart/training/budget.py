@@ -12,7 +12,8 @@ from lightning_fabric import Fabric
 from headstart.features.supply import FeatureSupply
 from headstart.models.classifier import ClassifierNetwork
 from headstart.training.events import PhaseStarted, StepDone
-from headstart.training.loop import Fit, PhaseFit, solver_inputs
+from headstart.training.loop import Fit, solver_inputs
+from headstart.training.phase_fit import PhaseFit
 from headstart.training.plan import Phase, Plan, apply_modes, resolve
 from headstart.training.settings import FitSettings
 from headstart.types import StepChoice

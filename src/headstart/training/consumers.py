@@ -23,7 +23,8 @@ from headstart.training.events import (
     Position,
     StepDone,
 )
-from headstart.training.loop import Fit, PhaseFit
+from headstart.training.loop import Fit
+from headstart.training.phase_fit import PhaseFit
 from headstart.types import StepChoice
 
 ChooseStep = Callable[[PhaseFit], StepChoice]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from headstart.training.step import StepResult
 
 if TYPE_CHECKING:
-    from headstart.training.loop import PhaseFit
+    from headstart.training.phase_fit import PhaseFit
 
 
 @dataclass(frozen=True)

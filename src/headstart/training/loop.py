@@ -9,46 +9,29 @@ The loop does nothing beside training. What watches it, writes it down or ends i
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from headstart.data.loading import Batch
-from headstart.errors import DivergedError, TrainingError
+from headstart.errors import TrainingError
 from headstart.features.supply import FeatureSupply, PhaseInputs
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.delta import digest
 from headstart.models.heads import head_of
-from headstart.training.batches import epoch_batches, num_batches
-from headstart.training.checkpoint import optimizer_tensors, restore_optimizer, with_prefix, without_prefix
-from headstart.training.events import (
-    EpochDone,
-    Event,
-    FitResult,
-    FitStarted,
-    HeadSolved,
-    PhaseStarted,
-    Position,
-    StepDone,
-)
-from headstart.training.memory import fit_memory, measure_step, memory_limit
-from headstart.training.optim import WeightAverage, build_optimizer, set_learning_rate
+from headstart.training.batches import num_batches
+from headstart.training.checkpoint import with_prefix, without_prefix
+from headstart.training.events import Event, FitResult, FitStarted, HeadSolved, PhaseStarted, Position
 from headstart.training.penalties import pretrained_start
+from headstart.training.phase_fit import PhaseFit, RateFactor
 from headstart.training.plan import Phase, Plan, ResolvedPhase, apply_modes, resolve
-from headstart.training.schedules import lr_factor
 from headstart.training.settings import FitSettings
 from headstart.training.solve import solve_head
-from headstart.training.step import StepResult, TrainingStep, evaluate_loss
+from headstart.training.step import evaluate_loss
 from headstart.types import StepChoice
-
-RateFactor = Callable[[int], float]  # from the number of a step within its phase to what multiplies the base rates
 
 
 class Fit:
@@ -111,7 +94,9 @@ class Fit:
         Raises:
             TrainingError: What does not train is not what the run began with.
         """
-        self.position, self.best, self._saved = position, dict(best), tensors
+        self.position = position
+        self.best = dict(best)
+        self._saved = tensors
         self._load(without_prefix("network", tensors))
         if self.frozen_digest(self.resolved[self.position.phase]) != self.position.frozen_digest:
             raise TrainingError("the untrained weights are not those that the run began with; start a new run")
@@ -143,12 +128,14 @@ class Fit:
             yield from self._phase_events(index)
 
     def _phase_events(self, index: int) -> Iterator[Event]:
-        phase, resolved = self.plan.phases[index], self.resolved[index]
+        phase = self.plan.phases[index]
+        resolved = self.resolved[index]
         saved = self._saved
         self._saved = None  # for the phase that it was saved in
         apply_modes(self.network, resolved)
         if saved is None:
             self._note_start(index, resolved)
+
         if phase.solver == "lbfgs":
             # Only what is trained is saved, so that a phase that is resumed could not be solved before.
             row = self._solve(phase, resolved) if saved is None else None
@@ -160,6 +147,7 @@ class Fit:
         if not phase.epochs_to_run:  # no inputs to prepare: a classifier that starts from its source's rows is ready
             self.note_end(0, 0)
             return
+
         self._phase = PhaseFit(self, phase, resolved)
         yield PhaseStarted(self._phase)
         yield from self._phase.events(saved)
@@ -222,16 +210,18 @@ class Fit:
 
     def frozen_digest(self, resolved: ResolvedPhase) -> str:
         """Hash what a phase freezes, and the weights that a penalty pulls to."""
-        named = (*self.network.named_parameters(), *self.network.named_buffers())
-        frozen = [(name, tensor) for name, tensor in named if name in resolved.frozen]
-        return digest([*frozen, *with_prefix("pretrained", self.pretrained).items()])
+        named = [*self.network.named_parameters(), *self.network.named_buffers()]
+        constant = [(name, tensor) for name, tensor in named if name in resolved.frozen]
+        constant += with_prefix("pretrained", self.pretrained).items()
+        return digest(constant)
 
     def _note_start(self, index: int, resolved: ResolvedPhase) -> None:
         """Note what the phase starts from, to be compared with at its end."""
         position = self.position
         position.phase = index
         position.start_epoch(0)
-        position.best_loss, position.best_epoch = None, 0
+        position.best_loss = None
+        position.best_epoch = 0
         position.frozen_digest = self.frozen_digest(resolved)
         position.start_digests = {name: digest([(name, self.parameters[name])]) for name in resolved.learning_rates}
 
@@ -243,238 +233,11 @@ class Fit:
     def _changed(self) -> dict[str, Tensor]:
         """Return what training may have changed so far: what no phase up to now trains is as it was built."""
         begun = self.resolved[: self.position.phase + 1]
-        constant = frozenset.intersection(*(resolved.frozen for resolved in begun))
+        constant = frozenset.intersection(*[resolved.frozen for resolved in begun])
         return {name: tensor for name, tensor in self.network.state_dict().items() if name not in constant}
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         self.network.load_state_dict(self.network.state_dict() | dict(tensors))
-
-
-class PhaseFit:
-    """One phase of a fit.
-
-    Attributes:
-        inputs: What it trains on.
-        choice: How its steps run.
-        num_images: How many images its epochs to come train on.
-    """
-
-    def __init__(self, fit: Fit, phase: Phase, resolved: ResolvedPhase) -> None:
-        self.fit = fit
-        self.phase = phase
-        self.resolved = resolved
-        settings = fit.settings
-        self.optimizer = build_optimizer(
-            settings.optimizer,
-            fit.parameters,
-            resolved.learning_rates,
-            momentum=settings.momentum,
-            weight_decay=0.0 if phase.penalty else settings.weight_decay,
-            decay_all=settings.decay_all,
-        )
-        self._average = WeightAverage(fit.network, resolved.frozen, settings.ema) if settings.ema else None
-        epochs = range(fit.position.epoch, phase.epochs_to_run)
-        keys = [_epoch_key(fit.position.phase, epoch) for epoch in epochs]
-        self.inputs = fit.supply.phase(resolved.boundary, keys)
-        self.choice = self._fitted(settings.step)
-        self.num_images = len(epochs) * fit.supply.train.num_images
-
-    def _fitted(self, step: StepChoice) -> StepChoice:
-        """Return a way to run steps in which a batch fits into memory."""
-        module, device = self.inputs.module, self.fit.fabric.device
-        memory = measure_step(module, self.inputs.shape, step, device)
-        limit = memory_limit(device, module, self.fit.settings.memory_limit)
-        return fit_memory(step, memory, self.inputs.train.batch_size, limit)
-
-    @property
-    def number(self) -> int:
-        """The phase's number, from 0."""
-        return self.fit.position.phase
-
-    def first_batch(self) -> Batch:
-        """Return the batch that the next epoch begins with."""
-        key = _epoch_key(self.fit.position.phase, self.fit.position.epoch)
-        return next(iter(self.inputs.train.epoch(key)))
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors of the optimizer and the average."""
-        names = {parameter: name for name, parameter in self.fit.parameters.items()}
-        tensors = with_prefix("optimizer", optimizer_tensors(self.optimizer, names))
-        if self._average is not None:
-            tensors |= with_prefix("average", self._average.shadow)
-        return tensors
-
-    def events(self, saved: Mapping[str, Tensor] | None) -> Iterator[Event]:
-        """Train the phase, going on from saved tensors where there are any."""
-        self._step = self._make_step()
-        if saved is not None:
-            self._restore(saved)
-        position = self.fit.position
-        while position.epoch < self.phase.epochs_to_run and not self._is_out_of_patience():
-            yield from self._train_epoch()
-            yield self._end_epoch()
-        self._note_unchanged()
-        self.fit.note_end(position.epoch, position.best_epoch if self.fit.settings.selects else position.epoch)
-        self._choose_weights()
-        # After the weights are chosen, so that averaged and restored ones are proven too.
-        self.fit.check_frozen(self.phase, self.resolved)
-
-    def _make_step(self) -> TrainingStep:
-        fit = self.fit
-        add_penalty = None
-        if self.phase.penalty is not None:
-            trained = {name: fit.parameters[name] for name in self.resolved.learning_rates}
-            add_penalty = partial(self.phase.penalty.add_gradient, trained, fit.pretrained)
-        step = TrainingStep(
-            fit.model, self.inputs.module, self.optimizer, fit.settings, fit.fabric, self.choice, add_penalty
-        )
-        # Fabric's wrapper starts in training mode and hands that down.
-        apply_modes(fit.network, self.resolved)
-        return step
-
-    def _restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint's optimizer and average; the parameters have their memory format by now."""
-        position = self.fit.position
-        restore_optimizer(self.optimizer, self.fit.parameters, without_prefix("optimizer", saved))
-        if self._average is not None:
-            self._average.num_updates = position.epoch * self.fit.steps_per_epoch + position.step
-            for name, tensor in without_prefix("average", saved).items():
-                self._average.shadow[name].copy_(tensor)
-
-    def _is_out_of_patience(self) -> bool:
-        patience, position = self.fit.settings.patience, self.fit.position
-        return patience is not None and position.epoch - position.best_epoch >= patience
-
-    def _train_epoch(self) -> Iterator[Event]:
-        fit, position, settings = self.fit, self.fit.position, self.fit.settings
-        apply_modes(fit.network, self.resolved)
-        started = time.monotonic() - position.epoch_s
-        key = _epoch_key(position.phase, position.epoch)
-        batches = epoch_batches(self.inputs.train, key, start=position.step * settings.accumulate)
-        # Of an epoch that was saved after its last step, a last batch of one image is still there, joined to nothing.
-        for _ in range(fit.steps_per_epoch - position.step):
-            group = list(islice(batches, settings.accumulate))
-            self._set_rate(position.step)
-            result = self._take_step(group)
-            for loss in result.losses:
-                position.loss_sum += loss
-            position.num_correct += result.num_correct
-            position.num_seen += result.num_images
-            position.step += 1
-            position.epoch_s = time.monotonic() - started
-            yield StepDone(result)
-
-    def _take_step(self, group: list[Batch]) -> StepResult:
-        position = self.fit.position
-        try:
-            result = self._step.run(group, (self.fit.settings.seed, position.phase, position.epoch, position.step))
-        except DivergedError as error:
-            raise self._with_place(error) from error
-        if self._average is not None:
-            self._average.update()
-        return result
-
-    def _with_place(self, error: DivergedError) -> DivergedError:
-        position = self.fit.position
-        rate = max(group["lr"] for group in self.optimizer.param_groups)
-        return DivergedError(
-            f"{error} in phase {self.phase.name!r}, epoch {position.epoch + 1}, step {position.step + 1} "
-            f"(learning rate {rate:.2e}); lower --lr, or clip gradients with --clip-norm 1"
-        )
-
-    def _set_rate(self, step: int) -> None:
-        fit, settings = self.fit, self.fit.settings
-        done = fit.position.epoch * fit.steps_per_epoch + step
-        if fit.rate_factor is not None:
-            factor = fit.rate_factor(done)
-        else:
-            num_steps = fit.steps_per_epoch * self.phase.epochs
-            decay_steps = fit.steps_per_epoch * settings.step_epochs
-            factor = lr_factor(settings.schedule, done, num_steps, settings.warmup, decay_steps)
-        set_learning_rate(self.optimizer, factor)
-
-    def _end_epoch(self) -> EpochDone:
-        fit, position, settings = self.fit, self.fit.position, self.fit.settings
-        started = time.monotonic()
-        loss, accuracy = self._evaluate()
-        self._set_rate(position.step - 1)  # which a run that was resumed after that step has not set
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        row = {
-            **fit.names,
-            "phase": position.phase + 1,
-            "phase_name": self.phase.name,
-            "epoch": position.epoch + 1,
-            "step": position.step,
-            "lr": min(rates),
-            "head_lr": self._head_rate(),
-            "train_loss": position.loss_sum / max(position.num_seen, 1),
-            "train_accuracy": position.num_correct / max(position.num_seen, 1),
-            "val_loss": loss,
-            "val_accuracy": accuracy,
-            "time_s": round(position.epoch_s + time.monotonic() - started, 3),
-        }
-        position.start_epoch(position.epoch + 1)
-        position.num_rows += 1
-        is_best = self._note_best(loss if settings.select_by == "loss" or accuracy is None else 1 - accuracy)
-        return EpochDone(row, position.best_name if is_best else "")
-
-    def _head_rate(self) -> float | None:
-        """Return the rate of the head at this step, None where it is frozen."""
-        head_stage = self.fit.model.stages[-1]
-        head = {id(parameter) for name, parameter in self.fit.parameters.items() if head_stage.owns(name)}
-        for group in self.optimizer.param_groups:
-            if any(id(parameter) in head for parameter in group["params"]):
-                return float(group["lr"])
-        return None
-
-    def _evaluate(self) -> tuple[float | None, float | None]:
-        if self.inputs.held_out is None:
-            return None, None
-        with self._averaged():
-            loss, accuracy = self._step.evaluate(self.inputs.held_out)
-        if not math.isfinite(loss):
-            raise self._with_place(DivergedError(f"the loss became {loss}"))
-        return loss, accuracy
-
-    def _note_best(self, score: float | None) -> bool:
-        """Keep the weights of the epoch with the lowest score: its loss, or its share of errors."""
-        position = self.fit.position
-        if not self.fit.settings.selects or score is None:
-            return False
-        if position.best_loss is not None and score >= position.best_loss:
-            return False
-        position.best_loss, position.best_epoch = score, position.epoch
-        with self._averaged():
-            self.fit.keep_best()
-        return True
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        """Return a block in which the network has its averaged weights, where there are any."""
-        return self._average.applied() if self._average is not None else nullcontext()
-
-    def _note_unchanged(self) -> None:
-        """Note what should have changed and did not."""
-        position = self.fit.position
-        if not position.epoch:
-            return
-        for name in self.resolved.learning_rates:
-            if digest([(name, self.fit.parameters[name])]) == position.start_digests[name]:
-                position.unchanged.append(f"{self.phase.name}: {name}")
-
-    def _choose_weights(self) -> None:
-        """Leave the network with what the next phase, or the saved model, starts from."""
-        fit, position = self.fit, self.fit.position
-        following = fit.plan.phases[position.phase + 1 :]
-        wants_best = not following or following[0].start == "best"
-        if fit.settings.selects and wants_best and position.best_epoch:
-            fit.load_best()
-        elif self._average is not None and position.epoch:
-            self._average.copy_to_network()
-
-
-def _epoch_key(phase: int, epoch: int) -> int:
-    """Number an epoch within the whole plan; order and augmentation follow from it."""
-    return phase * 1_000_003 + epoch
 
 
 def solver_inputs(model: ClassifierNetwork, boundary: int, supply: FeatureSupply) -> PhaseInputs | str:
@@ -482,4 +245,6 @@ def solver_inputs(model: ClassifierNetwork, boundary: int, supply: FeatureSupply
     if boundary != len(model.stages) - 1 or not isinstance(head_of(model.network, model.stages), nn.Linear):
         return "only a linear head that trains alone can be solved for"
     inputs = supply.phase(boundary, [], all_views=True)
-    return inputs if inputs.features is not None else "the head's inputs cannot be computed for all views at once"
+    if inputs.features is None:
+        return "the head's inputs cannot be computed for all views at once"
+    return inputs
