@@ -19,13 +19,13 @@ _LINE_EVERY_S = 15.0  # within long work, where there is no terminal
 _BAR_AFTER_S = 0.1  # a pass that is shorter shows no bar
 _WIDTH_FOR_BAR = 70  # columns; on a narrower terminal the numbers stand without a bar
 _WIDTH_OF_A_PIPE = 140  # columns; a pipe has no width, and a table cut at 80 columns is hard to read back
-_TRAINING = ""  # key of its bar; those of passes are their titles
+_TRAINING = ""  # the key of the bar of training; the key of a pass is its title
 
 
 class Display:
-    """Is told what goes on, and shows nothing; others override what they show.
+    """Is told what goes on, and shows nothing. A subclass overrides what it shows.
 
-    Whatever a display raises ends the work.
+    An error that a display raises ends the work.
     """
 
     def say(self, line: str) -> None:
@@ -46,16 +46,16 @@ class Display:
         self.say(f"run folder: {folder}")
 
     def begin_training(self, title: str, num_steps: int, done: int) -> None:
-        """Training begins: so many optimizer steps in all, of which some are done already (after a resume)."""
+        """Learn that training begins: `num_steps` optimizer steps, of which `done` were done before a resume."""
 
     def step(self) -> None:
-        """One optimizer step is done."""
+        """Learn that one optimizer step is done."""
 
     def epoch(self, row: Row) -> None:
-        """An epoch is done; receive its row of metrics.csv."""
+        """Learn that an epoch is done, and receive its row of metrics.csv."""
 
     def end_training(self) -> None:
-        """Training is over, also where it failed."""
+        """Learn that training is over, also where it failed."""
 
 
 class LineDisplay(Display):
@@ -92,9 +92,10 @@ class LineDisplay(Display):
         if total and done >= total:
             self._passes.pop(title, None)  # the next pass of this name begins anew
             return
-        if now - self._passes.setdefault(title, now) >= _LINE_EVERY_S:
+        last_line = self._passes.setdefault(title, now)
+        if now - last_line >= _LINE_EVERY_S:
             self._passes[title] = now
-            self.say(f"{title}: {_count(done, total)}")
+            self.say(f"{title}: {_count_text(done, total)}")
 
     def begin_training(self, title: str, num_steps: int, done: int) -> None:
         """Note where training stands."""
@@ -109,10 +110,11 @@ class LineDisplay(Display):
         self._num_done += 1
         now = time.monotonic()
         since_first = self._num_done - self._first_step - 1
-        if not since_first:
+        if since_first == 0:
             self._started = now  # the first step waited for what comes before training
         elif now - self._said >= _LINE_EVERY_S:
-            left_s = (now - self._started) / since_first * (self._num_steps - self._num_done)
+            seconds_per_step = (now - self._started) / since_first
+            left_s = seconds_per_step * (self._num_steps - self._num_done)
             self.say(f"step {self._num_done} of {self._num_steps}, about {left_s:.0f} s left")
             self._said = now
 
@@ -153,13 +155,15 @@ class TerminalDisplay(Display):
         now = time.monotonic()
         if total and done >= total:
             self._began.pop(title, None)  # the next pass of this name begins anew
-            self._remove(title)
-        elif now - self._began.setdefault(title, now) >= _BAR_AFTER_S:
-            self._show(title, title, done, total)
+            self._remove_bar(title)
+            return
+        began = self._began.setdefault(title, now)
+        if now - began >= _BAR_AFTER_S:
+            self._show_bar(title, title, done, total)
 
     def begin_training(self, title: str, num_steps: int, done: int) -> None:
         """Show the bar of training."""
-        self._show(_TRAINING, title, done, num_steps)
+        self._show_bar(_TRAINING, title, done, num_steps)
 
     def step(self) -> None:
         """Move the bar of training."""
@@ -172,7 +176,7 @@ class TerminalDisplay(Display):
 
     def end_training(self) -> None:
         """Take the bar of training away."""
-        self._remove(_TRAINING)
+        self._remove_bar(_TRAINING)
 
     def clear(self) -> None:
         """Take all bars away."""
@@ -181,7 +185,7 @@ class TerminalDisplay(Display):
             self._bars.stop()
             self._bars = None
 
-    def _show(self, key: str, title: str, done: int, total: int) -> None:
+    def _show_bar(self, key: str, title: str, done: int, total: int) -> None:
         """Show a bar, or move the one that is there."""
         if self._bars is None:
             clear_bars()
@@ -192,8 +196,8 @@ class TerminalDisplay(Display):
             self._tasks[key] = self._bars.add_task(visible(title), total=None)
         self._bars.update(self._tasks[key], completed=done, total=total or None)
 
-    def _remove(self, key: str) -> None:
-        """Take a bar away, and the space below the lines with the last one."""
+    def _remove_bar(self, key: str) -> None:
+        """Take a bar away. With the last one the space below the lines goes too."""
         if self._bars is None or key not in self._tasks:
             return
         self._bars.remove_task(self._tasks.pop(key))
@@ -202,11 +206,11 @@ class TerminalDisplay(Display):
 
 
 class CountColumn(ProgressColumn):
-    """How much of a pass is done: `1,024 of 2,000`."""
+    """Shows how much of a pass is done: `1,024 of 2,000`."""
 
     def render(self, task: Task) -> Text:
         """Return the text for one bar."""
-        return Text(_count(int(task.completed), int(task.total or 0)))
+        return Text(_count_text(int(task.completed), int(task.total or 0)))
 
 
 def make_display(*, is_verbose: bool = False) -> Display:
@@ -242,10 +246,11 @@ def make_bars(console: Console, *columns: ProgressColumn) -> Progress:
 
     What is printed to the standard output meanwhile stays there, which may be a file.
     """
-    bar = (BarColumn(),) if console.width >= _WIDTH_FOR_BAR else ()
+    shown: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+    if console.width >= _WIDTH_FOR_BAR:
+        shown.append(BarColumn())
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        *bar,
+        *shown,
         *columns,
         console=console,
         transient=True,
@@ -268,18 +273,21 @@ def clear_bars() -> None:
 
 def epoch_line(row: Row) -> str:
     """Format one epoch for people."""
-    what = f"epoch {row['epoch']}" if row["epoch"] else "solved"
-    line = f"{row['phase_name']}, {what}: loss {_loss(row['train_loss'])}, accuracy {row['train_accuracy']:.3f}"
+    done = f"epoch {row['epoch']}" if row["epoch"] else "solved"
+    line = f"{row['phase_name']}, {done}: loss {_loss_text(row['train_loss'])}, accuracy {row['train_accuracy']:.3f}"
     if row["val_loss"] is not None:
-        line += f" | {row['val_split']} loss {_loss(row['val_loss'])}, accuracy {row['val_accuracy']:.3f}"
-    rate = f"lr {row['lr']:.2e}, " if row.get("lr") is not None else ""
-    return f"{line} | {rate}{row['time_s']:.1f} s"
+        line += f" | {row['val_split']} loss {_loss_text(row['val_loss'])}, accuracy {row['val_accuracy']:.3f}"
+    line += " | "
+    if row.get("lr") is not None:
+        line += f"lr {row['lr']:.2e}, "
+    return f"{line}{row['time_s']:.1f} s"
 
 
-def _loss(value: float) -> str:
-    """Format a loss; one that has grown out of all measure would take many digits."""
+def _loss_text(value: float) -> str:
+    """Format a loss. One of a million or more would take many digits, and gets an exponent."""
     return f"{value:.4f}" if value < 1e6 else f"{value:.2e}"
 
 
-def _count(done: int, total: int) -> str:
+def _count_text(done: int, total: int) -> str:
+    """Format how much of a pass is done; `total` is 0 where it is not known."""
     return f"{done:,} of {total:,}" if total else f"{done:,}"

@@ -86,13 +86,16 @@ def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str:
         limit: The most suggestions to offer.
     """
     wanted = name.lower()
+    if not wanted:
+        return ""
     by_lowered = {candidate.lower(): candidate for candidate in known}
-    begun = [lowered for lowered in by_lowered if wanted and lowered.startswith(wanted)]
+    longer = [lowered for lowered in by_lowered if lowered.startswith(wanted)]
     close = difflib.get_close_matches(wanted, by_lowered, n=limit, cutoff=0.6)
-    suggested = list(dict.fromkeys(begun + close))[:limit]
+    without_repeats = list(dict.fromkeys(longer + close))
+    suggested = [repr(by_lowered[lowered]) for lowered in without_repeats[:limit]]
     if not suggested:
         return ""
-    return f" Did you mean {either(repr(by_lowered[lowered]) for lowered in suggested)}?"
+    return f" Did you mean {either(suggested)}?"
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -104,7 +107,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 def either(words: Iterable[str], last: str = "or") -> str:
     """Return `a, b or c`."""
     *others, word = words
-    return f"{', '.join(others)} {last} {word}" if others else word
+    if not others:
+        return word
+    return f"{', '.join(others)} {last} {word}"
 
 
 def listed(words: Iterable[str], most: int = 5) -> str:
@@ -112,9 +117,12 @@ def listed(words: Iterable[str], most: int = 5) -> str:
     words = list(words)
     shown = ", ".join(words[:most])
     num_left = len(words) - most
-    return f"{shown} and {num_left} more" if num_left > 0 else shown
+    if num_left <= 0:
+        return shown
+    return f"{shown} and {num_left} more"
 
 
 def counted(images: Sized, kind: str = "") -> str:
-    """Return `1 image` or `2 images`, of a kind."""
-    return f"{len(images)} {kind}image{'' if len(images) == 1 else 's'}"
+    """Return `1 image` or `2 images`; `kind`, such as `test `, stands before the word."""
+    word = "image" if len(images) == 1 else "images"
+    return f"{len(images)} {kind}{word}"

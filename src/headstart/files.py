@@ -53,10 +53,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Do as `whole_file` does, with an error for people.
+    """Give a path to write to, as `whole_file` does, but raise an error for people.
 
     Raises:
-        RunError: The block, or the renaming, met an error of the file system.
+        RunError: The file system failed in the block, or when the file took its place.
     """
     try:
         with whole_file(path) as temporary:
@@ -126,7 +126,9 @@ def whole_folder(folder: Path, *, if_there: Literal["keep", "refuse", "replace"]
 #
 # Without a writer that is alive it was left behind by a kill.
 _PREFIX = ".headstart-"
-_LOCK, _NEW, _OLD = "lock", "new", "old"
+_LOCK = "lock"
+_NEW = "new"
+_OLD = "old"
 
 
 @contextmanager
@@ -144,7 +146,7 @@ def _work_folder(parent: Path) -> Iterator[Path]:
 
 
 def _locked_folder(parent: Path) -> "tuple[Path, BaseFileLock | None]":
-    """Create a hidden folder, with its lock; None where the file system knows no locks."""
+    """Create a hidden folder and lock it; the lock is None where the file system knows no locks."""
     while True:
         hidden = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:
@@ -162,17 +164,20 @@ def _locked_folder(parent: Path) -> "tuple[Path, BaseFileLock | None]":
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left in a folder while they wrote there; a folder half replaced is put back.
 
-    What a living process holds, what another user owns, and what cannot be told stays.
+    What a living process holds stays, and so does what another user owns, and what may be somebody else's.
     """
+    name_of_ours = re.compile(rf"{re.escape(_PREFIX)}\w{{8}}")
     with suppress(OSError), os.scandir(folder) as entries:
-        found = [Path(entry) for entry in entries if re.fullmatch(rf"{re.escape(_PREFIX)}\w{{8}}", entry.name)]
+        found = [Path(entry) for entry in entries if name_of_ours.fullmatch(entry.name)]
         for hidden in found:
             with suppress(OSError):
                 _remove_abandoned(hidden)
 
 
 def _remove_abandoned(hidden: Path) -> None:
-    if not {entry.name for entry in hidden.iterdir()} <= {_LOCK, _NEW, _OLD}:
+    """Remove a hidden folder that no living process holds, and put back what it had moved away."""
+    names = {entry.name for entry in hidden.iterdir()}
+    if not names <= {_LOCK, _NEW, _OLD}:
         return  # not ours, whatever its name
     lock = try_lock(hidden / _LOCK)
     if lock is None:
@@ -185,7 +190,7 @@ def _remove_abandoned(hidden: Path) -> None:
 
 
 def _put_back(hidden: Path) -> None:
-    """Give a folder its place again that nothing has taken."""
+    """Give the folder that was moved away its place again, unless something has taken it."""
     with suppress(OSError):
         for old in (hidden / _OLD).iterdir():
             old.rename(hidden.parent / old.name)
@@ -211,7 +216,7 @@ def dump_json(value: Any) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of the same keys, one at least, as CSV with a header."""
+    """Return rows as CSV with a header. There is at least one row, and all have the same keys."""
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -248,6 +253,7 @@ def write_synced(path: Path, data: bytes | str) -> None:
 
 
 def _as_bytes(data: bytes | str) -> bytes:
+    """Return text in UTF-8, and bytes as they are."""
     return data.encode("utf-8") if isinstance(data, str) else data
 
 
@@ -262,6 +268,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def file_error(action: str, path: Path, error: OSError) -> RunError:
-    """Say in one line what could not be done, where, why, and what to do."""
+    """Return an error that says in one line what could not be done, where, why, and what to do."""
+    reason = error.strerror or str(error)
     hint = _HINTS.get(error.errno or 0, "check the disk and the path")
-    return RunError(f"cannot {action} {path}: {(error.strerror or str(error)).lower()}; {hint}")
+    return RunError(f"cannot {action} {path}: {reason.lower()}; {hint}")

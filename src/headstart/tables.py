@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from headstart.display import make_console
 from headstart.errors import RunError, either
 from headstart.files import make_parent
 from headstart.stats.baseline import baseline, figure_notes, worst_class
@@ -30,14 +31,8 @@ _ANY_WIDTH = 10_000  # columns
 _MAX_CONFUSION = 12  # classes whose confusion matrix still fits a terminal
 
 
-def _console() -> Console:
-    # A pipe has no width; a table that wraps at 80 columns is hard to read back.
-    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # a class may be called [b] or :cat:
-    console = Console(**plain)
-    return console if console.is_terminal else Console(width=140, **plain)
-
-
-def _table(*columns: str) -> Table:
+def _make_table(*columns: str) -> Table:
+    """Return an empty table, with all columns but the first to the right."""
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -45,15 +40,18 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _show(console: Console, table: Table) -> None:
+def _print_table(console: Console, table: Table) -> None:
     """Print a table or, where that is wider than the terminal, its rows one below the other: no cell is ever split."""
     # Measured without the limit of the terminal, which would be the answer for any wider table.
-    needed = console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum
+    without_limit = console.options.update(width=_ANY_WIDTH)
+    needed = console.measure(table, options=without_limit).maximum
     if needed <= console.width:
         console.print(table)
         return
+
     headings = [str(column.header) for column in table.columns]
-    for first, *others in zip(*(column.cells for column in table.columns), strict=True):
+    columns = [column.cells for column in table.columns]
+    for first, *others in zip(*columns, strict=True):
         console.print(f"{headings[0]} {first}".strip(), soft_wrap=True)
         for heading, cell in zip(headings[1:], others, strict=True):
             if cell:
@@ -64,36 +62,38 @@ def _show(console: Console, table: Table) -> None:
 def print_counts(manifest: "Manifest") -> None:
     """Print the number of images per split and class."""
     counts = manifest.counts()
-    table = _table("class", *counts, "all")
+    table = _make_table("class", *counts, "all")
     for label in manifest.labels:
         row = [counts[split].get(label, 0) for split in counts]
         table.add_row(label, *map(str, row), str(sum(row)))
     totals = [sum(counts[split].values()) for split in counts]
     table.add_row("all", *map(str, totals), str(sum(totals)))
-    _show(_console(), table)
+    _print_table(make_console(), table)
 
 
 def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifest") -> None:
     """Print a plan per phase and stage."""
-    console = _console()
-    splits = ", ".join(f"{split} {sum(by_class.values())}" for split, by_class in manifest.counts().items())
-    console.print(f"strategy {strategy} on {manifest.name}: {len(manifest.labels)} classes; images: {splits}")
+    console = make_console()
+    sizes = [f"{split} {sum(by_class.values())}" for split, by_class in manifest.counts().items()]
+    data = f"{manifest.name}: {len(manifest.labels)} classes; images: {', '.join(sizes)}"
+    console.print(f"strategy {strategy} on {data}")
+
     for number, phase in enumerate(tables, 1):
         length = "solved to its optimum" if phase.solver == "lbfgs" else f"{phase.epochs} epochs"
         title = f"phase {number} of {len(tables)}: {phase.name}, {length}, trains {phase.share}"
         console.print(title, style="bold", soft_wrap=True)
-        table = _table("stage", "parameters", "trainable", "share", "learning rate")
+        table = _make_table("stage", "parameters", "trainable", "share", "learning rate")
         for row in phase.stages:
             share = f"{100 * row.trainable / row.parameters:.0f} %" if row.parameters else "-"
             rates = _range_text(row.learning_rates)
             table.add_row(row.stage, f"{row.parameters:,}", f"{row.trainable:,}", share, rates)
-        _show(console, table)
+        _print_table(console, table)
         penalty = f"; penalty: {phase.penalty}" if phase.penalty else ""
         console.print(f"  freeze boundary: {phase.boundary}; BatchNorm statistics: {phase.batch_norm}{penalty}\n")
 
 
 def _range_text(rates: Sequence[float]) -> str:
-    """Name the first and the last of a stage's learning rates."""
+    """Return the first and the last of a stage's learning rates."""
     if not rates:
         return "frozen"
     if len(rates) == 1:
@@ -105,10 +105,10 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
     """Print the accuracy with its interval in one line and, unless `brief`, the other figures.
 
     Args:
-        metrics: As in `metrics.json`.
-        brief: Whether that is all.
+        metrics: The content of `metrics.json`.
+        brief: Whether to leave out the other figures.
     """
-    console = _console()
+    console = make_console()
     line = f"accuracy {Interval(**metrics['accuracy'])} on {metrics['num_images']} {metrics['split']} images"
     if "num_groups" in metrics:
         line += f" in {metrics['num_groups']} groups"
@@ -123,31 +123,38 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
     if brief:
         return
 
-    names = ("macro_f1", "log_loss", "ece")
-    console.print(", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in names), soft_wrap=True)
+    figures = [f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in ("macro_f1", "log_loss", "ece")]
+    console.print(", ".join(figures), soft_wrap=True)
 
-    table = _table("class", "images", "precision", "recall", "f1")
+    table = _make_table("class", "images", "precision", "recall", "f1")
     for label, row in metrics["per_class"].items():
-        figures = [_figure(row[name]) for name in ("precision", "recall", "f1")]
-        table.add_row(label, str(row["num_images"]), *figures)
-    _show(console, table)
+        table.add_row(
+            label,
+            str(row["num_images"]),
+            _figure_text(row["precision"]),
+            _figure_text(row["recall"]),
+            _figure_text(row["f1"]),
+        )
+    _print_table(console, table)
 
     labels = list(metrics["per_class"])
     if len(labels) <= _MAX_CONFUSION:
         console.print("confusion (rows: true class, columns: predicted class)")
-        table = _table("", *labels)
-        for label, counts in zip(labels, confusion_table(read_confusion(metrics), labels), strict=True):
+        table = _make_table("", *labels)
+        rows = confusion_table(read_confusion(metrics), labels)
+        for label, counts in zip(labels, rows, strict=True):
             table.add_row(label, *map(str, counts))
-        _show(console, table)
+        _print_table(console, table)
 
 
-def _figure(value: float | None) -> str:
+def _figure_text(value: float | None) -> str:
+    """Format a figure; one that is not defined is a dash."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def print_comparison(comparison: "Comparison") -> None:
     """Print a row per cell, best first, then the verdict."""
-    console = _console()
+    console = make_console()
     is_ranked_by_loss = comparison.ranked_by == "selection"
     headings = [
         "", "accuracy", f"{comparison.level:.0%} interval", "behind the first", "p (Holm)", "seconds", "trainable",
@@ -157,10 +164,11 @@ def print_comparison(comparison: "Comparison") -> None:
         headings.insert(2, "balanced")
     if is_ranked_by_loss:
         headings.insert(1, "selection loss")
-    table = _table(*headings)
+
+    table = _make_table(*headings)
     for row in comparison.rows:
         mark = "*" if row.is_marked else ""
-        lead, p_value = _lead(comparison.differences.get(row.name))
+        lead, p_value = _lead_and_p_value(comparison.differences.get(row.name))
         cells = [
             f"{row.rank}. {row.name}",
             f"{row.accuracy.value:.3f}{mark}",
@@ -172,17 +180,17 @@ def print_comparison(comparison: "Comparison") -> None:
             "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.0f}",
         ]
         if not comparison.baseline.is_even:
-            cells.insert(2, _figure(row.balanced_accuracy))
+            cells.insert(2, _figure_text(row.balanced_accuracy))
         if is_ranked_by_loss:
-            cells.insert(1, _figure(row.selection_log_loss))
+            cells.insert(1, _figure_text(row.selection_log_loss))
         table.add_row(*cells)
-    _show(console, table)
+    _print_table(console, table)
     for line in comparison.verdict:
         console.print(line, soft_wrap=True)
 
 
-def _lead(difference: "Difference | None") -> tuple[str, str]:
-    """Say how far the first is ahead, and how sure that is; nothing of the first itself."""
+def _lead_and_p_value(difference: "Difference | None") -> tuple[str, str]:
+    """Format how far a row is behind the first, and the p-value of that; both are empty for the first itself."""
     if difference is None:
         return "", ""
     p_value = "<0.001" if difference.p_holm < 0.001 else f"{difference.p_holm:.3f}"
@@ -191,12 +199,14 @@ def _lead(difference: "Difference | None") -> tuple[str, str]:
 
 def print_ranking(rows: Sequence["Ranked"]) -> None:
     """Print a row per backbone, best first."""
-    table = _table("", "probe loss", "probe accuracy", "LogME", "features", "parameters", "MB", "images/s", "engine")
+    table = _make_table(
+        "", "probe loss", "probe accuracy", "LogME", "features", "parameters", "MB", "images/s", "engine"
+    )
     for row in rows:
         table.add_row(
             f"{row.rank}. {row.backbone}",
-            _figure(row.probe_loss),
-            _figure(row.probe_accuracy),
+            _figure_text(row.probe_loss),
+            _figure_text(row.probe_accuracy),
             f"{row.logme:.3f}",
             f"{row.features:,}",
             f"{row.parameters:,}",
@@ -204,7 +214,7 @@ def print_ranking(rows: Sequence["Ranked"]) -> None:
             f"{row.images_per_s:.0f}",
             row.engine,
         )
-    _show(_console(), table)
+    _print_table(make_console(), table)
 
 
 def plan_json(strategy: str, tables: Sequence["PhaseTable"]) -> str:
@@ -214,12 +224,15 @@ def plan_json(strategy: str, tables: Sequence["PhaseTable"]) -> str:
 
 
 def print_backbone(facts: Mapping[str, Any]) -> None:
-    """Print what `describe_backbone` says."""
-    console = _console()
+    """Print the facts that `describe_backbone` returns about a network."""
+    console = make_console()
     given = facts["input"]
     height, width = given["size"]
     resize = given["resize"]
-    whole = f"a shorter side of {resize}" if isinstance(resize, int) else f"{resize[0]}x{resize[1]}"
+    if isinstance(resize, int):
+        whole = f"a shorter side of {resize}"
+    else:
+        whole = f"{resize[0]}x{resize[1]}"
     geometry = f"{height}x{width} px, cut from {whole}"
     lines = {
         "name": facts["name"],
@@ -233,14 +246,14 @@ def print_backbone(facts: Mapping[str, Any]) -> None:
         lines["note"] = facts["note"]
     for key, text in lines.items():
         console.print(f"{key:13}{text}", soft_wrap=True)
-    table = _table("stage", "parameters")
+    table = _make_table("stage", "parameters")
     for stage in facts["stages"]:
         table.add_row(stage["name"], f"{stage['parameters']:,}")
-    _show(console, table)
+    _print_table(console, table)
 
 
 def plot_range_test(result: "RangeTest", path: Path) -> None:
-    """Draw the smoothed loss over the learning rate, the suggestion marked.
+    """Draw the smoothed loss over the learning rate, and mark the suggested rate.
 
     Raises:
         RunError: The file cannot be written.

@@ -18,29 +18,37 @@ def visible(text: str) -> str:
 
     The escapes are those of JSON, so that JSON stays JSON.
     """
-    return _UNSAFE.sub(_escape, text)
+    return _UNSAFE.sub(_escaped_match, text)
 
 
 def visible_line(text: str) -> str:
-    r"""Return a name as one line: as `visible`, and its tabs and line feeds are escapes too."""
-    return _UNSAFE_OR_BREAK.sub(_escape, text)
+    r"""Return a name as one line: control characters, tabs and line feeds are written as escapes, such as `\n`."""
+    return _UNSAFE_OR_BREAK.sub(_escaped_match, text)
 
 
 def escape_what_cannot_be_written(stream: TextIO) -> None:
     r"""Let a stream write characters that its encoding lacks as escapes, such as `\u72ac`, instead of raising."""
     reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure is not None and getattr(stream, "errors", None) in ("strict", "surrogateescape"):
+    may_raise = getattr(stream, "errors", None) in ("strict", "surrogateescape")
+    if reconfigure is not None and may_raise:
         reconfigure(errors=_ESCAPE)
 
 
-def _escape(match: re.Match[str]) -> str:
-    return json.dumps(match[0])[1:-1]
+def _escaped(characters: str) -> str:
+    """Return characters as the escapes of JSON."""
+    return json.dumps(characters)[1:-1]
 
 
-def _escape_error(error: UnicodeError) -> tuple[str, int]:
+def _escaped_match(match: re.Match[str]) -> str:
+    """Return what a pattern matched, as escapes."""
+    return _escaped(match[0])
+
+
+def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """Return the characters that an encoding lacks as escapes, and where to go on; see `codecs.register_error`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+    return _escaped(error.object[error.start : error.end]), error.end
 
 
-codecs.register_error(_ESCAPE, _escape_error)
+codecs.register_error(_ESCAPE, _escape_unencodable)

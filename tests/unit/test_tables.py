@@ -52,10 +52,10 @@ def test_a_confusion_matrix_that_fits_no_terminal_is_left_out(capsys: pytest.Cap
 @pytest.mark.parametrize("width", [140, 80, 40, 20])
 def test_no_number_is_split_or_cut_however_narrow_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    table = tables._table("", "images", "precision", "parameters")
+    table = tables._make_table("", "images", "precision", "parameters")
     table.add_row("1. a rather long name of a row", "1,234", "0.987", "11,177,538")
     table.add_row("2. another", "", "0.123", "3,373,570")
-    tables._show(console, table)
+    tables._print_table(console, table)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert re.findall(r"[\d,.]+\d", printed) == ["1,234", "0.987", "11,177,538", "0.123", "3,373,570"]
     assert "…" not in printed
