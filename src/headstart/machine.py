@@ -154,6 +154,28 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class _SignalStack(ctypes.Structure):
+    """Linux's `stack_t`: where the handlers of signals that ask for it run, in one thread."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """After the block, this thread's signal handlers run where they did before it; for libraries that change that."""
+    if sys.platform != "linux":
+        yield
+        return
+    sigaltstack = ctypes.CDLL(None).sigaltstack
+    before = _SignalStack()
+    is_known = sigaltstack(None, ctypes.byref(before)) == 0
+    try:
+        yield
+    finally:
+        if is_known:
+            sigaltstack(ctypes.byref(before), None)
+
+
 def spin_briefly() -> None:
     """Let idle threads of GNU's OpenMP, which PyTorch uses on Linux, sleep soon; before it is loaded.
 

@@ -1,11 +1,14 @@
 """An engine is used only where it computes what PyTorch does, and a row has the same bits in whatever company it is."""
 
 import copy
+import gc
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,7 @@ from headstart.models.classifier import ClassifierNetwork
 from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
 from tests.helpers.networks import FAMILIES, NETWORKS, SIDE, build
+from tests.helpers.processes import Forked
 from tests.helpers.tiny import TinyNet, make_model
 
 CPU = torch.device("cpu")
@@ -506,3 +510,25 @@ def test_in_a_fork_of_its_process_an_engine_refuses_to_run(network: nn.Module) -
         assert "before this process was forked" in said.read()
     os.wait()
     assert np.array_equal(run(engine, make_pixels(3), [3]), expected)
+
+
+def interrupt_after_engines_are_gone(pipe: Connection) -> None:
+    """Open two engines one after the other, let go of the older one first, and interrupt the process."""
+    model = convert(TinyNet().eval(), SPEC)
+    older = OpenVINOEngine(model, "32")
+    newer = OpenVINOEngine(model, "32")
+    del older
+    gc.collect()
+    del newer
+    gc.collect()
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pipe.send("interrupted")
+
+
+def test_ctrl_c_still_interrupts_after_engines_are_gone() -> None:
+    """OpenVINO left the process a stack for signal handlers that was freed, and Ctrl-C was a segmentation fault."""
+    process = Forked(interrupt_after_engines_are_gone)
+    assert process.finish() == ""
+    assert process.pipe.recv() == "interrupted"

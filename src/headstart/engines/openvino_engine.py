@@ -16,7 +16,7 @@ from torch import nn
 
 from headstart.engines.engine import EngineKind
 from headstart.errors import EngineError
-from headstart.machine import has_bf16
+from headstart.machine import has_bf16, signal_stack_kept
 from headstart.preprocessing import Pixels, byte_statistics
 from headstart.types import InputSpec
 
@@ -57,7 +57,11 @@ class OpenVINOEngine:
         with _as_engine_error():
             import openvino as ov
 
-            self._compiled = ov.Core().compile_model(model, "CPU", options)
+            # Linux: each plugin for CPUs gives this thread a stack for signal handlers of its own, and takes it back
+            # when it goes. Where the older of two goes first, the younger one brings a stack back that is freed, and
+            # the next Ctrl-C ends the process with a segmentation fault.
+            with signal_stack_kept():
+                self._compiled = ov.Core().compile_model(model, "CPU", options)
             self._row_shape = tuple(self._compiled.output(0).shape)[1:]
             self._num_streams: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._process = os.getpid()
