@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from headstart.text import visible
+from headstart.text import visible, visible_line
 
 Row = Mapping[str, Any]  # of metrics.csv
 
@@ -33,7 +33,7 @@ class Display:
 
     def note(self, line: str) -> None:
         """Receive something that people should know of."""
-        self.say(f"note: {line}")
+        self.say(f"note: {visible_line(line)}")
 
     def detail(self, line: str) -> None:
         """Receive something that asks for no action; it is shown where details are wanted (`--verbose`)."""

@@ -120,4 +120,5 @@ def decisions_of_version_0_1(settings: Mapping[str, Any], where: Path) -> Resolv
                 resolved = resolved.with_step(number - 1, StepChoice(**step))
         return resolved
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{where} is damaged, or is no longer read: {error}; train again with --overwrite") from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise RunError(f"{where} is damaged, or is no longer read: {reason}; train again with --overwrite") from error

@@ -16,6 +16,7 @@ from headstart.files import make_parent
 from headstart.stats.baseline import baseline, figure_notes, worst_class
 from headstart.stats.caveats import caveats
 from headstart.stats.confusion import confusion_table, read_confusion
+from headstart.text import visible_line
 from headstart.types import Interval
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def print_counts(manifest: "Manifest") -> None:
     table = _make_table("class", *counts, "all")
     for label in manifest.labels:
         row = [counts[split].get(label, 0) for split in counts]
-        table.add_row(label, *map(str, row), str(sum(row)))
+        table.add_row(visible_line(label), *map(str, row), str(sum(row)))
     totals = [sum(counts[split].values()) for split in counts]
     table.add_row("all", *map(str, totals), str(sum(totals)))
     _print_table(make_console(), table)
@@ -76,7 +77,7 @@ def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifes
     console = make_console()
     sizes = [f"{split} {sum(by_class.values())}" for split, by_class in manifest.counts().items()]
     data = f"{manifest.name}: {len(manifest.labels)} classes; images: {', '.join(sizes)}"
-    console.print(f"strategy {strategy} on {data}")
+    console.print(visible_line(f"strategy {strategy} on {data}"))
 
     for number, phase in enumerate(tables, 1):
         length = "solved to its optimum" if phase.solver == "lbfgs" else f"{phase.epochs} epochs"
@@ -129,7 +130,7 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
     table = _make_table("class", "images", "precision", "recall", "f1")
     for label, row in metrics["per_class"].items():
         table.add_row(
-            label,
+            visible_line(label),
             str(row["num_images"]),
             _figure_text(row["precision"]),
             _figure_text(row["recall"]),
@@ -140,10 +141,10 @@ def print_metrics(metrics: Mapping[str, Any], *, brief: bool = False) -> None:
     labels = list(metrics["per_class"])
     if len(labels) <= _MAX_CONFUSION:
         console.print("confusion (rows: true class, columns: predicted class)")
-        table = _make_table("", *labels)
+        table = _make_table("", *map(visible_line, labels))
         rows = confusion_table(read_confusion(metrics), labels)
         for label, counts in zip(labels, rows, strict=True):
-            table.add_row(label, *map(str, counts))
+            table.add_row(visible_line(label), *map(str, counts))
         _print_table(console, table)
 
 
@@ -170,7 +171,7 @@ def print_comparison(comparison: "Comparison") -> None:
         mark = "*" if row.is_marked else ""
         lead, p_value = _lead_and_p_value(comparison.differences.get(row.name))
         cells = [
-            f"{row.rank}. {row.name}",
+            f"{row.rank}. {visible_line(row.name)}",
             f"{row.accuracy.value:.3f}{mark}",
             f"{row.accuracy.low:.3f} to {row.accuracy.high:.3f}",
             lead,
@@ -186,7 +187,7 @@ def print_comparison(comparison: "Comparison") -> None:
         table.add_row(*cells)
     _print_table(console, table)
     for line in comparison.verdict:
-        console.print(line, soft_wrap=True)
+        console.print(visible_line(line), soft_wrap=True)
 
 
 def _lead_and_p_value(difference: "Difference | None") -> tuple[str, str]:

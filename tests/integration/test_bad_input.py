@@ -662,7 +662,7 @@ DATA = [
     Row(
         "subset of an unknown split",
         "train fruit --max-per-class tset=5",
-        "error: max_per_class names the split 'tset'; the data has train, validation. Did you mean 'test'?",
+        "error: max_per_class names the split 'tset'; the data has train, validation.",
     ),
     Row(
         "too few images to split",
@@ -931,6 +931,11 @@ OUTPUTS = [
         "evaluate run fruit --predictions fruit/rows.parquet",
         "error: fruit/rows.parquet lies among the images of fruit, where nothing is written; name another "
         "--predictions",
+    ),
+    Row(
+        "page among the images",
+        "report run --no-explain --out fruit/report.html",
+        "error: fruit/report.html lies among the images of {here}/fruit, where nothing is written; name another --out",
     ),
     Row(
         "rows of an evaluation into a folder",
@@ -1393,7 +1398,8 @@ RESUMES = [
         "resume of a checkpoint without its state",
         "train --resume unfinished",
         "resuming unfinished\n"
-        "error: the checkpoint unfinished/checkpoints/final/last.safetensors is damaged ('state'); delete it "
+        "error: the checkpoint unfinished/checkpoints/final/last.safetensors is damaged (it does not say where "
+        "training stood); delete it "
         "and --resume starts over",
         before=(copy("run/model/model.safetensors", "unfinished/checkpoints/final/last.safetensors"),),
     ),

@@ -33,6 +33,17 @@ def test_the_accuracy_stands_beside_its_baseline(capsys: pytest.CaptureFixture[s
     assert marked.endswith("images; optimistic, because these images also selected the model")
 
 
+def test_control_characters_of_classes_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = ["a\x1b[2J", "b\nc"]
+    found = classification_metrics(np.eye(2), [0, 1], labels)
+    print_metrics({"split": "test", "selected_on_reported": False, **found})
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    rows = [line.split()[:2] for line in shown.splitlines() if line]
+    assert ["a\\u001b[2J", "1"] in rows
+    assert ["b\\nc", "1"] in rows
+
+
 def test_the_other_figures_are_tables(capsys: pytest.CaptureFixture[str]) -> None:
     print_metrics(metrics())
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -16,6 +16,7 @@ from headstart.data.split_names import SPLITS
 from headstart.data.threads import map_ahead
 from headstart.decoding import open_image, read_measured, why_unreadable
 from headstart.errors import DataError, UnreadableImageError, did_you_mean, listed
+from headstart.text import visible_line
 from headstart.types import GreyRange, Progress
 
 _RANK = {"train": 0, "validation": 1, "test": 2}
@@ -116,7 +117,7 @@ def data_lines(report: DataReport) -> tuple[str, str]:
     for split, counts in report.counts.items():
         of_class.update(counts)
         of_split[split] = sum(counts.values())
-    classes = listed((f"{name} {count}" for name, count in of_class.items()), 8)
+    classes = listed((f"{visible_line(name)} {count}" for name, count in of_class.items()), 8)
     splits = ", ".join(f"{split} {count}" for split, count in of_split.items())
     made = " (made here: the data brings none)" if report.splits_made else ""
     return f"data: {of_class.total()} images of {len(of_class)} classes: {classes}", f"splits: {splits}{made}"

@@ -367,7 +367,7 @@ def _open_parquet(path: Path) -> Any:
         reason = error.strerror or str(error).splitlines()[0]
         raise DataError(f"cannot read {path}: {reason}; give a parquet file that you may read") from error
     except pa.ArrowException as error:
-        raise DataError(f"{path} is not a parquet file: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path} is not a parquet file: {str(error).splitlines()[0]}; write it again") from error
 
 
 def _columns(path: Path, names: Sequence[str]) -> dict[str, int]:

@@ -92,7 +92,8 @@ def _limits(manifest: Manifest, max_per_class: int | Mapping[str, int]) -> dict[
     for word, limit in given.items():
         split = split_of(word)
         if split not in manifest.splits:
-            hint = did_you_mean(word, SPLIT_WORDS) if split is None else ""
+            usable = [known for known in SPLIT_WORDS if split_of(known) in manifest.splits]
+            hint = did_you_mean(word, usable) if split is None else ""
             raise DataError(f"max_per_class names the split {word!r}; the data has {', '.join(manifest.splits)}.{hint}")
         if limit < 1:
             raise DataError(f"max_per_class is {limit} for {split}; expected at least 1 image")

@@ -13,6 +13,7 @@ from headstart.models.classifier import ClassifierNetwork
 from headstart.models.libraries import library_named
 from headstart.stats.baseline import absent_classes, baseline, baseline_note, worst_class
 from headstart.stats.caveats import caveats
+from headstart.text import visible_line
 from headstart.types import InputSpec
 
 _MAX_LABELS = 50
@@ -87,13 +88,13 @@ def _resize(spec: InputSpec) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keep text from being read as markup that spans lines."""
-    return " ".join(text.split())
+    """Keep text from being read as markup that spans lines, and its control characters from a terminal."""
+    return visible_line(" ".join(text.split()))
 
 
 def _code(text: str) -> str:
     """Show text as it is, whatever characters it has."""
-    text = _plain(text)
+    text = visible_line(text)
     if "`" not in text:
         return f"`{text}`"
     if "``" not in text:

@@ -13,6 +13,7 @@ from headstart.data.sources import shown
 from headstart.errors import ConfigError, either, unknown
 from headstart.files import atomic_path, make_parent
 from headstart.inference.stream import Prediction
+from headstart.text import visible, visible_line
 
 FORMATS = ("table", "json", "csv", "parquet")
 _FORMAT_OF_SUFFIX = {".txt": "table", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -103,20 +104,20 @@ def _write_table(predictions: Iterable[Prediction], stream: TextIO) -> None:
     width = 0
     for row in first:
         for label, _ in row.top:
-            width = max(width, len(label))
+            width = max(width, len(visible_line(label)))
     for row in chain(first, rows):
         # The path comes last: it is the column that cannot be made to fit.
-        cells = [f"{probability:.4f}  {label:<{width}}" for label, probability in row.top]
+        cells = [f"{probability:.4f}  {visible_line(label):<{width}}" for label, probability in row.top]
         if not cells:
             cells = [f"{'-':<6}  {'-':<{width}}"]
-        note = f"  (cannot be read: {row.error})" if row.error is not None else ""
-        stream.write(f"{'  '.join(cells)}  {_path(row) or '-'}{note}\n")
+        note = f"  (cannot be read: {visible_line(row.error)})" if row.error is not None else ""
+        stream.write(f"{'  '.join(cells)}  {visible_line(_path(row) or '-')}{note}\n")
 
 
 def _write_json(predictions: Iterable[Prediction], stream: TextIO) -> None:
     separator = "[\n"
     for row in predictions:
-        stream.write(separator + json.dumps(_columns(row), ensure_ascii=False))
+        stream.write(separator + visible(json.dumps(_columns(row), ensure_ascii=False)))
         separator = ",\n"
     stream.write("\n]\n" if separator == ",\n" else "[]\n")
 

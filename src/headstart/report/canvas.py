@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from headstart.text import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -112,7 +114,7 @@ def _for_page(svg: str, name: str, alt: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r'style="[^"]*"', _themed, svg)
-    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
+    return Markup(visible(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)))
 
 
 def _themed(style: re.Match[str]) -> str:

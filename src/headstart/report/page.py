@@ -1,5 +1,6 @@
 """Put the facts, figures and pictures of runs on one page that needs nothing but itself."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -10,8 +11,8 @@ import jinja2
 
 from headstart import runs
 from headstart._version import __version__
-from headstart.data.manifest import data_name
-from headstart.errors import RunError
+from headstart.data.manifest import data_name, read_manifest
+from headstart.errors import DataError, RunError
 from headstart.files import make_parent, write_atomic
 from headstart.report.canvas import Figure
 from headstart.report.curves import overlaid_curves, training_figures
@@ -21,6 +22,7 @@ from headstart.report.reading import Facts, commands, read_comparison, read_run,
 from headstart.stats.baseline import baseline, figure_notes, worst_class
 from headstart.stats.caveats import caveats
 from headstart.stats.intervals import wilson_interval
+from headstart.text import visible
 from headstart.values import read_yaml
 
 _MAX_MISTAKES = 12
@@ -92,11 +94,32 @@ def page_path(paths: Sequence[Path], out: str | Path | None) -> Path:
         page = Path("report.html")
     for path in paths:
         runs.open_run(path).metrics()  # says so where it is not finished
-        images = Path(str(read_yaml(path / runs.CONFIG).get("data"))).expanduser()
-        # Another path was meant from where the run was started.
-        runs.check_output(page, str(images) if images.is_absolute() else "", "--out", ".html", ".htm")
+        data = str(read_yaml(path / runs.CONFIG).get("data"))
+        runs.check_output(page, _folder_of_images(path, data), "--out", ".html", ".htm")
     runs.check_parent(page.with_suffix("") / "loss.png")
     return page
+
+
+def _folder_of_images(run: Path, data: str) -> str:
+    """Return the folder that a run was given, as seen from everywhere; '' where that is not clear.
+
+    Args:
+        run: Its folder.
+        data: What was typed, perhaps from another folder than this process is in.
+    """
+    if Path(data).expanduser().is_absolute():
+        return data
+    words = tuple(word for word in Path(os.path.normpath(data)).parts if word != os.pardir)
+    if not words:
+        return ""
+    try:
+        first = read_manifest(run / runs.MANIFEST).records[0]
+    except (DataError, IndexError):
+        return ""
+    for folder in Path(first.key).parents:
+        if folder.parts[-len(words) :] == words:
+            return str(folder)
+    return ""
 
 
 def _write(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
@@ -109,11 +132,21 @@ def _write(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
     write_atomic(page, html)
 
 
+def _visible(value: object) -> object:
+    """Write the control characters of text as escapes; what is markup already was made here."""
+    return visible(value) if type(value) is str else value
+
+
 def _template() -> jinja2.Template:
     """Return the template of the page, with its filters."""
     loader = jinja2.FunctionLoader(lambda name: files(__package__).joinpath(name).read_text(encoding="utf-8"))
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        finalize=_visible,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["figure"] = _figure_text
     environment.filters["rate"] = _rate_text

@@ -46,9 +46,12 @@ class Checkpoints:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                state = json.loads(file.metadata()["state"])
+                metadata = file.metadata() or {}
+                if "state" not in metadata:
+                    raise ValueError("it does not say where training stood")
+                state = json.loads(metadata["state"])
                 return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118 (no mapping)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"the checkpoint {path} is damaged ({error}); delete it and --resume starts over") from error
 
 

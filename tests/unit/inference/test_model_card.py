@@ -61,10 +61,16 @@ def test_a_timm_network_is_loaded_by_timm(network, metrics):
 def test_names_cannot_break_the_card(network, metrics):
     labels = tuple(f"a`b|{number}\n# x" for number in range(60))
     card = render_model_card(replace(network, labels=labels), metrics, data_name="---\n# `odd` {{ 1 }}")
-    assert "`` a`b|0 # x ``" in card
+    assert r"`` a`b|0\n# x ``" in card
     assert "\n# x" not in card
     assert "and 10 more" in card
     assert "{{ 1 }}" in card
+
+
+def test_control_characters_of_names_do_not_reach_who_prints_the_card(network, metrics):
+    card = render_model_card(replace(network, labels=("a\x1b[2J", "b")), metrics, data_name="c\x1b[2J")
+    assert "\x1b" not in card
+    assert "0. `a\\u001b[2J`" in card
 
 
 def test_an_unknown_data_licence_is_said(network, metrics):

@@ -62,6 +62,14 @@ def test_table_is_for_eyes():
     assert written([], "table") == ""
 
 
+def test_a_name_can_neither_rewrite_the_terminal_nor_split_its_row():
+    odd = Prediction("a\x1b[2J\n.png", "b\tc\u202e", 1.0, (("b\tc\u202e", 1.0),))
+    assert written([odd], "table") == "1.0000  b\\tc\\u202e  a\\u001b[2J\\n.png\n"
+    assert "\u202e" not in written([odd], "json")
+    assert json.loads(written([odd], "json"))[0]["label"] == odd.label
+    assert next(csv.DictReader(io.StringIO(written([odd], "csv"))))["path"] == odd.path
+
+
 def test_parquet_comes_back(tmp_path):
     path = tmp_path / "p.parquet"
     assert write_predictions(ROWS * 3000, "parquet", path, top_k=2) == 3000

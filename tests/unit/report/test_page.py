@@ -121,6 +121,14 @@ def test_labels_may_hold_anything(make_run):
     assert (path / "report" / "loss.png").is_file()
 
 
+def test_control_characters_of_names_are_escapes_on_the_page(make_run):
+    path = make_run(labels=("a\x1b[2J", "b\u202e"), num_images=20)
+    page = Page(write_report([path]))
+    check_page(page)
+    assert not {"\x1b", "\u202e"} & set(page.source)
+    assert "a\\u001b[2J" in page.text
+
+
 def test_of_a_hundred_classes_the_most_confused_pairs_are_shown(make_run):
     labels = [f"class number {number}" for number in range(100)]
     page = Page(write_report([make_run(labels=labels, num_images=200, phases=(("head", 0), ("all", 3)))]))
