@@ -1,6 +1,5 @@
 import itertools
 import threading
-import time
 from contextlib import closing
 
 import pytest
@@ -13,13 +12,20 @@ def decoders() -> int:
 
 
 def test_results_come_in_order_whichever_is_ready_first() -> None:
-    def slow_at_first(number: int) -> int:
-        time.sleep(0.02 if number < 3 else 0)
+    third_is_ready = threading.Event()
+
+    def first_waits_for_third(number: int) -> int:
+        if number == 0:
+            assert third_is_ready.wait(timeout=30)
+        if number == 2:
+            third_is_ready.set()
         return number
 
-    for ahead in (0, 2, 100):
-        assert list(map_ahead(slow_at_first, range(20), threads=4, ahead=ahead)) == list(range(20))
-    assert list(map_ahead(slow_at_first, [], threads=4, ahead=2)) == []
+    for ahead in (2, 100):
+        third_is_ready.clear()
+        assert list(map_ahead(first_waits_for_third, range(20), threads=4, ahead=ahead)) == list(range(20))
+    assert list(map_ahead(abs, range(20), threads=4, ahead=0)) == list(range(20))
+    assert list(map_ahead(first_waits_for_third, [], threads=4, ahead=2)) == []
     assert decoders() == 0
 
 
