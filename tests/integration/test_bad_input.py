@@ -1528,6 +1528,11 @@ COMPARISONS = [
         "error: --vary lr=1,1: expected one or more values, no two alike",
     ),
     Row(
+        "one value in two spellings",
+        "compare fruit {tiny} --vary lr=1e-3,0.001",
+        "error: 'scratch, lr=1e-3' and 'scratch, lr=0.001' are one and the same; give each value of --vary once",
+    ),
+    Row(
         "varied wrong value",
         "compare fruit {tiny} --vary lr=1e-3,fast",
         "error: --vary lr=fast: lr='fast' is not valid: input should be a valid number, unable to parse "

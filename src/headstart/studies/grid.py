@@ -40,7 +40,8 @@ def make_cells(
         vary: Setting -> its values, as words or as what the setting takes.
 
     Raises:
-        ConfigError: A setting is not known, cannot be varied, a value does not fit, or two cells have one name.
+        ConfigError: A setting is not known, cannot be varied, a value does not fit, two cells have one name, or they
+            have one configuration under two names.
     """
     vary = vary or {}
     _check_varied(vary)
@@ -66,6 +67,11 @@ def make_cells(
             cell = Cell(name, make(given))
             if found.setdefault(name, cell).config != cell.config:
                 raise ConfigError(f"two strategies are called {name!r}; give one of the files another name")
+    for first, second in itertools.combinations(found.values(), 2):
+        if first.config == second.config:
+            raise ConfigError(
+                f"{first.name!r} and {second.name!r} are one and the same; give each value of --vary once"
+            )
     return tuple(found.values())
 
 
