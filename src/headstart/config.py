@@ -27,9 +27,11 @@ from headstart.values import (
     read_yaml,
 )
 
+_PLAIN_NAME = re.compile(r"[\w-]+( [\w-]+)*")  # holds nothing that separates pairs
+
 
 class Config(BaseModel):
-    """What was asked for: the settings of one run; frozen, and unknown keys are refused.
+    """Holds what was asked for, the settings of one run. It is frozen, and unknown keys are refused.
 
     `model_fields_set` names what was asked for. What follows from it is decided by `headstart.experiment`, and is a
     value of its own: `headstart.resolved.Resolved`.
@@ -176,7 +178,7 @@ class Config(BaseModel):
 
     @property
     def selects(self) -> bool:
-        """Whether held-out images choose the epoch."""
+        """Tells whether held-out images choose the epoch."""
         return self.best_epoch or self.patience is not None
 
     def asked(self) -> dict[str, Any]:
@@ -188,7 +190,7 @@ class Config(BaseModel):
     def _read_naturally(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {key: plain_value(value, _choices(key)) for key, value in values.items()}
+        return {key: plain_value(value, _words_of_setting(key)) for key, value in values.items()}
 
     @field_validator("data", mode="before")
     @classmethod
@@ -231,7 +233,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
     try:
         return Config(**values)
     except ValidationError as error:
-        raise ConfigError(_describe(error)) from error
+        raise ConfigError(_message(error)) from error
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -248,8 +250,11 @@ def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = 
         values = read_yaml(path)
         if is_run_config(path):
             values = {**asked_values(values), "repeat": str(path.parent)}
-    if "table" in values and overrides.get("strategy", values.get("strategy")) != values.get("strategy"):
-        values.pop("table")
+
+    # A table belongs to the strategy of the file, not to another one.
+    strategy = values.get("strategy")
+    if overrides.get("strategy", strategy) != strategy:
+        values.pop("table", None)
     return make_config({**values, **overrides})
 
 
@@ -269,12 +274,13 @@ def asked_values(values: Mapping[str, Any]) -> dict[str, Any]:
     decided = {"choices", "lr", "head_init"}
     if values.get("head_init") == "source" and values.get("head_lr_mult") == 1.0:
         decided.add("head_lr_mult")
-    defaults = {name: field.default for name, field in Config.model_fields.items()}
-    return {
-        key: value
-        for key, value in values.items()
-        if key not in decided and (key not in defaults or value != defaults[key])
-    }
+    asked = {}
+    for key, value in values.items():
+        field = Config.model_fields.get(key)
+        is_default = field is not None and value == field.default
+        if key not in decided and not is_default:
+            asked[key] = value
+    return asked
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -312,50 +318,59 @@ def command_words(asked: Mapping[str, Any], *left_out: str) -> list[str]:
         is_flag = name in Config.model_fields and name not in ("data", "out", "table", "repeat", *left_out)
         if not is_flag or value is None:
             continue
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
+        flag = name.replace("_", "-")
+        if value is True:
+            words.append(f"--{flag}")
+        elif value is False:
+            words.append(f"--no-{flag}")
         else:
-            words += [flag, _word(value)]
+            words += [f"--{flag}", _flag_value(value)]
     return words
 
 
-def _word(value: object) -> str:
+def _flag_value(value: object) -> str:
     """Write a value as a flag takes it."""
     if isinstance(value, Mapping):
-        is_plain = all(re.fullmatch(r"[\w-]+( [\w-]+)*", str(part)) for pair in value.items() for part in pair)
-        if not is_plain:
+        names = [str(part) for part in (*value.keys(), *value.values())]
+        if not all(_PLAIN_NAME.fullmatch(name) for name in names):
             return json.dumps(value, ensure_ascii=False)
         value = [f"{key}={item}" for key, item in value.items()]
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)
 
 
-def _describe(error: ValidationError) -> str:
+def _message(error: ValidationError) -> str:
+    """Say in one line what is wrong with the first setting that pydantic refuses."""
     first = error.errors()[0]
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    if not first["loc"]:
+        return reason
     # What follows the field is pydantic's own: a position in a list, a member of a union.
-    key = str(first["loc"][0]) if first["loc"] else ""
+    key = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return f"unknown setting {key!r}.{did_you_mean(key, Config.model_fields)} See: headstart train --help"
-    if not key:
-        return str(first["msg"]).removeprefix("Value error, ")
     got = first.get("input")
-    choices = _choices(key)
-    if choices and isinstance(got, str):
-        return f"{key}={got!r} is not one of {', '.join(choices)}.{did_you_mean(got, choices)}"
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{key}={got!r} is not valid: {message[:1].lower()}{message[1:]}"
+    words = _words_of_setting(key)
+    if words and isinstance(got, str):
+        return f"{key}={got!r} is not one of {', '.join(words)}.{did_you_mean(got, words)}"
+    return f"{key}={got!r} is not valid: {reason[:1].lower()}{reason[1:]}"
 
 
 def description(field: str) -> str:
     """Return what a setting means, with the words that it takes where these are not all named."""
     text = Config.model_fields[field].description or ""
-    words = _choices(field)
-    return text if all(word in text for word in words) else f"{text} ({either(words)})"
+    words = _words_of_setting(field)
+    if all(word in text for word in words):
+        return text
+    return f"{text} ({either(words)})"
 
 
-def _choices(field: str) -> tuple[str, ...]:
-    """Return the words that a field accepts, where it accepts only certain words."""
-    annotation = Config.model_fields[field].annotation if field in Config.model_fields else None
+def _words_of_setting(field: str) -> tuple[str, ...]:
+    """Return the words that a setting takes; none where it takes other values, or is no setting."""
+    if field not in Config.model_fields:
+        return ()
+    annotation = Config.model_fields[field].annotation
     for option in (annotation, *get_args(annotation)):
         if get_origin(option) is Literal:
             return get_args(option)

@@ -16,7 +16,7 @@ from headstart.types import GreyRange, StepChoice
 
 
 class Resolved(BaseModel):
-    """What a run decided; frozen. Values per phase are in the order of the plan.
+    """Holds what a run decided, and is frozen. Values per phase are in the order of the plan.
 
     Attributes:
         strategy: Name of the strategy, or of the user's table.
@@ -56,7 +56,9 @@ class Resolved(BaseModel):
 
     def step_of(self, phase: int) -> StepChoice | None:
         """Return how the steps of a phase, numbered from 0, run; None where that is not decided."""
-        return self.steps[phase] if phase < len(self.steps) else None
+        if phase >= len(self.steps):
+            return None
+        return self.steps[phase]
 
     def with_step(self, phase: int, step: StepChoice) -> Self:
         """Return a copy in which the steps of a phase, numbered from 0, run in this way."""
@@ -75,14 +77,16 @@ class Resolved(BaseModel):
         """Read what `to_json` wrote.
 
         Raises:
-            RunError: It is damaged, or another version's.
+            RunError: The file is damaged, or another version's.
         """
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            reason = f"{place}: {first['msg'].lower()}" if place else "it holds no JSON object of decisions"
+            reason = "it holds no JSON object of decisions"
+            if place:
+                reason = f"{place}: {first['msg'].lower()}"
             raise RunError(f"{where} is damaged or another version's ({reason}); train again") from error
 
 

@@ -15,14 +15,14 @@ from pydantic import BeforeValidator, Field
 from headstart.errors import ConfigError
 
 
-def _pairs(value: object) -> object:
+def _read_pairs(value: object) -> object:
     """Read `a=b,c=d`, a JSON object, or a YAML file holding a mapping, into a dict; names may be whole numbers."""
     if isinstance(value, Mapping):
-        return {_name(key): item for key, item in value.items()}
+        return {_read_name(key): item for key, item in value.items()}
     if not isinstance(value, str):
         raise ValueError("expected name=value pairs")
     if value.endswith((".yaml", ".yml")):
-        return _pairs(read_yaml(Path(value)))
+        return _read_pairs(read_yaml(Path(value)))
     if value.startswith("{"):  # as `command_words` writes names that hold commas and the like
         return json.loads(value)
     pairs = {}
@@ -36,17 +36,19 @@ def _pairs(value: object) -> object:
     return pairs
 
 
-def _names(pairs: object) -> object:
-    """Read pairs of names."""
-    found = _pairs(pairs)
-    return {key: _name(item) for key, item in found.items()} if isinstance(found, dict) else found
+def _read_pairs_of_names(value: object) -> object:
+    """Read what `_read_pairs` reads, where the values are names too."""
+    pairs = _read_pairs(value)
+    if not isinstance(pairs, dict):
+        return pairs
+    return {key: _read_name(item) for key, item in pairs.items()}
 
 
-def _name(value: object) -> str:
+def _read_name(value: object) -> str:
     """Return the name of a class or split, which YAML may have read as something else.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The value is no name.
     """
     if isinstance(value, bool):
         raise ValueError(f"expected a name; YAML reads yes, no, on and off as {value}, so put such a name into quotes")
@@ -57,34 +59,38 @@ def _name(value: object) -> str:
     raise ValueError(f"expected a name; got {value!r}. Put it into quotes")
 
 
-def _counts(value: object) -> object:
+def _read_counts(value: object) -> object:
     """Read `N`, or `train=N,test=M`."""
     if value is None:
         return None
     with suppress(TypeError, ValueError):
         found: Any = value
         if isinstance(value, str):
-            found = int(value) if value.isdigit() else _pairs(value)
+            found = int(value) if value.isdigit() else _read_pairs(value)
         counts = found.values() if isinstance(found, Mapping) else [found]
         if counts and all(int(count) >= 1 for count in counts):
             return found
     raise ValueError("expected N, or train=N,test=M, each at least 1")
 
 
-def _list(value: object) -> object:
+def _read_list(value: object) -> object:
     """Read `a,b,c`, or one value, into a list."""
+    if value is None or isinstance(value, list | tuple):
+        return value
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
-    return value if value is None or isinstance(value, list | tuple) else [value]
+    return [value]
 
 
-def _list_of_names(value: object) -> object:
+def _read_list_of_names(value: object) -> object:
     """Read `a,b,c`, or one name, into a list of names."""
-    found = _list(value)
-    return [_name(each) for each in found] if isinstance(found, list | tuple) else found
+    names = _read_list(value)
+    if not isinstance(names, list | tuple):
+        return names
+    return [_read_name(name) for name in names]
 
 
-def _duration(value: object) -> object:
+def _read_duration(value: object) -> object:
     """Read `90`, `90s`, `10m` or `1.5h`, or a `timedelta`, into seconds."""
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -99,15 +105,15 @@ def _duration(value: object) -> object:
         raise ValueError("expected seconds, or 10m, 1h") from None
 
 
-def _gigabytes(value: object) -> object:
+def _read_gigabytes(value: object) -> object:
     """Read `8`, `8GB` or `800MB` into units of 10**9 bytes."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"([\d.]+)\s*([MG]B)?", value.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([\d.]+)\s*(MB|GB|)", value.strip(), re.IGNORECASE)
     with suppress(ValueError):
         if match:
             number = float(match[1])
-            return number / 1000 if (match[2] or "").upper() == "MB" else number
+            return number / 1000 if match[2].upper() == "MB" else number
     raise ValueError("expected gigabytes, such as 8 or 8GB, or 800MB")
 
 
@@ -129,8 +135,10 @@ def plain_value(value: object, words: Sequence[str] = ()) -> object:
     if kind.__module__ == "numpy" and hasattr(value, "tolist"):
         return value.tolist()
     if words and isinstance(value, bool):
-        meant = [word for word in (("auto", "on") if value else ("off", "none")) if word in words]
-        return meant[0] if meant else value
+        for word in ("auto", "on") if value else ("off", "none"):
+            if word in words:
+                return word
+        return value
     if words and isinstance(value, int):
         return str(value)
     if words and value is None and "none" in words:
@@ -138,26 +146,30 @@ def plain_value(value: object, words: Sequence[str] = ()) -> object:
     return value
 
 
-def _place(error: yaml.MarkedYAMLError) -> str:
+def _place_and_problem(error: yaml.MarkedYAMLError) -> str:
     """Say where YAML is wrong, and what is wrong: ` in line 2, column 5: found a tab`."""
-    problem = " ".join(str(error.problem or error.context or "").split())
+    text = ""
     mark = error.problem_mark or error.context_mark
-    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-    return f"{place}: {problem}" if problem else place
+    if mark is not None:
+        text = f" in line {mark.line + 1}, column {mark.column + 1}"
+    problem = " ".join(str(error.problem or error.context or "").split())
+    if problem:
+        text += f": {problem}"
+    return text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        ConfigError: It is missing, is not YAML or holds something else.
+        ConfigError: The file is missing, is not YAML or holds something else.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from error
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML{_place(error)}; correct it there") from error
+        raise ConfigError(f"{path} is not valid YAML{_place_and_problem(error)}; correct it there") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if values is None:
@@ -167,12 +179,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-Pairs = Annotated[dict[str, str], BeforeValidator(_names)]
-Matches = Annotated[dict[str, int | str], BeforeValidator(_pairs)]
-Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_counts)]
-Ints = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_list)]
-Names = Annotated[list[str], BeforeValidator(_list_of_names)]
-Floats = Annotated[list[Annotated[float, Field(gt=0)]] | None, BeforeValidator(_list)]
-Seconds = Annotated[float | None, BeforeValidator(_duration)]
-Gigabytes = Annotated[float | None, BeforeValidator(_gigabytes)]
+Pairs = Annotated[dict[str, str], BeforeValidator(_read_pairs_of_names)]
+Matches = Annotated[dict[str, int | str], BeforeValidator(_read_pairs)]
+Counts = Annotated[int | dict[str, int] | None, BeforeValidator(_read_counts)]
+Ints = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_read_list)]
+Names = Annotated[list[str], BeforeValidator(_read_list_of_names)]
+Floats = Annotated[list[Annotated[float, Field(gt=0)]] | None, BeforeValidator(_read_list)]
+Seconds = Annotated[float | None, BeforeValidator(_read_duration)]
+Gigabytes = Annotated[float | None, BeforeValidator(_read_gigabytes)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
