@@ -4,7 +4,7 @@ from headstart.config import Config
 from headstart.experiment.settings import ineffective_settings
 from headstart.models.adapters import adapter_layout
 from headstart.models.classifier import ClassifierNetwork
-from headstart.models.source_head import describe, run_labels
+from headstart.models.source_head import matching_lines, run_labels
 from headstart.resolved import Resolved
 from headstart.training.plan import Plan, resolve
 from headstart.training.strategies import find_strategy
@@ -57,7 +57,7 @@ def _head_notes(weights: str | None, model: ClassifierNetwork, plan: Plan) -> li
         if not is_solved and not any(phase.epochs_to_run for phase in plan.phases):
             notes.append("no epochs and a random head: it can only guess; --head-init source starts from what is known")
         return notes
-    notes = describe(source.matching, source.classes)
+    notes = matching_lines(source.matching, source.classes)
     if known:
         notes.append(f"the rows are those of {weights}; --head-init random would start anew")
     if is_solved:

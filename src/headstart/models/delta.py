@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _KEY = "headstart_delta"  # one key, as safetensors writes several in no certain
 
 @dataclass(frozen=True, eq=False)
 class DeltaInfo:
-    """A delta file: what it says about itself, and what it holds.
+    """Holds what a delta file says about itself, and what is in it.
 
     Attributes:
         config: `config.json` of the model.
@@ -55,7 +56,7 @@ class DeltaInfo:
 def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Hash names, types, shapes and bits of tensors; equal only where all of them are bit-identical."""
     total = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+    for name, tensor in sorted(tensors, key=itemgetter(0)):
         plain = tensor.detach().cpu().contiguous()
         total.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         total.update(plain.flatten().view(torch.uint8).numpy().data)
@@ -77,7 +78,11 @@ def save_delta(classifier: ClassifierNetwork, base: Backbone, path: Path, *, fac
     """
     state = merged_state(classifier.network)
     origin = _below_head(base)
-    if missing := [name for name in origin if name not in state or state[name].shape != origin[name].shape]:
+    missing = []
+    for name, tensor in origin.items():
+        if name not in state or state[name].shape != tensor.shape:
+            missing.append(name)
+    if missing:
         raise ModelError(
             f"{base.name} is not what {classifier.backbone} started from: {len(missing)} of its tensors are not in the "
             f"model (first: {missing[0]}); give the backbone of the run"
@@ -101,7 +106,7 @@ def _changes(
     """Return what `state` has that `origin` has not: A and B where they explain a weight to the bit, else the whole."""
     changes: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name in origin and _same(tensor, origin[name]):
+        if name in origin and _have_equal_bits(tensor, origin[name]):
             continue
         key_a = f"{name}.lora_a"
         key_b = f"{name}.lora_b"
@@ -109,7 +114,7 @@ def _changes(
             lora_a = low_rank[key_a].contiguous()
             lora_b = low_rank[key_b].contiguous()
             # Whatever else changed the weight, the whole of it is right.
-            if _same(tensor, merge(origin[name], lora_a, lora_b, scale)):
+            if _have_equal_bits(tensor, merge(origin[name], lora_a, lora_b, scale)):
                 changes[key_a] = lora_a
                 changes[key_b] = lora_b
                 continue
@@ -160,11 +165,11 @@ def read_info(path: Path) -> DeltaInfo:
     try:
         with safe_open(path, framework="pt") as file:
             about = (file.metadata() or {}).get(_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if about else {}  # noqa: SIM118
+            if about is None:
+                raise ModelError(f"{path} is no delta; give a file written by: headstart delta RUN")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read ({error}); give a file written by: headstart delta RUN") from error
-    if about is None:
-        raise ModelError(f"{path} is no delta; give a file written by: headstart delta RUN")
     try:
         values = json.loads(about)
         if values["format"] > _FORMAT:
@@ -204,9 +209,14 @@ def read_factors(folder: Path) -> Factors | None:
 
 
 def _below_head(base: Backbone) -> dict[str, Tensor]:
-    state = base.network.state_dict()
-    return {name: tensor.detach().cpu() for name, tensor in state.items() if not base.stages[-1].owns(name)}
+    """Return the tensors of a backbone without its head, on the CPU."""
+    head = base.stages[-1]
+    tensors = {}
+    for name, tensor in base.network.state_dict().items():
+        if not head.owns(name):
+            tensors[name] = tensor.detach().cpu()
+    return tensors
 
 
-def _same(left: Tensor, right: Tensor) -> bool:
+def _have_equal_bits(left: Tensor, right: Tensor) -> bool:
     return digest([("", left)]) == digest([("", right)])

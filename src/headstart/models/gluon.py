@@ -31,7 +31,8 @@ class BatchNorm(nn.BatchNorm2d):
         """Normalise activations (N, C, H, W)."""
         if not self.training or self.running_mean is None or self.running_var is None or self.momentum is None:
             return super().forward(input)
-        mean, unbiased = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        mean = torch.zeros_like(self.running_mean)
+        unbiased = torch.zeros_like(self.running_var)
         output = functional.batch_norm(
             input, mean, unbiased, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
         )
@@ -50,13 +51,16 @@ class BasicBlockV2(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = BatchNorm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        is_same = in_channels == channels
-        self.downsample = None if is_same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        self.downsample: nn.Conv2d | None = None
+        if in_channels != channels:
+            self.downsample = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map activations (N, C_in, H, W) to (N, C, H / stride, W / stride)."""
         active = functional.relu(self.bn1(inputs))
-        residual = inputs if self.downsample is None else self.downsample(active)
+        residual = inputs
+        if self.downsample is not None:
+            residual = self.downsample(active)
         outputs: Tensor = self.conv2(functional.relu(self.bn2(self.conv1(active))))
         return outputs + residual
 
@@ -105,9 +109,14 @@ class ResNetV2(nn.Module):
 
 
 def _stage(index: int, num_blocks: int) -> nn.Sequential:
-    width, before = _WIDTHS[index], _WIDTHS[max(index - 1, 0)]
-    first = BasicBlockV2(before, width, stride=1 if index == 0 else 2)
-    return nn.Sequential(first, *(BasicBlockV2(width, width, stride=1) for _ in range(num_blocks - 1)))
+    width = _WIDTHS[index]
+    if index == 0:
+        blocks = [BasicBlockV2(width, width, stride=1)]
+    else:
+        blocks = [BasicBlockV2(_WIDTHS[index - 1], width, stride=2)]
+    while len(blocks) < num_blocks:
+        blocks.append(BasicBlockV2(width, width, stride=1))
+    return nn.Sequential(*blocks)
 
 
 def resnet18_v2(num_classes: int) -> ResNetV2:

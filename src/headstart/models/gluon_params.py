@@ -25,7 +25,9 @@ from headstart.errors import ModelError
 from headstart.files import write_atomic
 
 _FILE_MAGIC = 0x112
-_V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+_V1 = 0xF993FAC8
+_V2 = 0xF993FAC9
+_V3 = 0xF993FACA
 _STORAGES = {1: "row_sparse", 2: "csr"}
 _MOST_DIMENSIONS = 32
 _CPU = (1, 0)
@@ -147,10 +149,12 @@ def from_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Reader:
-    """Bytes and a place in them."""
+    """Takes bytes from a file's content in turn; `at` is the place of the next one."""
 
     def __init__(self, file: Path, data: bytes) -> None:
-        self.file, self.data, self.at = file, data, 0
+        self.file = file
+        self.data = data
+        self.at = 0
 
     def take(self, count: int, what: str) -> bytes:
         if count > len(self.data) - self.at:

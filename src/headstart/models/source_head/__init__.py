@@ -4,7 +4,7 @@
 `rest_row` fits the row of a class that stands for all others.
 """
 
-from headstart.models.source_head.matching import NEW, REST, Matching, SourceClass, describe, match_labels
+from headstart.models.source_head.matching import NEW, REST, Matching, SourceClass, match_labels, matching_lines
 from headstart.models.source_head.rest_row import FeatureRows, fit_rest_row, write_rest_row
 from headstart.models.source_head.rows import SourceHead, read_source_head, run_labels, start_from_source
 
@@ -15,9 +15,9 @@ __all__ = [
     "Matching",
     "SourceClass",
     "SourceHead",
-    "describe",
     "fit_rest_row",
     "match_labels",
+    "matching_lines",
     "read_source_head",
     "run_labels",
     "start_from_source",

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from headstart.errors import ConfigError, did_you_mean, listed
 
-NEW, REST = "none", "rest"  # what a class may be matched to beside an output: a new row, or all other outputs together
+# What a class may be matched to beside an output: a new row, or all other outputs together.
+NEW = "none"
+REST = "rest"
 
 _REST_NAMES = frozenset(("other", "others", "rest", "therest", "everythingelse", "none", "noneofthese", "background"))
 _NEGATIONS = ("not", "nota", "notan", "no", "non")
@@ -16,7 +18,7 @@ _MOST_SHOWN = 10
 
 @dataclass(frozen=True)
 class SourceClass:
-    """What one output of a source head stands for.
+    """Says what one output of a source head stands for.
 
     Attributes:
         names: Synonyms, the usual one first; empty where they are not known.
@@ -32,7 +34,7 @@ class SourceClass:
 
 @dataclass(frozen=True)
 class Matching:
-    """What each class of the data is to a source head.
+    """Says what each class of the data is to a source head.
 
     Attributes:
         labels: Class names, in the order of the new head's outputs.
@@ -46,10 +48,12 @@ class Matching:
 
     def to_dict(self) -> dict[str, int | str]:
         """Return the matching as `match_labels` takes it, every class named."""
-        words = [NEW if output is None else output for output in self.outputs]
+        words: dict[str, int | str] = {}
+        for label, output in zip(self.labels, self.outputs, strict=True):
+            words[label] = NEW if output is None else output
         if self.rest is not None:
-            words[self.rest] = REST
-        return dict(zip(self.labels, words, strict=True))
+            words[self.labels[self.rest]] = REST
+        return words
 
 
 def match_labels(
@@ -73,19 +77,23 @@ def match_labels(
             there.
     """
     given = dict(given or {})
-    if unknown := [label for label in given if label not in labels]:
-        raise ConfigError(
-            f"match names {unknown[0]!r}, which is no class of the data.{did_you_mean(unknown[0], labels)} "
-            f"It takes {', '.join(labels[:_MOST_SHOWN])}"
-        )
+    for label in given:
+        if label not in labels:
+            raise ConfigError(
+                f"match names {label!r}, which is no class of the data.{did_you_mean(label, labels)} "
+                f"It takes {', '.join(labels[:_MOST_SHOWN])}"
+            )
     for label in _left_over(labels, classes, given):
         given[label] = NEW
 
     # What each class fits; what the user gave is one thing.
-    names = _Names(classes)
+    names = _SourceNames(classes)
     found: dict[str, list[int | str]] = {}
     for label in labels:
-        found[label] = [names.given(label, given[label])] if label in given else [*names.find(label)]
+        if label in given:
+            found[label] = [names.read_given(label, given[label])]
+        else:
+            found[label] = [*names.find(label)]
     _refuse_unclear(found, names)
 
     # A class that fits nothing is new, or the rest, if there is any.
@@ -94,7 +102,9 @@ def match_labels(
         words[label] = outputs[0] if outputs else _new_or_rest(label, labels)
     num_matched = sum(isinstance(word, int) for word in words.values())
     if num_matched == len(classes):
-        words = {label: NEW if word == REST else word for label, word in words.items()}
+        for label, word in words.items():
+            if word == REST:
+                words[label] = NEW
     _refuse_shared(words, names)
     if not num_matched:
         unnamed = "" if names.are_known else ", whose classes' names are not known here"
@@ -103,31 +113,40 @@ def match_labels(
             "CLASS=NUMBER, or leave out --head-init source"
         )
 
-    in_order = list(words.values())
-    outputs_in_order = tuple(word if isinstance(word, int) else None for word in in_order)
-    return Matching(tuple(labels), outputs_in_order, in_order.index(REST) if REST in in_order else None)
+    matched: list[int | None] = []
+    rest = None
+    for position, word in enumerate(words.values()):
+        matched.append(word if isinstance(word, int) else None)
+        if word == REST:
+            rest = position
+    return Matching(tuple(labels), tuple(matched), rest)
 
 
-def describe(matching: Matching, classes: Sequence[SourceClass]) -> list[str]:
-    """Return sentences for people: what starts from what."""
-    names = _Names(classes)
-    words = matching.to_dict()
-    matched = [f"{label} = {names.show(word, meaning=False)}" for label, word in words.items() if isinstance(word, int)]
+def matching_lines(matching: Matching, classes: Sequence[SourceClass]) -> list[str]:
+    """Return sentences for people that say what starts from what."""
+    names = _SourceNames(classes)
+    matched = []
+    new = []
+    for label, word in matching.to_dict().items():
+        if isinstance(word, int):
+            matched.append(f"{label} = {names.show(word, meaning=False)}")
+        elif word == NEW:
+            new.append(label)
     lines = [f"the head starts from rows of the source's: {listed(matched, _MOST_SHOWN)}"]
-    if new := [label for label, word in words.items() if word == NEW]:
+    if new:
         lines.append(f"new rows for {listed(new, _MOST_SHOWN)}: no class of the source has that name")
     if matching.rest is not None:
         lines.append(f"{matching.labels[matching.rest]} starts from all other classes of the source")
     return lines
 
 
-class _Names:
-    """The names of a source head's outputs, looked up in rising order of tolerance."""
+class _SourceNames:
+    """Looks up the names of a source head's outputs, in rising order of tolerance."""
 
     def __init__(self, classes: Sequence[SourceClass]) -> None:
         self._classes = classes
         self._tables: list[tuple[Callable[[str], set[str]], dict[str, set[int]]]] = []
-        for forms in (lambda name: {name}, lambda name: {_plain(name)}, _singulars):
+        for forms in (lambda name: {name}, lambda name: {_without_separators(name)}, _singular_forms):
             table: dict[str, set[int]] = {}
             for output, source in enumerate(classes):
                 for name in source.names:
@@ -149,7 +168,7 @@ class _Names:
                 return sorted(hits)
         return []
 
-    def given(self, label: str, word: int | str) -> int | str:
+    def read_given(self, label: str, word: int | str) -> int | str:
         """Read what the user gave for a class."""
         if word in (NEW, REST):
             return word
@@ -164,7 +183,9 @@ class _Names:
             return hits[0]
         if hits:
             raise ConfigError(f"match {label}={word} fits several: {'; '.join(map(self.show, hits))}: give the number")
-        known = [name for source in self._classes for name in source.names]
+        known: list[str] = []
+        for source in self._classes:
+            known += source.names
         hint = did_you_mean(str(word), known) if known else " The names of this source's classes are not known here."
         raise ConfigError(
             f"match {label}={word}: the source has no class of that name.{hint} Give the number of an output, a name, "
@@ -172,19 +193,22 @@ class _Names:
         )
 
     def show(self, output: int | str, *, meaning: bool = True) -> str:
+        """Write an output for people: `934 (hotdog, hot dog: ...)`."""
         source = self._classes[int(output)]
-        text = f"{source}: {source.meaning[:60]}" if meaning and source.meaning else str(source)
+        text = str(source)
+        if meaning and source.meaning:
+            text += f": {source.meaning[:60]}"
         return f"{output} ({text})"
 
 
-def _plain(name: str) -> str:
+def _without_separators(name: str) -> str:
     """Return a name without case and separators."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-def _singulars(name: str) -> set[str]:
+def _singular_forms(name: str) -> set[str]:
     """Return what the name may be the plural of, and itself."""
-    plain = _plain(name)
+    plain = _without_separators(name)
     forms = {plain}
     if len(plain) > 3 and plain.endswith("s") and not plain.endswith("ss"):
         forms.add(plain[:-1])
@@ -206,45 +230,49 @@ def _left_over(labels: Sequence[str], classes: Sequence[SourceClass], given: Map
     return open_labels - source_names
 
 
-def _refuse_unclear(found: Mapping[str, list[int | str]], names: _Names) -> None:
+def _refuse_unclear(found: Mapping[str, list[int | str]], names: _SourceNames) -> None:
     """Refuse classes that fit several of the source's."""
     unclear = [label for label, outputs in found.items() if len(outputs) > 1]
     if not unclear:
         return
-    label, outputs = unclear[0], found[unclear[0]]
-    others = f"; so do {', '.join(map(repr, unclear[1:_MOST_SHOWN]))}" if unclear[1:] else ""
+    label = unclear[0]
+    outputs = found[label]
     shown = "; ".join(map(names.show, outputs[:_MOST_SHOWN]))
+    if len(unclear) > 1:
+        shown += f"; so do {', '.join(map(repr, unclear[1:_MOST_SHOWN]))}"
     raise ConfigError(
-        f"class {label!r} fits several of the source's: {shown}{others}: choose with {_flag(label, outputs[0])}, "
+        f"class {label!r} fits several of the source's: {shown}: choose with {_match_flag(label, outputs[0])}, "
         f"or {NEW} in the number's place for a new row"
     )
 
 
 def _new_or_rest(label: str, labels: Sequence[str]) -> str:
     """Say what a class is that the source has no name for: the rest if it is `other` and the like, or `not_x`."""
-    plain = _plain(label)
+    plain = _without_separators(label)
     if plain in _REST_NAMES:
         return REST
     denied: set[str] = set()
     for word in _NEGATIONS:
         if plain.startswith(word):
-            denied |= _singulars(plain.removeprefix(word))
-    is_rest = any(not denied.isdisjoint(_singulars(other)) for other in labels if other != label)
-    return REST if is_rest else NEW
+            denied |= _singular_forms(plain.removeprefix(word))
+    for other in labels:
+        if other != label and not denied.isdisjoint(_singular_forms(other)):
+            return REST
+    return NEW
 
 
-def _refuse_shared(words: Mapping[str, int | str], names: _Names) -> None:
+def _refuse_shared(words: Mapping[str, int | str], names: _SourceNames) -> None:
     """Refuse two classes that mean the same of the source."""
     owners: dict[int | str, str] = {}
     for label, word in words.items():
         if word != NEW and word in owners:
-            what = "all other classes" if word == REST else names.show(word, meaning=False)
+            meant = "all other classes" if word == REST else names.show(word, meaning=False)
             raise ConfigError(
-                f"{owners[word]!r} and {label!r} both mean {what} of the source; give one of them another with "
-                f"{_flag(label, 'NUMBER')}, or {NEW} in the number's place for a new row"
+                f"{owners[word]!r} and {label!r} both mean {meant} of the source; give one of them another with "
+                f"{_match_flag(label, 'NUMBER')}, or {NEW} in the number's place for a new row"
             )
         owners[word] = label
 
 
-def _flag(label: str, word: int | str) -> str:
+def _match_flag(label: str, word: int | str) -> str:
     return f"--match {shlex.quote(f'{label}={word}')}"

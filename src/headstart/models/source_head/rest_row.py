@@ -18,7 +18,7 @@ _BLOCK_ROWS = 1024
 
 
 class FeatureRows(Protocol):
-    """The training features, by view.
+    """Gives the training features, by view.
 
     Attributes:
         num_images: N.
@@ -71,7 +71,8 @@ def fit_rest_row(
     fitted, tested = _moments(features, held, weight, bias)
     strength = _USUAL_STRENGTH
     if held.any():
-        strength = min(_STRENGTHS, key=lambda value: _squared_error(tested, *_ridge(fitted, value)))
+        errors = {each: _squared_error(tested, *_ridge(fitted, each)) for each in _STRENGTHS}
+        strength = min(errors, key=errors.__getitem__)
     return _ridge(fitted + tested, strength)
 
 

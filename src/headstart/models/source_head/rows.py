@@ -19,7 +19,7 @@ from headstart.models.weights import read_model_json, saved_model_folder
 
 @dataclass(frozen=True, eq=False)
 class SourceHead:
-    """The head that a network came with, and what the classes of the data are to it.
+    """Holds the head that a network came with, and what the classes of the data are to it.
 
     Attributes:
         weight: (S, F), a row per class of the source.
@@ -43,7 +43,9 @@ class SourceHead:
         """Say for each class of the data what it starts from: `310 (ant, emmet, pismire)`, `rest` or `none`."""
         said = {}
         for label, word in self.matching.to_dict().items():
-            said[label] = f"{word} ({self.classes[word]})" if isinstance(word, int) else word
+            said[label] = str(word)
+            if isinstance(word, int):
+                said[label] += f" ({self.classes[word]})"
         return said
 
 
@@ -73,7 +75,9 @@ def read_source_head(
             "leave out --head-init source, or give other weights"
         )
     rows = head.weight.detach().clone().reshape(len(head.weight), num_features(head))
-    bias = torch.zeros(len(rows)) if head.bias is None else head.bias.detach().clone()
+    bias = torch.zeros(len(rows))
+    if head.bias is not None:
+        bias = head.bias.detach().clone()
     classes = source_classes(weights, len(rows))
     return SourceHead(rows, bias, classes, match_labels(labels, classes, given))
 
@@ -122,7 +126,9 @@ def run_labels(weights: str | None) -> tuple[str, ...]:
     Raises:
         ModelError: The folder is damaged.
     """
-    folder = saved_model_folder(Path(weights)) if weights not in (None, "none") else None
+    if weights in (None, "none"):
+        return ()
+    folder = saved_model_folder(Path(weights))
     if folder is None:
         return ()
     config = read_model_json(folder / "config.json")

@@ -1,7 +1,7 @@
 import pytest
 
 from headstart.errors import ConfigError
-from headstart.models.source_head.matching import Matching, SourceClass, describe, match_labels
+from headstart.models.source_head.matching import Matching, SourceClass, match_labels, matching_lines
 
 SOURCE = tuple(
     SourceClass(tuple(names.split(", ")), meaning)
@@ -152,7 +152,7 @@ def test_a_matching_is_replayed_from_its_record():
 
 
 def test_it_is_said_what_starts_from_what():
-    lines = describe(match_labels(["ants", "wasp", "other"], SOURCE), SOURCE)
+    lines = matching_lines(match_labels(["ants", "wasp", "other"], SOURCE), SOURCE)
     assert lines == [
         "the head starts from rows of the source's: ants = 1 (ant, emmet, pismire)",
         "new rows for wasp: no class of the source has that name",
