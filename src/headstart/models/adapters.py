@@ -8,6 +8,7 @@ again once it is saved.
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ class LowRank(nn.Module):
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
         super().__init__()
-        rows, columns = weight.shape[0], weight[0].numel()
+        rows = weight.shape[0]
+        columns = weight[0].numel()
         self.scale = alpha / rank
         rank = max(1, min(rank, rows * columns // (rows + columns)))
         self.lora_a = nn.Parameter(weight.new_empty(rank, columns))
@@ -95,12 +97,13 @@ def insert_lora(network: nn.Module, stages: tuple[Stage, ...], *, rank: int, alp
     for name, module in list(network.named_modules()):
         if not any(stage.owns(name) for stage in stages):
             continue
-        for key in _weights(module):
+        for key in _weight_names(module):
             low_rank = LowRank(getattr(module, key), rank, alpha)
             parametrize.register_parametrization(module, key, low_rank)
 
 
-def _weights(module: nn.Module) -> Iterator[str]:
+def _weight_names(module: nn.Module) -> Iterator[str]:
+    """Name the parameters of a module that get a low-rank change."""
     if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         yield "weight"
     # torch's attention holds the weights of three linear layers in one parameter of its own.
@@ -121,9 +124,9 @@ def _low_ranks(network: nn.Module) -> Iterator[tuple[str, LowRank, Tensor]]:
 @torch.no_grad()
 def merge(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
     """Return W + scale * B A on the CPU, rounded once from 64 bits, so that it is the same bits on every machine."""
-    weight, lora_a, lora_b = weight.cpu(), lora_a.cpu(), lora_b.cpu()
-    change = (lora_b.double() @ lora_a.double()).view(weight.shape)
-    return (weight.double() + scale * change).to(weight.dtype)
+    change = lora_b.cpu().double() @ lora_a.cpu().double()
+    merged = weight.cpu().double() + scale * change.view(weight.shape)
+    return merged.to(weight.dtype)
 
 
 def merged_state(network: nn.Module) -> dict[str, Tensor]:
@@ -132,13 +135,13 @@ def merged_state(network: nn.Module) -> dict[str, Tensor]:
     The network itself is left as it is.
     """
     merged = {}
-    starts = []
+    merged_parts: tuple[str, ...] = ()
     for name, low_rank, original in _low_ranks(network):
         parent, _, key = name.rpartition(".")
-        starts.append(f"{parent}.parametrizations.{key}.")
+        merged_parts += (f"{parent}.parametrizations.{key}.",)
         merged[name] = merge(original, low_rank.lora_a, low_rank.lora_b, low_rank.scale)
     state = network.state_dict()
-    unchanged = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(starts))}
+    unchanged = {name: tensor for name, tensor in state.items() if not name.startswith(merged_parts)}
     return unchanged | merged
 
 
@@ -171,11 +174,15 @@ def insert_adapters(network: nn.Module, stages: tuple[Stage, ...], *, width: int
     parts_by_stage = [list(_module_names(network, stage)) for stage in stages if stage.name != "stem"]
     parts = list(itertools.chain.from_iterable(parts_by_stage))
     channels = _output_channels(network, parts, size)
-    places = []
+
+    places: list[str] = []
     for names in parts_by_stage:
         called = [name for name in names if name in channels]
         blocks = [name for name in called if _is_block(network.get_submodule(name))]
-        places += blocks or called[-1:]
+        if blocks:
+            places += blocks
+        else:
+            places += called[-1:]
     attach_adapters(network, {name: (channels[name], width) for name in places})
 
 
@@ -200,6 +207,7 @@ def attach_adapters(network: nn.Module, places: Mapping[str, tuple[int, int]]) -
 
 
 def _adapted(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    """Pass a module's output through its adapter, as a hook after the module."""
     adapted: Tensor = module.get_submodule("adapter")(output)
     return adapted
 
@@ -249,6 +257,7 @@ def _module_names(network: nn.Module, stage: Stage) -> Iterator[str]:
 
 
 def _is_block(module: nn.Module) -> bool:
+    """Tell whether a module consists of layers that have parameters."""
     # A dense block is a ModuleDict that runs whatever it holds as one of its layers.
     if isinstance(module, nn.ModuleDict | nn.ModuleList):
         return False
@@ -258,32 +267,35 @@ def _is_block(module: nn.Module) -> bool:
 @torch.no_grad()
 def _output_channels(network: nn.Module, names: list[str], size: tuple[int, int]) -> dict[str, int]:
     """Run the network once, and return the channels of the output of each module that gave one tensor."""
-    found: dict[str, int] = {}
+    channels: dict[str, int] = {}
 
-    def note(name: str, output: object) -> None:
+    def note_channels(name: str, module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            found[name] = output.shape[1 if output.ndim == 4 else -1]
+            channels[name] = output.shape[1 if output.ndim == 4 else -1]
 
     hooks = []
     for name in names:
         module = network.get_submodule(name)
-        hooks.append(module.register_forward_hook(lambda _, __, output, name=name: note(name, output)))
+        hooks.append(module.register_forward_hook(partial(note_channels, name)))
     modes = [(module, module.training) for module in network.modules()]
+    device = next(network.parameters()).device
     try:
-        network.eval()(torch.zeros(1, 3, *size, device=next(network.parameters()).device))
+        network.eval()
+        network(torch.zeros(1, 3, *size, device=device))
     finally:
         for hook in hooks:
             hook.remove()
         for module, training in modes:
             module.training = training
-    return found
+    return channels
 
 
 def norm_and_bias_names(network: nn.Module) -> tuple[str, ...]:
     """Name the parameters of normalisation layers (by the name of their class), and every bias."""
-    norms: set[str] = set()
+    of_norms = set()
     for name, module in network.named_modules():
         if "norm" in type(module).__name__.lower():
-            vectors = [key for key, parameter in module.named_parameters(recurse=False) if parameter.ndim == 1]
-            norms.update(f"{name}.{key}" for key in vectors)
-    return tuple(name for name, _ in network.named_parameters() if name in norms or name.endswith("bias"))
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim == 1:
+                    of_norms.add(f"{name}.{key}")
+    return tuple(name for name, _ in network.named_parameters() if name in of_norms or name.endswith("bias"))

@@ -62,12 +62,16 @@ def create_backbone(name: str, *, weights: str | None = None, image_size: int | 
     library = origin.library.name
 
     # A saved model brings its preprocessing; another size is the user's wish.
-    saved = saved_model_folder(Path(weights)) if weights not in (None, "none") else None
-    spec = origin.spec if saved is None else _saved_spec(saved, origin)
+    saved = None
+    spec = origin.spec
+    if weights not in (None, "none"):
+        saved = saved_model_folder(Path(weights))
+    if saved is not None:
+        spec = _saved_spec(saved, origin)
     if image_size is not None:
         spec = spec.with_size(image_size)
 
-    loaded = _load(origin, spec.size, weights)
+    loaded = _load_network(origin, spec.size, weights)
     if image_size is not None:
         _check_runs(loaded.network, name, image_size)
     return Backbone(
@@ -94,7 +98,7 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
         owned = sum(count for name, count in counts.items() if stage.owns(name))
         stages.append({"name": stage.name, "parameters": owned})
     is_known = has_known_stages(backbone.network)
-    note = "stages of this family are not known: only whole-network strategies apply"
+    note = "" if is_known else "stages of this family are not known: only whole-network strategies apply"
     return {
         "name": backbone.name,
         "library": backbone.library,
@@ -106,12 +110,13 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
         "parameters": sum(counts.values()),
         "stages": stages,
         "has_known_stages": is_known,
-        "note": "" if is_known else note,
+        "note": note,
         "input": backbone.spec.to_dict(),
     }
 
 
-def _load(origin: Origin, size: tuple[int, int], weights: str | None) -> Loaded:
+def _load_network(origin: Origin, size: tuple[int, int], weights: str | None) -> Loaded:
+    """Build a network with published, random or one's own weights, as asked for."""
     publication = origin.library.publication
     if weights is None and publication is not None:
         return publication.load(origin, size)
@@ -121,7 +126,7 @@ def _load(origin: Origin, size: tuple[int, int], weights: str | None) -> Loaded:
 
 
 def _load_file(origin: Origin, size: tuple[int, int], path: Path) -> Loaded:
-    """Load a local file; its final layer only where that is one of the same kind."""
+    """Load a local file. Its final layer is loaded only where it is of the network's kind."""
     text = f"file {path.name}"
     state = read_state_dict(path)
     network = origin.library.build(origin.variant, size)
@@ -192,6 +197,7 @@ def read_spec(folder: Path) -> InputSpec:
 
 
 def _check_runs(network: nn.Module, name: str, image_size: int) -> None:
+    """Refuse a size of pictures at which the network cannot compute."""
     was_training = network.training
     network.eval()
     try:

@@ -1,5 +1,6 @@
 """The layer that is new for a new set of classes."""
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from headstart.types import Stage
 
 
 def _dropped(rate: float, layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Apply dropout to a layer's input, as a hook before the layer."""
     return functional.dropout(inputs[0], rate, layer.training)
 
 
@@ -25,12 +27,18 @@ def new_head(
         dropout: Probability of dropping an input of the last layer.
         convolutional: Use 1x1 convolutions, for the networks that pool after their last layer (SqueezeNet).
     """
-    layer = partial(nn.Conv2d, kernel_size=1) if convolutional else nn.Linear
-    head: nn.Module = layer(in_features, hidden or num_classes)
+    layer: Callable[[int, int], nn.Module] = nn.Linear
+    if convolutional:
+        layer = partial(nn.Conv2d, kernel_size=1)
+
     if hidden is not None:
-        head = nn.Sequential(head, nn.ReLU(), nn.Dropout(dropout), layer(hidden, num_classes))
-    elif dropout > 0:  # a hook, so that type and tensors are those that other libraries load
-        head.register_forward_pre_hook(partial(_dropped, dropout))
+        first = layer(in_features, hidden)
+        head: nn.Module = nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), layer(hidden, num_classes))
+    else:
+        head = layer(in_features, num_classes)
+        if dropout > 0:  # a hook, so that type and tensors are those that other libraries load
+            head.register_forward_pre_hook(partial(_dropped, dropout))
+
     for module in head.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             nn.init.xavier_uniform_(module.weight)
@@ -48,7 +56,7 @@ def num_features(head: nn.Module) -> int:
     """Return the width of a one-layer head's input.
 
     Raises:
-        ModelError: It is not a linear layer or 1x1 convolution.
+        ModelError: The head is no linear layer or 1x1 convolution.
     """
     if isinstance(head, nn.Linear):
         return head.in_features

@@ -19,14 +19,14 @@ def find_origin(name: str) -> Origin:
     """Say where a backbone's name leads.
 
     Raises:
-        ModelError: Nowhere; suggests names that are close.
+        ModelError: The name leads nowhere. The message suggests names that are close.
     """
     for library in LIBRARIES.values():
         origin = library.find(name)
         if origin is not None:
             return origin
     names = backbone_names()
-    without_prefix = [name.rpartition("/")[2] for name in names]
+    without_prefix = [known.rpartition("/")[2] for known in names]
     suggestion = did_you_mean(name, [*names, *without_prefix])
     *others, last = [library.accepts for library in LIBRARIES.values()]
     raise ModelError(f"unknown backbone {name!r}.{suggestion} It takes {', '.join(others)}, or {last}")

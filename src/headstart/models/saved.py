@@ -41,7 +41,8 @@ def save_classifier(classifier: ClassifierNetwork, folder: Path) -> None:
     Raises:
         RunError: The folder cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_state(classifier.network).items()}
+    merged = merged_state(classifier.network)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in merged.items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     config = model_config(classifier, hashlib.sha256(weights).hexdigest())
     make_parent(folder / WEIGHTS)
@@ -50,7 +51,8 @@ def save_classifier(classifier: ClassifierNetwork, folder: Path) -> None:
     if factors:
         write_atomic(folder / LORA_FILE, safetensors.torch.save(factors, metadata={"scale": repr(scale)}))
     write_atomic(folder / "preprocessor_config.json", dump_json(_preprocessor_config(classifier.spec)))
-    write_atomic(folder / "labels.txt", "".join(f"{_one_line(label)}\n" for label in classifier.labels))
+    lines = [f"{_label_line(label)}\n" for label in classifier.labels]
+    write_atomic(folder / "labels.txt", "".join(lines))
     write_atomic(folder / "config.json", dump_json(config))
 
 
@@ -58,7 +60,7 @@ def load_classifier(folder: Path) -> ClassifierNetwork:
     """Load a model folder, or a run folder's model, in eval mode. Needs no network and leaves torch's generator alone.
 
     Raises:
-        ModelError: It is no such folder, or its files are missing, damaged, changed, or do not fit together.
+        ModelError: It is no such folder; or its files are missing, damaged, changed, or do not fit together.
     """
     place = saved_model_folder(folder)
     if place is None:
@@ -119,7 +121,8 @@ def model_config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str
         **library_named(classifier.library).config_keys(network),
     }
     own: dict[str, Any] = {"format": _FORMAT}
-    own.update({key: getattr(classifier, key) for key in _OWN_KEYS})
+    for key in _OWN_KEYS:
+        own[key] = getattr(classifier, key)
     adapters = adapter_layout(network)
     if adapters is not None:
         own["adapters"] = adapters
@@ -140,7 +143,9 @@ def model_config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str
 def _crop_fraction(spec: InputSpec) -> float:
     """Return timm's `crop_pct`, from which timm gets back the same resize: floor(size / crop_pct)."""
     size = spec.size[0]
-    resize = spec.resize if isinstance(spec.resize, int) else spec.resize[0]
+    resize = spec.resize
+    if not isinstance(resize, int):
+        resize = resize[0]
     for fraction in (round(size / resize, 3), size / resize):
         if math.floor(size / fraction) == resize:
             return fraction
@@ -170,7 +175,7 @@ def _preprocessor_config(spec: InputSpec) -> dict[str, Any]:
     }
 
 
-def _one_line(label: str) -> str:
+def _label_line(label: str) -> str:
     """Keep a label on one line of labels.txt: as it is, or as a JSON string where it holds a line break."""
     if label.splitlines() == [label] and not label.startswith('"'):
         return label
@@ -181,10 +186,9 @@ def check_config(config: dict[str, Any], file: str) -> None:
     """Check that a `config.json` was written by Headstart and is whole.
 
     Raises:
-        ModelError: It is not.
+        ModelError: Another program wrote it, or it is damaged.
     """
     own = config.get("headstart")
-    labels = config.get("label_names")
     if not isinstance(own, dict) or not isinstance(config.get("architecture"), str):
         raise ModelError(
             f"{file} was not written by Headstart (no 'headstart' section); give a run or model folder of it"
@@ -193,7 +197,9 @@ def check_config(config: dict[str, Any], file: str) -> None:
         raise ModelError(
             f"{file} has format {own.get('format')!r}; this version reads up to {_FORMAT}: update Headstart"
         )
-    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+    labels = config.get("label_names")
+    are_names = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if not labels or not are_names:
         raise ModelError(f"{file} is damaged: 'label_names' is not a list of class names; copy the model folder again")
     missing = [key for key in _OWN_KEYS if key not in own]
     if missing:
@@ -201,6 +207,7 @@ def check_config(config: dict[str, Any], file: str) -> None:
 
 
 def _check_digest(file: Path, expected: object) -> None:
+    """Refuse a weight file whose content is not what `config.json` says."""
     try:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

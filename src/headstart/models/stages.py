@@ -5,7 +5,7 @@ what comes before the first block is the stem, and what follows a block without 
 or convolution, dropout, pooling) belongs to that block's stage. The classification layer alone is the head.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
@@ -39,7 +39,9 @@ def derive_stages(network: nn.Module, library: str) -> tuple[Stage, ...]:
     if family is not None:
         containers.update(family.containers)
     parts = [part for part in _part_names(network, containers) if part != head]
-    openers = {} if family is None else family.openers(network, parts)
+    openers: Mapping[str, str] = {}
+    if family is not None:
+        openers = family.openers(network, parts)
 
     # Parts before the first block are the stem; with no block at all there is only a body.
     name = "stem" if openers else "body"
@@ -49,8 +51,8 @@ def derive_stages(network: nn.Module, library: str) -> tuple[Stage, ...]:
             grouped.append((openers[part], []))
         _, prefixes = grouped[-1]
         prefixes.append(part)
-    stages = [Stage(name, tuple(prefixes)) for name, prefixes in grouped if prefixes]
-    return (*stages, Stage("head", (head,)))
+    grouped.append(("head", [head]))
+    return tuple(Stage(name, tuple(prefixes)) for name, prefixes in grouped if prefixes)
 
 
 def has_known_stages(network: nn.Module) -> bool:
@@ -68,21 +70,25 @@ def _head_name(network: nn.Module, library: Library) -> str:
         )
     modules: dict[str, nn.Module] = dict(network.named_modules())
     if declared is None:
-        layers = [name for name, module in modules.items() if isinstance(module, _FINAL_LAYERS)]
-        declared = layers[-1] if layers else None
+        for name, module in modules.items():
+            if isinstance(module, _FINAL_LAYERS):
+                declared = name
     if declared is None or declared not in modules:
         raise ModelError(f"{type(network).__name__} has no final linear layer; choose another backbone, such as lite0")
     return declared
 
 
 def _ancestors(name: str) -> set[str]:
+    """Name the modules that a module is in: `a` and `a.b` for `a.b.c`."""
     words = name.split(".")
     return {".".join(words[:count]) for count in range(1, len(words))}
 
 
 def _part_names(network: nn.Module, containers: set[str], prefix: str = "") -> Iterator[str]:
     """Name the direct parameters, buffers and children of the network, and of its containers in their place."""
-    for name, _ in (*network.named_parameters(recurse=False), *network.named_buffers(recurse=False)):
+    for name, _ in network.named_parameters(recurse=False):
+        yield prefix + name
+    for name, _ in network.named_buffers(recurse=False):
         yield prefix + name
     for name, child in network.named_children():
         if prefix + name in containers:

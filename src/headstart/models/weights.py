@@ -49,9 +49,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     file = weight_file(path)
     if file.suffix == ".safetensors":
-        return _unwrapped(_read_safetensors(file), file)
+        return _without_wrappers(_read_safetensors(file), file)
     if file.suffix in _TORCH_SUFFIXES:
-        return _unwrapped(_read_torch(file), file)
+        return _without_wrappers(_read_torch(file), file)
     if file.suffix == ".params":
         return to_state_dict(read_params(file), str(file))
     raise ModelError(
@@ -73,11 +73,17 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], head_prefixes: tu
         ModelError: Names or shapes differ; says how many and which first.
     """
     own = network.state_dict()
-    given = {_modern_name(name): tensor for name, tensor in state.items() if not name.startswith(_AUXILIARY)}
-    starts = tuple(f"{prefix}." for prefix in head_prefixes)
-    if not _have_equal_shapes(_beginning_with(starts, own), _beginning_with(starts, given)):
-        own = {name: tensor for name, tensor in own.items() if not name.startswith(starts)}
-        given = {name: tensor for name, tensor in given.items() if not name.startswith(starts)}
+    given = {}
+    for name, tensor in state.items():
+        if not name.startswith(_AUXILIARY):
+            given[_modern_name(name)] = tensor
+
+    # A head that does not fit is left out of both.
+    own_head, own_body = _parted_at_head(own, head_prefixes)
+    given_head, given_body = _parted_at_head(given, head_prefixes)
+    if not _have_equal_shapes(own_head, given_head):
+        own = own_body
+        given = given_body
     problems = _differences(own, given)
     if problems:
         raise ModelError(
@@ -88,11 +94,23 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], head_prefixes: tu
             own[name].copy_(tensor)
 
 
-def _beginning_with(starts: tuple[str, ...], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if name.startswith(starts)}
+def _parted_at_head(
+    tensors: Mapping[str, Tensor], head_prefixes: tuple[str, ...]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of the head, and all others."""
+    starts = tuple(f"{prefix}." for prefix in head_prefixes)
+    head = {}
+    body = {}
+    for name, tensor in tensors.items():
+        if name.startswith(starts):
+            head[name] = tensor
+        else:
+            body[name] = tensor
+    return head, body
 
 
 def _have_equal_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
+    """Tell whether two sets of tensors have the same names, and the same shapes under them."""
     return own.keys() == given.keys() and all(own[name].shape == given[name].shape for name in own)
 
 
@@ -111,10 +129,10 @@ def torch_hub_file(url: str, backbone: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         # A published file's name ends in the first digits of its SHA-256.
         found = re.search(r"-([a-f0-9]{8,})\.", file.name)
-        digest = found.group(1) if found else None
+        digest = found[1] if found else None
         torch.hub.download_url_to_file(url, str(file), digest, progress=sys.stderr.isatty())
     except Exception as error:  # a hub fails in many ways; each ends in the same advice
-        raise _unreachable(backbone, error, file.name, url, folder, "put it there") from error
+        raise _not_fetched(backbone, error, file.name, url, folder, "put it there") from error
     return file
 
 
@@ -147,7 +165,7 @@ def hugging_face_file(repository: str, names: tuple[str, ...], backbone: str) ->
                 return Path(hub.hf_hub_download(repository, name, revision=revision))
         return Path(hub.hf_hub_download(repository, names[-1], revision=revision))
     except Exception as error:  # a hub fails in many ways; each ends in the same advice
-        raise _unreachable(backbone, error, names[0], url, folder, "copy that folder from such a machine") from error
+        raise _not_fetched(backbone, error, names[0], url, folder, "copy that folder from such a machine") from error
 
 
 def saved_model_folder(path: Path) -> Path | None:
@@ -159,7 +177,7 @@ def read_model_json(file: Path) -> dict[str, Any]:
     """Read one of a model folder's JSON files.
 
     Raises:
-        ModelError: It is missing, damaged or holds no object.
+        ModelError: The file is missing, damaged or holds no object.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -172,12 +190,13 @@ def read_model_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _unreachable(backbone: str, error: Exception, file: str, url: str, folder: Path, bring: str) -> ModelError:
+def _not_fetched(backbone: str, error: Exception, file: str, url: str, folder: Path, advice: str) -> ModelError:
+    """Return the error that says which file is missing, where it belongs, and what to do."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return ModelError(
         f"the weights of {backbone} are not on this machine and cannot be fetched ({reason[:200]}): missing file "
         f"{file}, looked for in {folder}; get it from {url} on a machine with network and give --weights PATH or "
-        f"{bring}; lite0 needs no download, and --weights none starts from random weights"
+        f"{advice}; lite0 needs no download, and --weights none starts from random weights"
     )
 
 
@@ -198,7 +217,7 @@ def weight_file(path: Path) -> Path:
     """Find the file that `path` means: itself, or the weights of a model folder or run folder.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There is no such file.
     """
     if path.is_file():
         return path
@@ -227,18 +246,30 @@ def _read_torch(file: Path) -> object:
             "tensors: torch.save(network.state_dict(), path)"
         ) from error
     except Exception as error:  # on a file of another kind it fails in many ways, none of which says so
-        reason = error.strerror if isinstance(error, OSError) else "it is no PyTorch file, or a damaged one"
+        reason = "it is no PyTorch file, or a damaged one"
+        if isinstance(error, OSError):
+            reason = str(error.strerror)
         raise ModelError(f"{file} cannot be read as PyTorch weights: {reason}; copy it again") from error
 
 
-def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:
+def _without_wrappers(content: object, file: Path) -> dict[str, Tensor]:
+    """Return the tensors by their names, without what wrapping them or their network put around.
+
+    Raises:
+        ModelError: The content is something else than tensors by name.
+    """
     content = _innermost(content)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    tensors: dict[str, Tensor] = {}
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            if isinstance(value, Tensor):
+                tensors[str(name)] = value
+    if not isinstance(content, Mapping) or not tensors or len(tensors) < len(content):
         raise ModelError(
             f"{file} holds no state dict: got {type(content).__name__}; expected tensors by name, at the top or under "
             f"one of {', '.join(_WRAPPERS)}"
         )
-    return _without_prefixes({str(name): tensor for name, tensor in content.items()})
+    return _without_prefixes(tensors)
 
 
 def _innermost(content: object) -> object:
@@ -254,11 +285,13 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take off what wrapping a network puts before every name."""
     for prefix in _WRAPPING_PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
-            return _without_prefixes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+            shorter = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            return _without_prefixes(shorter)
     return tensors
 
 
 def _modern_name(name: str) -> str:
+    """Return the name that torchvision gives a tensor today."""
     for pattern, replacement in _LEGACY_NAMES:
         name = pattern.sub(replacement, name)
     return name

@@ -22,13 +22,11 @@ def library_named(name: object, what: str = "the network") -> Library:
     Raises:
         ModelError: This version of Headstart has no such library.
     """
-    found = None
-    for library in LIBRARIES.values():
-        if library.name == name:
-            found = library  # rows of one name differ in nothing but where their weights come from
-    if found is not None:
-        return found
-    known = sorted({library.name for library in LIBRARIES.values()})
+    libraries = {library.name: library for library in LIBRARIES.values()}
+    for known_name, library in libraries.items():  # rows of one name differ only in where their weights come from
+        if known_name == name:
+            return library
+    known = sorted(libraries)
     raise ModelError(
         f"{what} is of the library {name!r}; this version of Headstart knows {either(known, last='and')}: "
         "update Headstart, or copy the model again"

@@ -55,8 +55,8 @@ def _between_pools(network: nn.Module, parts: Sequence[str]) -> dict[str, str]:
             if starts_block:
                 opened[part] = f"block{len(opened) + 1}"
             starts_block = isinstance(network.get_submodule(part), nn.MaxPool2d)
-    hidden = next(part for part in parts if part.startswith(("classifier.", "pre_logits")))
-    opened[hidden] = "hidden"
+    hidden = [part for part in parts if part.startswith(("classifier.", "pre_logits"))]
+    opened[hidden[0]] = "hidden"
     return opened
 
 

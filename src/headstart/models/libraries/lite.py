@@ -16,7 +16,7 @@ _NAMES = ("lite0", "lite1", "lite2", "lite3", "lite4")
 _LAST_PUBLISHED = 2
 
 
-def _find(name: str) -> Origin | None:
+def _find_origin(name: str) -> Origin | None:
     if name not in _NAMES:
         return None
     origin = TIMM.find(f"tf_efficientnet_{name}")
@@ -71,18 +71,19 @@ def packaged_state(number: int, network: nn.Module) -> dict[str, Tensor]:
     return dict(zip(names, packaged.values(), strict=True))
 
 
-def _licence(origin: Origin) -> str:
+def _licence_of_weights(origin: Origin) -> str:
     package = _package(origin)
-    stated = _stated_licence(package)
-    said = "states no licence" if stated == "UNKNOWN" else f"states {stated}"
-    return f"{package} {said}, timm lists its own copy as apache-2.0; {IMAGENET_TERMS}"
+    stated = _stated_licence(package) or "no licence"
+    return f"{package} states {stated}, timm lists its own copy as apache-2.0; {IMAGENET_TERMS}"
 
 
 def _stated_licence(package: str) -> str:
+    """Return the licence in a package's metadata; '' where there is none, or the package is not installed."""
     try:
-        return str(importlib.metadata.metadata(package).json.get("license", "UNKNOWN"))
+        stated = str(importlib.metadata.metadata(package).json.get("license", ""))
     except importlib.metadata.PackageNotFoundError:
-        return "UNKNOWN"
+        return ""
+    return "" if stated == "UNKNOWN" else stated  # UNKNOWN is what old tools of packaging write for none
 
 
 # A saved model is one of timm's, whichever weights it started from.
@@ -91,6 +92,6 @@ LITE = replace(
     accepts=", ".join(_NAMES),
     example="lite0",
     names=lambda: _NAMES,
-    find=_find,
-    publication=Publication(_load_published, _licence),
+    find=_find_origin,
+    publication=Publication(_load_published, _licence_of_weights),
 )

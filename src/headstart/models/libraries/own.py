@@ -12,19 +12,20 @@ from headstart.models.libraries.library import Library, Origin, Size
 _SPECS = {"simple-cnn": simple_cnn.SPEC, **dict.fromkeys(gluon.NETWORKS, gluon.SPEC)}
 
 
-def _find(name: str) -> Origin | None:
+def _find_origin(name: str) -> Origin | None:
     if name not in _SPECS:
         return None
     return Origin(name, OWN, name, name, _SPECS[name])
 
 
-def _make(architecture: str, size: Size) -> nn.Module:
+def _make_network(architecture: str, size: Size) -> nn.Module:
     if architecture == "simple-cnn":
         return simple_cnn.SimpleCNN(2, size)
     return gluon.NETWORKS[architecture](1000)
 
 
-def _version() -> str:
+def _hash_of_code() -> str:
+    """Return what changes whenever a network of this library may compute something else."""
     code = b""
     for module in (simple_cnn, gluon):
         code += Path(str(module.__file__)).read_bytes()
@@ -37,9 +38,9 @@ OWN = Library(
     example="simple-cnn",
     code_licence="Apache-2.0",
     names=lambda: tuple(_SPECS),
-    find=_find,
-    make=_make,
-    version=_version,
+    find=_find_origin,
+    make=_make_network,
+    version=_hash_of_code,
     families={
         simple_cnn.SimpleCNN: blocks(r"conv\d+|hidden"),
         gluon.ResNetV2: blocks(r"features\.[5-8]", "features"),

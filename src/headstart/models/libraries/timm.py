@@ -26,11 +26,11 @@ import timm
 network = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()"""
 
 
-def _names() -> list[str]:
+def _network_names() -> list[str]:
     return [f"{_PREFIX}{name}" for name in timm.list_models()]
 
 
-def _find(name: str) -> Origin | None:
+def _find_origin(name: str) -> Origin | None:
     variant = name.removeprefix(_PREFIX)
     if not timm.is_model(variant):
         return None
@@ -39,10 +39,10 @@ def _find(name: str) -> Origin | None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"backbone {name!r}: {reason}; leave the tag out for the default") from error
-    return Origin(name, TIMM, cfg.architecture, variant, _spec(cfg))
+    return Origin(name, TIMM, cfg.architecture, variant, _input_spec(cfg))
 
 
-def _spec(cfg: Any) -> InputSpec:
+def _input_spec(cfg: Any) -> InputSpec:
     _, height, width = cfg.input_size
     # As timm's own evaluation does: the shorter side, rounded down; 'squash' ignores the aspect ratio.
     resize = (math.floor(height / cfg.crop_pct), math.floor(width / cfg.crop_pct))
@@ -55,7 +55,7 @@ def _spec(cfg: Any) -> InputSpec:
     )
 
 
-def _make(variant: str, size: Size, **arguments: Any) -> nn.Module:
+def _make_network(variant: str, size: Size, **arguments: Any) -> nn.Module:
     cfg = timm.get_pretrained_cfg(variant, allow_unregistered=False)
     if cfg.num_classes == 0:
         # A feature extractor (DINOv2) gets a random head, so that there is one to replace.
@@ -77,7 +77,9 @@ def _load_published(origin: Origin, size: Size) -> Loaded:
 
 def _published_file(cfg: Any, backbone: str) -> Path:
     if cfg.hf_hub_id:
-        names = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+        names: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+        if cfg.hf_hub_filename:
+            names = (cfg.hf_hub_filename,)
         return hugging_face_file(cfg.hf_hub_id, names, backbone)
     if cfg.url:
         return torch_hub_file(cfg.url, backbone)
@@ -86,7 +88,7 @@ def _published_file(cfg: Any, backbone: str) -> Path:
     )
 
 
-def _licence(origin: Origin) -> str:
+def _licence_of_weights(origin: Origin) -> str:
     stated = timm.get_pretrained_cfg(origin.variant).license or "none stated"
     return f"{stated} as timm states; the terms of their training data apply too"
 
@@ -124,11 +126,11 @@ TIMM = Library(
     accepts="timm/NAME",
     example="timm/test_vit",
     code_licence="Apache-2.0",
-    names=_names,
-    find=_find,
-    make=_make,
+    names=_network_names,
+    find=_find_origin,
+    make=_make_network,
     version=lambda: f"timm {package_version('timm')}",
-    publication=Publication(_load_published, _licence),
+    publication=Publication(_load_published, _licence_of_weights),
     families={
         models.ResNet: RESNET,
         models.VGG: VGG,

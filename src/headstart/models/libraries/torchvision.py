@@ -15,15 +15,15 @@ from headstart.types import InputSpec
 _FEATURES = blocks(r"features\.[1-9]\d*", "features")
 
 
-def _names() -> list[str]:
+def _network_names() -> list[str]:
     # The module argument leaves out detection, segmentation, video and quantized models.
     names: list[str] = tv.list_models(module=tv)
     return names
 
 
-def _find(name: str) -> Origin | None:
-    if name in _names():
-        return Origin(name, TORCHVISION, name, name, _spec(_weights(name).transforms()))
+def _find_origin(name: str) -> Origin | None:
+    if name in _network_names():
+        return Origin(name, TORCHVISION, name, name, _input_spec(_default_weights(name).transforms()))
     if name in tv.list_models():
         raise ModelError(
             f"backbone {name!r} is in torchvision but is no image classifier; choose one, such as resnet18"
@@ -31,12 +31,13 @@ def _find(name: str) -> Origin | None:
     return None
 
 
-def _weights(architecture: str) -> Any:
+def _default_weights(architecture: str) -> Any:
     return tv.get_model_weights(architecture).DEFAULT
 
 
-def _spec(preset: Any) -> InputSpec:
-    (crop,), (resize,) = preset.crop_size, preset.resize_size
+def _input_spec(preset: Any) -> InputSpec:
+    (crop,) = preset.crop_size
+    (resize,) = preset.resize_size
     return InputSpec(
         size=(crop, crop),
         resize=resize,
@@ -46,7 +47,7 @@ def _spec(preset: Any) -> InputSpec:
     )
 
 
-def _make(architecture: str, size: Size) -> nn.Module:
+def _make_network(architecture: str, size: Size) -> nn.Module:
     network: nn.Module = tv.get_model(architecture, weights=None, **_arguments(architecture, size))
     return network
 
@@ -74,14 +75,14 @@ def _load_published(origin: Origin, size: Size) -> Loaded:
             f"leave it at {needed[0]}, or use timm/vit_base_patch16_224, which adapts"
         )
     network = TORCHVISION.build(origin.variant, size)
-    weights = _weights(origin.architecture)
+    weights = _default_weights(origin.architecture)
     file = torch_hub_file(weights.url, origin.name)
     load_into(network, read_state_dict(file), (), str(file))
     return Loaded(network, f"ImageNet-1k, torchvision {weights}")
 
 
-def _licence(origin: Origin) -> str:
-    stated = _weights(origin.architecture).meta.get("license", "none stated")
+def _licence_of_weights(origin: Origin) -> str:
+    stated = _default_weights(origin.architecture).meta.get("license", "none stated")
     return f"{stated}; {IMAGENET_TERMS}"
 
 
@@ -90,11 +91,11 @@ TORCHVISION = Library(
     accepts="a torchvision classifier such as resnet18",
     example="mobilenet_v3_small",
     code_licence="BSD-3-Clause",
-    names=_names,
-    find=_find,
-    make=_make,
+    names=_network_names,
+    find=_find_origin,
+    make=_make_network,
     version=lambda: f"torchvision {package_version('torchvision')}",
-    publication=Publication(_load_published, _licence),
+    publication=Publication(_load_published, _licence_of_weights),
     families={
         tv.ResNet: RESNET,
         tv.VGG: VGG,
