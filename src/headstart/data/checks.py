@@ -119,15 +119,16 @@ def data_lines(report: DataReport) -> tuple[str, str]:
         of_split[split] = sum(counts.values())
     classes = listed((f"{visible_line(name)} {count}" for name, count in of_class.items()), 8)
     splits = ", ".join(f"{split} {count}" for split, count in of_split.items())
-    made = " (made here: the data brings none)" if report.splits_made else ""
-    return f"data: {of_class.total()} images of {len(of_class)} classes: {classes}", f"splits: {splits}{made}"
+    if report.splits_made:
+        splits += " (made here: the data brings none)"
+    return f"data: {of_class.total()} images of {len(of_class)} classes: {classes}", f"splits: {splits}"
 
 
 def unreadable_headers(
     source: Source, records: Sequence[ImageRecord], *, threads: int, progress: Progress | None = None
 ) -> list[BadImage]:
     """Read the header of every image and return those without a usable one, in order."""
-    reasons = _map("reading headers", partial(_header_problem, source), records, threads, progress)
+    reasons = _results_by_threads("reading headers", partial(_header_problem, source), records, threads, progress)
     bad = []
     for record, reason in zip(records, reasons, strict=True):
         if reason:
@@ -152,7 +153,7 @@ def fingerprint(
         progress: Told how far it is.
         keep: Given the key and the picture, decoded, of all that are 8 bits or colours, from any thread.
     """
-    return _map("checking pixels", partial(_fingerprint, source, keep), records, threads, progress)
+    return _results_by_threads("checking pixels", partial(_fingerprint, source, keep), records, threads, progress)
 
 
 def change_of(source: Source, record: ImageRecord) -> str:
@@ -161,11 +162,13 @@ def change_of(source: Source, record: ImageRecord) -> str:
         found = sha256(source, record.key)
     except (FileNotFoundError, NotADirectoryError):
         return "is gone"
-    return "has changed" if record.sha256 and found != record.sha256 else ""
+    if record.sha256 and found != record.sha256:
+        return "has changed"
+    return ""
 
 
 def raise_unreadable(bad: Sequence[BadImage], *, num_images: int) -> None:
-    """Refuse images that cannot be read; nothing if there is none.
+    """Refuse images that cannot be read, if there are any.
 
     Args:
         bad: What cannot be read.
@@ -218,7 +221,8 @@ def check_classes(manifest: Manifest, source: str, *, hint: str = "") -> None:
     for split, counts in manifest.counts().items():
         for name, count in counts.items():
             if not count:
-                similar = did_you_mean(name, [label for label in manifest.labels if label != name])
+                others = [label for label in manifest.labels if label != name]
+                similar = did_you_mean(name, others)
                 raise DataError(
                     f"class {name!r} in {source} has no image in {split}{hint}.{similar} Every split needs every "
                     "class: add images, or remove or --map the class"
@@ -258,13 +262,17 @@ def find_leaks(records: Sequence[ImageRecord], pixels: Sequence[str]) -> dict[in
     """
     leaks = {}
     for positions in _copies(pixels):
-        judge = max(positions, key=lambda position: _RANK[records[position].split])
-        original = records[judge]
-        for position in positions:
-            record = records[position]
-            if _RANK[record.split] < _RANK[original.split]:
+        copies = {position: records[position] for position in positions}
+        original = max(copies.values(), key=_rank)
+        for position, record in copies.items():
+            if _rank(record) < _rank(original):
                 leaks[position] = Leak(record.key, record.split, original.key, original.split)
     return leaks
+
+
+def _rank(record: ImageRecord) -> int:
+    """Return how near a record's split is to the report."""
+    return _RANK[record.split]
 
 
 def find_shared_groups(records: Iterable[ImageRecord]) -> tuple[SharedGroup, ...]:
@@ -327,6 +335,7 @@ def find_conflicts(
 
 
 def _copies(keys: Iterable[str]) -> list[list[int]]:
+    """Return the positions of each key that is there more than once."""
     groups: dict[str, list[int]] = {}
     for position, key in enumerate(keys):
         groups.setdefault(key, []).append(position)
@@ -346,12 +355,15 @@ def _header_problem(source: Source, key: str) -> str:
 
 
 def _fingerprint(source: Source, keep: Callable[[str, Image.Image], None] | None, key: str) -> Fingerprint | BadImage:
+    """Decode an image; return its hashes, or why it cannot be decoded."""
     try:
         data = read_bytes(source, key)
         image, extent = read_measured(data)
         if keep is not None and extent is None:  # how others become RGB is not known before all are read
             keep(key, image)
-        header = f"{image.width}x{image.height} {'' if extent is None else extent}"
+        header = f"{image.width}x{image.height} "
+        if extent is not None:
+            header += str(extent)
         pixels = hashlib.blake2b(header.encode(), digest_size=16)
         pixels.update(image.tobytes())
         return Fingerprint(hashlib.sha256(data).hexdigest(), pixels.hexdigest(), extent)
@@ -359,12 +371,13 @@ def _fingerprint(source: Source, keep: Callable[[str, Image.Image], None] | None
         return BadImage(shown(key), why_unreadable(error))
 
 
-def _map(
+def _results_by_threads(
     stage: str, function: Callable[[str], _T], records: Sequence[ImageRecord], threads: int, progress: Progress | None
 ) -> list[_T]:
     """Apply `function` to the key of each record in threads, and leave at once when interrupted."""
     results: list[_T] = []
-    with closing(map_ahead(function, (record.key for record in records), threads=threads, ahead=_AHEAD)) as coming:
+    keys = [record.key for record in records]
+    with closing(map_ahead(function, keys, threads=threads, ahead=_AHEAD)) as coming:
         for result in coming:
             results.append(result)
             if progress is not None:

@@ -14,7 +14,6 @@ from PIL import Image
 from headstart.data.checks import (
     BadImage,
     DataReport,
-    Fingerprint,
     Leak,
     check_classes,
     check_groups,
@@ -89,7 +88,9 @@ def load_dataset(
         DataError: The source, its layout, its classes or the settings are not usable.
     """
     threads = threads or default_threads()
-    path, name, located = _locate(source, progress)
+
+    # Which images there are, by name.
+    path, name, located = _find_source(source, progress)
     if locate(path).is_run:
         raise DataError(
             f"{path} is the folder of a run, not of images. Its model is used by headstart predict and evaluate; "
@@ -100,12 +101,16 @@ def load_dataset(
     check: Callable[..., None] = check_not_empty if single_split_ok else check_classes
     check(manifest, str(source), hint=_ignored_hint(listing))
     given = manifest.splits
+
+    # Which of them begin as an image does.
     manifest, bad_headers = _drop_bad_headers(manifest, threads, progress)
     if bad_headers and not skip_bad:  # all that cannot be read is named at once
         bodies = _with_hashes(manifest, threads, progress, None)[3]
         raise_unreadable([*bad_headers, *bodies], num_images=len(manifest.records) + len(bad_headers))
     # Before splits are made: they would take the place of the one that is empty now.
     check_splits(manifest, given, str(source), hint=_unreadable_hint(bad_headers))
+
+    # The splits, and the subset that was asked for.
     if single_split_ok:
         manifest, warnings = _without_empty_classes(manifest, warnings)
     manifest, splits_made = _with_splits(manifest, str(source), test_fraction, split_seed, single_split_ok)
@@ -114,6 +119,8 @@ def load_dataset(
         manifest = subset(manifest, max_per_class, split_seed)
     if leaks != "keep":
         check_groups(manifest, str(source))
+
+    # Each image is decoded once.
     num_images = len(manifest.records)
     manifest, pixels, extents, bad_bodies = _with_hashes(manifest, threads, progress, keep)
     if not skip_bad:
@@ -121,9 +128,11 @@ def load_dataset(
     bad = (*bad_headers, *bad_bodies)
     check_splits(manifest, splits, str(source), hint=_unreadable_hint(bad))
     check(manifest, str(source), hint=_unreadable_hint(bad))
+
+    # What their pixels say.
     leaked = find_leaks(manifest.records, pixels)
     if leaked and leaks == "error":
-        _refuse(tuple(leaked.values()))
+        _refuse_leaks(tuple(leaked.values()))
     grey_range, grey_warnings = _grey_range(manifest.records, extents)
     if single_split_ok:  # then a model knows already
         grey_warnings = []
@@ -135,12 +144,14 @@ def load_dataset(
         dropped = f" ({counted(leaked)} dropped as copies of one in another split)"
         check_splits(manifest, splits, str(source), hint=dropped)
         check(manifest, str(source), hint=dropped)
+
+    suffixes = Counter(path.suffix.lower() for path in listing.ignored)
     report = DataReport(
         source=str(source),
         counts=manifest.counts(),
         label_map=dict(label_map or {}),
         splits_made=splits_made,
-        ignored_files=dict(sorted(Counter(path.suffix.lower() for path in listing.ignored).items())),
+        ignored_files=dict(sorted(suffixes.items())),
         unreadable=bad,
         leaks=tuple(leaked.values()),
         leaks_policy=leaks,
@@ -153,7 +164,7 @@ def load_dataset(
     return manifest, replace(report, warnings=(*warnings, *_sentences(report), *grey_warnings))
 
 
-def _locate(source: str | Path, progress: Progress | None) -> tuple[Path, str | None, tuple[str, ...]]:
+def _find_source(source: str | Path, progress: Progress | None) -> tuple[Path, str | None, tuple[str, ...]]:
     """Return the path, the catalogue name if it is one, and warnings."""
     from headstart.data import catalog
 
@@ -180,20 +191,29 @@ def _locate(source: str | Path, progress: Progress | None) -> tuple[Path, str | 
 
 
 def _ignored_hint(listing: Listing) -> str:
-    return f" (files without an image extension, ignored: {len(listing.ignored)})" if listing.ignored else ""
+    """Return what may explain a missing image: files that are no images by their names."""
+    if not listing.ignored:
+        return ""
+    return f" (files without an image extension, ignored: {len(listing.ignored)})"
 
 
 def _unreadable_hint(bad: Sequence[BadImage]) -> str:
-    return f" ({counted(bad, 'unreadable ')} left out)" if bad else ""
+    """Return what may explain a missing image: images that cannot be read."""
+    if not bad:
+        return ""
+    return f" ({counted(bad, 'unreadable ')} left out)"
 
 
 def _drop_bad_headers(manifest: Manifest, threads: int, progress: Progress | None) -> tuple[Manifest, list[BadImage]]:
+    """Return the images whose headers can be read, and why those of the others cannot."""
     bad = unreadable_headers(manifest.source, manifest.records, threads=threads, progress=progress)
     paths = {image.path for image in bad}
-    return manifest.with_records(r for r in manifest.records if shown(r.key) not in paths), bad
+    kept = [record for record in manifest.records if shown(record.key) not in paths]
+    return manifest.with_records(kept), bad
 
 
 def _without_empty_classes(manifest: Manifest, warnings: list[str]) -> tuple[Manifest, list[str]]:
+    """Return a data set without the classes that have no image, and the warnings with one about them."""
     used = sorted({record.label for record in manifest.records})
     empty = [name for label, name in enumerate(manifest.labels) if label not in used]
     if not empty:
@@ -209,9 +229,9 @@ def _with_splits(
 ) -> tuple[Manifest, bool]:
     """Return the manifest with splits, and whether they were made here."""
     if single_split_ok:
-        if manifest.splits:
-            return manifest, False
-        return manifest.with_records(replace(record, split="test") for record in manifest.records), False
+        if not manifest.splits:
+            manifest = manifest.with_records(replace(record, split="test") for record in manifest.records)
+        return manifest, False
     # A train folder alone is a data set without splits.
     if manifest.splits in ((), ("train",)):
         return make_splits(manifest, test_fraction, seed), True
@@ -225,18 +245,21 @@ def _with_hashes(
 ) -> tuple[Manifest, list[str], list[GreyRange | None], list[BadImage]]:
     """Return the manifest with SHA-256s, the pixel hash and the extent of each record, and what cannot be decoded."""
     # What trains comes first: it is decoded in every epoch, and there is not room for all pictures.
-    first = [record for record in manifest.records if record.split == "train"]
-    others = [record for record in manifest.records if record.split != "train"]
-    ordered = [*first, *others]
+    positions = list(range(len(manifest.records)))
+    positions.sort(key=lambda position: manifest.records[position].split != "train")
+    ordered = [manifest.records[position] for position in positions]
     results = fingerprint(manifest.source, ordered, threads=threads, progress=progress, keep=keep)
-    by_record = dict(zip(map(id, ordered), results, strict=True))
-    found = [by_record[id(record)] for record in manifest.records]
-    bad = [result for result in found if isinstance(result, BadImage)]
+    result_at = dict(zip(positions, results, strict=True))
+
     records: list[ImageRecord] = []
     pixels: list[str] = []
     extents: list[GreyRange | None] = []
-    for record, result in zip(manifest.records, found, strict=True):
-        if isinstance(result, Fingerprint):
+    bad: list[BadImage] = []
+    for position, record in enumerate(manifest.records):
+        result = result_at[position]
+        if isinstance(result, BadImage):
+            bad.append(result)
+        else:
             records.append(replace(record, sha256=result.sha256))
             pixels.append(result.pixels)
             extents.append(result.extent)
@@ -254,40 +277,46 @@ def _grey_range(
     found = common_range(of_train)
     if found is None or found in USUAL_RANGES:
         return found, []
-    low, high = min(low for low, _ in of_train), max(high for _, high in of_train)
+    low = min(low for low, _ in of_train)
+    high = max(high for _, high in of_train)
     return found, [
         f"{counted(of_train, 'grey training ')} with more than 8 bits hold values from {low:,g} to {high:,g}: "
         f"{found[0]:,g} becomes black and {found[1]:,g} white"
     ]
 
 
-def _refuse(leaks: Sequence[Leak]) -> None:
+def _refuse_leaks(leaks: Sequence[Leak]) -> None:
     first = leaks[0]
-    more = f", and {len(leaks) - 1} more such copies" if len(leaks) > 1 else ""
-    raise DataError(
-        f"{first.path} ({first.split}) is an exact copy of {first.copy_of} ({first.copy_of_split}){more}; remove them, "
-        "or use --leaks drop"
-    )
+    copies = f"{first.path} ({first.split}) is an exact copy of {first.copy_of} ({first.copy_of_split})"
+    if len(leaks) > 1:
+        copies += f", and {len(leaks) - 1} more such copies"
+    raise DataError(f"{copies}; remove them, or use --leaks drop")
 
 
 def _sentences(report: DataReport) -> list[str]:
+    """Return what the checks found in sentences for people."""
     sentences = []
-    if bad := report.unreadable:
+    bad = report.unreadable
+    if bad:
         sentences.append(f"left out {counted(bad, 'unreadable ')}, first {bad[0].path}: {bad[0].reason}")
-    if leaks := report.leaks:
+    leaks = report.leaks
+    if leaks:
         done = "dropped" if report.leaks_policy == "drop" else "kept"
         sentences.append(
             f"{done} {counted(leaks)} with exactly the pixels of one in another split, first {leaks[0].path} "
             f"({leaks[0].split}), a copy of {leaks[0].copy_of} ({leaks[0].copy_of_split})"
         )
-    if shared := report.shared_groups:
+    shared = report.shared_groups
+    if shared:
         groups = "1 group" if len(shared) == 1 else f"{len(shared)} groups"
         sentences.append(f"kept {groups} in more than one split, first {shared_group_text(shared[0])}")
-    if duplicates := report.duplicates:
+    duplicates = report.duplicates
+    if duplicates:
         sentences.append(f"{counted(duplicates)} found more than once within a split, first {duplicates[0][0]}")
-    if conflicts := report.conflicts:
+    conflicts = report.conflicts
+    if conflicts:
         (first, its_label), *copies = conflicts[0]
-        other, other_label = next((path, label) for path, label in copies if label != its_label)
+        (other, other_label), *_ = [copy for copy in copies if copy[1] != its_label]
         pictures = f"{first} ({its_label}) and {other} ({other_label})"
         sentences.append(f"{counted(conflicts)} found under different labels, first {pictures}")
     return sentences
