@@ -1,5 +1,6 @@
 """What people type wrong: one line that says what to do, exit code 2, and no run folder."""
 
+import io
 import json
 import os
 import resource
@@ -374,6 +375,16 @@ def test_a_picture_on_standard_input_is_no_list_of_paths(headstart, trained_run,
     assert outcome.code == 2
     assert outcome.err.startswith("error: standard input holds no list of paths, but binary data")
     assert "predict RUN /dev/stdin < picture.jpg" in outcome.err
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(""), io.StringIO("\n\r\n"), None], ids=["empty", "blank", "closed"])
+def test_an_empty_list_on_standard_input_is_noted(headstart, trained_run, monkeypatch, stream):
+    monkeypatch.setattr("sys.stdin", stream)
+    outcome = headstart("predict", trained_run, "-", "--format", "csv")
+    assert outcome.code == 0
+    assert outcome.err == (
+        "note: standard input held no path, so there was nothing to classify; write one path per line\n"
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")

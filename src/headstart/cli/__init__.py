@@ -21,16 +21,17 @@ from headstart.cli import training, models, studies, report, recipes, data  # no
 __all__ = ["app", "data", "main", "models", "recipes", "report", "studies", "training"]
 
 
-def _version(value: bool) -> None:
-    if value:
+def _print_version(is_asked: bool) -> None:
+    """Print the version and end the program, where it was asked for."""
+    if is_asked:
         echo(f"headstart {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _root(
+def _take_program_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="show the version")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="show details that ask for no action too")] = False,
 ) -> None:
@@ -50,7 +51,7 @@ def main() -> None:
     except BaseException as error:
         if not isinstance(error, SystemExit) and os.environ.get("HEADSTART_DEBUG") == "1":
             traceback.print_exc()
-        sys.exit(_report(error))
+        sys.exit(_print_error(error))
 
 
 def _prepare_process() -> None:
@@ -61,8 +62,8 @@ def _prepare_process() -> None:
     spin_briefly()
 
 
-def _report(error: BaseException) -> int | str | None:
-    """Say in one line what went wrong; return the exit code."""
+def _print_error(error: BaseException) -> int | str | None:
+    """Print in one line what went wrong, and return the exit code."""
     from headstart.display import clear_bars
 
     clear_bars()

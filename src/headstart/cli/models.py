@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,16 +99,29 @@ def predict(
     refuse_existing(out, overwrite, "--out")
     chosen = choose_format(output_format, out)
     classifier = load(run, device=device, engine=engine, precision=precision)
-    files = expand_inputs(paths, sys.stdin)
+    files = expand_inputs(paths, _note_where_empty(sys.stdin or ()))  # a closed one is None
     rows = predict_stream(classifier, files, top_k=top_k, batch_size=batch_size)
     if out is not None:  # on the terminal the rows themselves show how far it is
         rows = _with_progress(rows)
     num_failed = write_predictions(rows, chosen, out, top_k=min(top_k, len(classifier.labels)))
     classifier.tell_refused(terminal())
     if num_failed:
-        what, why = ("1 file", "its row says") if num_failed == 1 else (f"{num_failed} files", "their rows say")
-        say(f"{what} could not be read; {why} why")
+        if num_failed == 1:
+            say("1 file could not be read; its row says why")
+        else:
+            say(f"{num_failed} files could not be read; their rows say why")
         raise typer.Exit(1)
+
+
+def _note_where_empty(lines: Iterable[str]) -> Iterator[str]:
+    """Pass on the lines of standard input, and note at the end if none of them was a path."""
+    has_path = False
+    for line in lines:
+        if line.strip("\r\n"):
+            has_path = True
+        yield line
+    if not has_path:
+        terminal().note("standard input held no path, so there was nothing to classify; write one path per line")
 
 
 def _with_progress(rows: "Iterator[Prediction]") -> "Iterator[Prediction]":

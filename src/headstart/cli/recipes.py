@@ -12,7 +12,9 @@ from headstart.errors import either
 
 if TYPE_CHECKING:
     from headstart.studies.cells import Cell
+    from headstart.studies.compare import Comparison
     from headstart.studies.lessons import Lesson
+    from headstart.studies.recipes import Part
     from headstart.studies.teaching import Outcome
 
 recipe_app = typer.Typer(
@@ -125,16 +127,19 @@ def recipe_run(lesson: "Lesson") -> None:
     for note in lesson.recipe.notes:
         say(f"note: {note}")
     has_failed = False
-    for step in run_lesson(lesson, progress=StudyProgress(make_console(to_stderr=True), is_verbose=is_verbose())):
+    progress = StudyProgress(make_console(to_stderr=True), is_verbose=is_verbose())
+    for step in run_lesson(lesson, progress=progress):
         match step:
             case Manifest():
                 print_counts(step)
                 echo(f"contact sheet: {lesson.out / 'contact-sheet.png'}")
             case Outcome():
-                # What was asked for by name and could not be run is a failure.
-                has_failed |= step.has_failed or (bool(step.left_out) and lesson.parts != lesson.recipe.parts)
                 _print_outcome(step, lesson)
                 _write_report(lesson, step)
+                # What was asked for by name and could not be run is a failure.
+                is_part_named = lesson.parts != lesson.recipe.parts
+                if step.has_failed or (step.left_out and is_part_named):
+                    has_failed = True
             case _:
                 echo(f"source head of {step['name']}: {step['head']} ({step['weights']})")
     echo(f"\nfolder: {lesson.out} (recipe.json, a report per part, a run folder per cell and seed)")
@@ -143,6 +148,7 @@ def recipe_run(lesson: "Lesson") -> None:
 
 
 def _print_outcome(outcome: "Outcome", lesson: "Lesson") -> None:
+    """Print what became of a part: what was trained, how good it is, and what was published."""
     from headstart.studies.teaching import trained_parameters
     from headstart.tables import print_comparison
 
@@ -150,31 +156,42 @@ def _print_outcome(outcome: "Outcome", lesson: "Lesson") -> None:
     if outcome.left_out:
         echo(f"left out: {outcome.left_out}")
     for name, phases in trained_parameters(outcome.runs).items():
-        counts = "; ".join(f"{p['name']} {p['trainable']:,} of {p['parameters']:,}" for p in phases)
-        echo(f"  trained by {name}: {counts}")
+        counts = [f"{phase['name']} {phase['trainable']:,} of {phase['parameters']:,}" for phase in phases]
+        echo(f"  trained by {name}: {'; '.join(counts)}")
     if outcome.comparison is None:
         for name, runs in outcome.runs.items():
             accuracy = runs[0].metrics()["accuracy"]
             echo(f"  {name}: accuracy {accuracy['value']:.3f} on its own data; {runs[0].path}")
         return
+
     print_comparison(outcome.comparison)
-    found = {row.name: row.accuracy.value for row in outcome.comparison.rows}
-    others = f" (not the lesson's {either(lesson.changes, 'and')})" if lesson.changes else ""
-    for figure in outcome.part.published:
-        here = f"{found[figure.cell]:.3f}" if figure.cell in found else "failed"
-        echo(f"published: {figure.cell} {figure.accuracy}, here {here} ({figure.source}){others}")
+    _print_published(outcome.part, outcome.comparison, lesson.changes)
     best = outcome.comparison.rows[0]
     echo(f"best model: {best.runs[0]} ({best.name})")
 
 
+def _print_published(part: "Part", comparison: "Comparison", changes: list[str]) -> None:
+    """Print each published figure beside the accuracy here, and what here is not as the lesson has it."""
+    found = {row.name: f"{row.accuracy.value:.3f}" for row in comparison.rows}
+    caution = ""
+    if changes:
+        caution = f" (not the lesson's {either(changes, 'and')})"
+    for figure in part.published:
+        here = found.get(figure.cell, "failed")
+        echo(f"published: {figure.cell} {figure.accuracy}, here {here} ({figure.source}){caution}")
+
+
 def _write_report(lesson: "Lesson", outcome: "Outcome") -> None:
-    if outcome.comparison is None or (lesson.is_quick and outcome.part is not lesson.parts[0]):
+    """Write the HTML page of a part that was compared; a smoke run has one of its first part only."""
+    if outcome.comparison is None:
+        return
+    if lesson.is_quick and outcome.part is not lesson.parts[0]:
         return
     from headstart.report import write_report
 
-    # One run of each cell: the others differ by their seed only. Drawing all would take longer than a smoke run trains.
+    # One run of each cell: the others differ by their seed only.
     runs = [each[0].path for each in outcome.runs.values()]
-    if lesson.is_quick:
+    if lesson.is_quick:  # drawing all of them would take longer than training them
         runs = runs[:1]
     page = write_report(
         runs,

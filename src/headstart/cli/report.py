@@ -27,7 +27,9 @@ def report(
 
     refuse_existing(out, overwrite, "--out")
     out = page_path(paths, out)  # before the pictures, which take their time
-    compared = comparison or (_compared(paths) if len(paths) > 1 else None)
+    compared: Path | Mapping[str, Any] | None = comparison
+    if comparison is None and len(paths) > 1:
+        compared = _compare_now(paths)
     study = read_comparison(compared, paths)
     for path in paths:
         read_run(path)  # refuses a damaged run before its pictures are drawn
@@ -38,7 +40,7 @@ def report(
     echo(f"figures: {page.with_suffix('')}/")
 
 
-def _compared(paths: Sequence[Path]) -> Mapping[str, Any]:
+def _compare_now(paths: Sequence[Path]) -> Mapping[str, Any]:
     """Compare the runs; those of different images can still be shown beside one another."""
     from headstart.errors import HeadstartError
     from headstart.studies.compare import compare_runs

@@ -4,9 +4,12 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Optional, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Union, get_args, get_origin
 
 import typer
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 # The first setting of each panel of --help; the others follow in the order of `Config`.
 _PANELS = {
@@ -19,37 +22,48 @@ _PANELS = {
 }
 
 
-def _flag_type(annotation: Any, has_own_reader: bool) -> type:
-    """Return what the command line parses: int, float, bool or text that `Config` reads."""
-    if has_own_reader:
-        return str
-    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    plain = [option for option in options if option is not type(None)]
-    return plain[0] if len(plain) == 1 and plain[0] in (int, float, bool) else str
-
-
-def _setting_parameters() -> list[inspect.Parameter]:
+def _flag_type(field: "FieldInfo") -> type:
+    """Return what the command line parses for a setting: int, float, bool or text that `Config` reads."""
     from pydantic import BeforeValidator
 
+    if any(isinstance(part, BeforeValidator) for part in field.metadata):
+        return str
+    types: tuple[Any, ...] = (field.annotation,)
+    if get_origin(field.annotation) in (Union, UnionType):
+        types = get_args(field.annotation)
+    plain = [each for each in types if each is not type(None)]
+    for kind in (int, float, bool):
+        if plain == [kind]:
+            return kind
+    return str
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    """Return a parameter of a command that is given as a flag, and is None without it."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _setting_flags() -> list[inspect.Parameter]:
+    """Return a flag per setting, in the order of `Config`."""
     from headstart.config import Config, description
 
-    parameters, panel = [], "Data"
+    flags = []
+    panel = "Data"
     for name, field in Config.model_fields.items():
         panel = _PANELS.get(name, panel)
         if name in ("data", "table"):
             continue
-        flag = "--" + name.replace("_", "-")
-        kind = _flag_type(field.annotation, any(isinstance(part, BeforeValidator) for part in field.metadata))
-        shown = "" if field.default in (None, {}, False) or kind is bool else f" [dim](default {field.default})[/dim]"
-        option = typer.Option(
-            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-            help=f"{description(name)}{shown}",
-            rich_help_panel=panel,
-            show_default=False,
-        )
-        annotation: Any = Annotated[Optional[kind], option]  # noqa: UP045 (a union of a variable has no type)
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-    return parameters
+        kind = _flag_type(field)
+        text = description(name)
+        word = name.replace("_", "-")
+        spelling = f"--{word}"
+        if kind is bool:
+            spelling = f"--{word}/--no-{word}"
+        elif field.default not in (None, {}, False):
+            text += f" [dim](default {field.default})[/dim]"
+        option = typer.Option(spelling, help=text, rich_help_panel=panel, show_default=False)
+        flags.append(_keyword(name, Annotated[Optional[kind], option]))  # noqa: UP045 (a union of a variable has no type)
+    return flags
 
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, e.g. a run's config.yaml")]
@@ -67,12 +81,18 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     def wrapper(*, config_file: Path | None = None, assignments: list[str] | None = None, **given: Any) -> None:
         from headstart.config import Config, load_config, parse_assignments
 
-        settings = {name: given.pop(name) for name in list(given) if name in Config.model_fields and name != "data"}
-        values = {name: value for name, value in {**settings, "data": given["data"]}.items() if value is not None}
-        merged = {**parse_assignments(assignments or []), **values}
-        command(config=load_config(config_file, merged), **given)
+        settings = parse_assignments(assignments or [])
+        own = {}
+        for name, value in given.items():
+            is_setting = name in Config.model_fields
+            if is_setting and value is not None:
+                settings[name] = value
+            if not is_setting or name == "data":  # commands take the data by itself too
+                own[name] = value
+        command(config=load_config(config_file, settings), **own)
 
-    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__name__ = command.__name__
+    wrapper.__doc__ = command.__doc__
     wrapper.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
     wrapper.__annotations__ = {}
     _commands_with_settings.append((wrapper, command))
@@ -81,12 +101,10 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def attach_settings() -> None:
     """Add a flag per setting to the commands that take settings."""
-    shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in (("config_file", ConfigOption), ("assignments", SetOption))
-    ]
-    shared += _setting_parameters()
+    shared = [_keyword("config_file", ConfigOption), _keyword("assignments", SetOption), *_setting_flags()]
     for wrapper, command in _commands_with_settings:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "config"]
-        wrapper.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
+        own = dict(inspect.signature(command).parameters)
+        del own["config"]
+        parameters = [*own.values(), *shared]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

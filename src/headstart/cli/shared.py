@@ -18,9 +18,12 @@ class Program(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Bring `--verbose` to the front, where typer expects it; behind `--` it is no option."""
-        end = args.index("--") if "--" in args else len(args)
+        end = len(args)
+        if "--" in args:
+            end = args.index("--")
         if "--verbose" in args[:end]:
-            args = ["--verbose", *(word for word in args[:end] if word != "--verbose"), *args[end:]]
+            others = [word for word in args[:end] if word != "--verbose"]
+            args = ["--verbose", *others, *args[end:]]
         return super().parse_args(ctx, args)
 
 

@@ -42,7 +42,9 @@ def compare(
     from headstart.studies.progress import StudyProgress
 
     check_format(output_format, ("table", "json", "csv"))
-    words = [word for word in (data, *(more or [])) if word is not None]
+    words = list(more or [])
+    if data is not None:
+        words.insert(0, data)
     others = [word for word in words if not locate(word).is_run]
     for word in others:
         refuse_study(Path(word))
@@ -51,21 +53,21 @@ def compare(
         options = [name for name, value in given.items() if value]
         comparison = _compare_runs(words, config, options)
     elif len(words) > 1:
-        are_none = "is no run folder" if len(others) == 1 else "are no run folders"
+        are_no_runs = "is no run folder" if len(others) == 1 else "are no run folders"
         raise ConfigError(
-            f"{', '.join(others[:3])} {are_none} (no config.yaml there); name run folders only, or one data folder, "
+            f"{', '.join(others[:3])} {are_no_runs} (no config.yaml there); name run folders only, or one data folder, "
             "manifest or catalogue name"
         )
     else:
         comparison = study.compare(
             config,
-            strategies=_words(strategies),
-            backbones=_words(backbones),
+            strategies=_split_at_commas(strategies),
+            backbones=_split_at_commas(backbones),
             vary=parse_vary(vary or []),
             seeds=seeds or 3,
             progress=StudyProgress(make_console(to_stderr=True), is_verbose=is_verbose()),
         )
-    _show(comparison, output_format)
+    _print_result(comparison, output_format)
     if comparison.failed:
         raise typer.Exit(1)
 
@@ -90,7 +92,8 @@ def _compare_runs(paths: list[str], config: "Config", options: list[str]) -> "Co
     return comparison
 
 
-def _show(comparison: "Comparison", output_format: str) -> None:
+def _print_result(comparison: "Comparison", output_format: str) -> None:
+    """Print a comparison as a table, as JSON or as CSV."""
     if output_format == "json":
         from headstart.files import dump_json
 
@@ -121,13 +124,19 @@ def rank(
     from headstart.tables import print_ranking
 
     check_format(output_format, ("table", "json", "csv"))
-    rows = rank_backbones(config, _words(backbones), display=terminal())
-    if output_format == "table":
-        print_ranking(rows)
+    rows = rank_backbones(config, _split_at_commas(backbones), display=terminal())
+    plain = [asdict(row) for row in rows]
+    if output_format == "json":
+        echo(json.dumps(plain, indent=2))
+    elif output_format == "csv":
+        echo(csv_text(plain).rstrip())
     else:
-        plain = [asdict(row) for row in rows]
-        echo(json.dumps(plain, indent=2) if output_format == "json" else csv_text(plain).rstrip())
+        print_ranking(rows)
 
 
-def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+def _split_at_commas(text: str | None) -> list[str]:
+    """Return the names in a text such as `lite0, lite1`; none where there is no text."""
+    if text is None:
+        return []
+    names = [name.strip() for name in text.split(",")]
+    return [name for name in names if name]
