@@ -61,31 +61,41 @@ def resolve(name: str, progress: Progress | None = None) -> Path:
     entry = CATALOG[name]
     if not folder.exists():
         try:
-            entry.make(folder, progress or (lambda title, done, total: None))
+            entry.make(folder, progress or _show_nothing)
         except (HeadstartError, OSError):
             if not folder.exists():  # it appears whole or not at all: another process was quicker
                 raise
     return folder / entry.inner
 
 
-def licence_of(name: str) -> str | None:
+def _show_nothing(title: str, done: int, total: int) -> None:
+    pass
+
+
+def licence_of_data(name: str) -> str | None:
     """Return what is known about the licence of a catalogue data set, None for any other name."""
-    return CATALOG[name].licence if name in CATALOG else None
+    if name not in CATALOG:
+        return None
+    return CATALOG[name].licence
 
 
 def _from_zip(url: str, *, sha1: str | None = None) -> Callable[[Path, Progress], None]:
-    def make(folder: Path, progress: Progress) -> None:
+    """Return a function that makes a data set's folder from an archive on the web."""
+
+    def download_and_extract(folder: Path, progress: Progress) -> None:
         archive = folder.parent / "downloads" / url.rsplit("/", 1)[-1]
         sha256 = download(url, archive, sha1=sha1, progress=progress)
         extract_zip(archive, folder)
         # Where no checksum is published, what was seen is at least written down.
-        note = {"url": url, "sha256": sha256, "checked": "sha1" if sha1 else "the archive's own CRC-32 only"}
+        checked = "sha1" if sha1 else "the archive's own CRC-32 only"
+        note = {"url": url, "sha256": sha256, "checked": checked}
         (archive.parent / f"{folder.name}.json").write_text(json.dumps(note, indent=2), encoding="utf-8")
 
-    return make
+    return download_and_extract
 
 
-def _cifar10(folder: Path, progress: Progress) -> None:
+def _make_cifar10(folder: Path, progress: Progress) -> None:
+    """Download CIFAR-10 through torchvision, and write it as pictures of animals and of vehicles."""
     from torchvision.datasets import CIFAR10
 
     downloads = folder.parent / "downloads"
@@ -96,7 +106,7 @@ def _cifar10(folder: Path, progress: Progress) -> None:
         }
     except (OSError, RuntimeError) as error:
         raise DownloadError(
-            f"cannot download CIFAR-10 ({error}); bring the file {CIFAR10.filename} yourself and put it in {downloads}"
+            f"cannot download CIFAR-10 ({error}); download {CIFAR10.filename} in another way and put it in {downloads}"
         ) from error
     write_animals_and_vehicles(parts, parts["train"].classes, folder, progress)
 
@@ -139,7 +149,7 @@ CATALOG: dict[str, Entry] = {
     "cifar10-animals-vehicles": Entry(
         "CIFAR-10 merged into animals and vehicles, 50,000 train and 10,000 test of 32x32 px (through torchvision)",
         "not stated by its publisher (University of Toronto); Krizhevsky 2009 asks to be cited",
-        _cifar10,
+        _make_cifar10,
     ),
     "snacks": Entry(
         "hot dogs and other foods that Headstart draws itself, 240 train and 200 test; no download",

@@ -7,7 +7,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from headstart.text import visible_line
 
 TILE = 160  # side of the square that a picture is fitted into, pixels
-_MARGIN, _GAP, _CAPTION = 12, 4, 26
+_MARGIN = 12  # pixels, as all of these
+_GAP = 4
+_CAPTION = 26
 _MOST_PIXELS = 65_500  # of a side of a JPEG
 
 
@@ -50,6 +52,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], tile: int =
 def _shortened(
     text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int
 ) -> str:
+    """Cut a text so that it fits into so many pixels."""
     while len(text) > 4 and pen.textlength(text, font=font) > room:
         text = text[:-4] + "..."
     return text

@@ -29,7 +29,7 @@ MAX_RATIO = 200
 def download(url: str, target: Path, *, sha1: str | None = None, progress: Progress | None = None) -> str:
     """Fetch `url` into `target`, going on where an earlier attempt stopped; the file appears whole or not at all.
 
-    Where another process is fetching the same file, this one waits for it and takes what it brings.
+    Where another process is fetching the same file, this one waits for it and takes that file.
 
     Args:
         url: Where from.
@@ -53,7 +53,7 @@ def download(url: str, target: Path, *, sha1: str | None = None, progress: Progr
             raise DownloadError(f"cannot write {target}: {error.strerror or error}; make room and try again") from error
     if sha1 is not None:
         found = _digest(target, "sha1")
-        if found != sha1:  # perhaps brought by hand: not ours to delete
+        if found != sha1:  # perhaps put there by hand: not ours to delete
             raise DownloadError(f"{target} has SHA-1 {found}; expected {sha1}; delete it and try again")
     return _digest(target, "sha256")
 
@@ -89,18 +89,20 @@ def _fetch_whole(url: str, target: Path, sha1: str | None, progress: Progress | 
         if found != sha1:
             part.unlink()
             raise DownloadError(
-                f"{url} gave a file with SHA-1 {found}; expected {sha1}. It was deleted; try again, or bring the "
-                f"right file and put it at {target}"
+                f"{url} gave a file with SHA-1 {found}; expected {sha1}. It was deleted. Try again, or download the "
+                f"right file in another way and put it at {target}"
             )
     part.replace(target)
 
 
 def _digest(path: Path, algorithm: str) -> str:
+    """Return the hash of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _fetch(url: str, part: Path, target: Path, progress: Progress | None) -> None:
+    """Fetch a file, and try again where the connection ends; each try goes on where the last one stopped."""
     problem: Exception | None = None
     for _ in range(_ATTEMPTS):
         try:
@@ -118,15 +120,17 @@ def _fetch(url: str, part: Path, target: Path, progress: Progress | None) -> Non
             if not part.exists() and isinstance(getattr(error, "reason", None), OSError):
                 break  # no such host, or refused: asking again at once does not help
     raise DownloadError(
-        f"cannot download {url}: {problem}; try again (it goes on where it stopped), or bring the file yourself and "
-        f"put it at {target}"
+        f"cannot download {url}: {problem}; try again (it goes on where it stopped), or download the file in another "
+        f"way and put it at {target}"
     ) from problem
 
 
 def _fetch_rest(url: str, part: Path, name: str, progress: Progress | None) -> bool:
-    """Append what is missing; return whether the file is whole."""
+    """Append what is missing of a file, and tell whether it is whole."""
     tag = part.with_suffix(".etag")
-    have = part.stat().st_size if part.exists() and tag.exists() else 0
+    have = 0
+    if part.exists() and tag.exists():
+        have = part.stat().st_size
     request = urllib.request.Request(url, headers={"User-Agent": "headstart"})
     if have:
         # A server whose file has changed since sends all of the new one instead of a rest that does not fit.
@@ -187,6 +191,7 @@ def extract_zip(archive: Path, folder: Path) -> Path:
 
 
 def _extract_members(content: zipfile.ZipFile, folder: Path, budget: int, archive: Path) -> None:
+    """Write the members of an archive, and refuse it as soon as they are more bytes than `budget`."""
     members = content.infolist()
     budget = min(budget, MAX_BYTES)
     if len(members) > MAX_MEMBERS:
@@ -206,6 +211,7 @@ def _extract_members(content: zipfile.ZipFile, folder: Path, budget: int, archiv
 
 
 def _safe_name(member: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
+    """Return the path of a member below the folder; refuse one that is outside of it, or no plain file or folder."""
     name = PurePosixPath(member.filename.replace("\\", "/"))
     kind = (member.external_attr >> 16) & 0o170000
     if name.is_absolute() or ".." in name.parts or ":" in member.filename or not name.parts:

@@ -56,10 +56,10 @@ def list_folder(root: Path, *, layout: Layout = "auto", known: Iterable[str] = (
     for folder in whole.folders():
         listing.ignored += map(Path, folder.others)
     if not any(whole.images()):
-        ignored = f" (files without an image extension: {len(listing.ignored)})" if listing.ignored else ""
-        raise DataError(
-            f"no image in {root}{ignored}; expected FOLDER/<class>/picture.jpg or FOLDER/train/<class>/picture.jpg"
-        )
+        place = str(root)
+        if listing.ignored:
+            place += f" (files without an image extension: {len(listing.ignored)})"
+        raise DataError(f"no image in {place}; expected FOLDER/<class>/picture.jpg or FOLDER/train/<class>/picture.jpg")
 
     tree = data_tree(whole, layout, known)
     if tree is not whole:
@@ -85,15 +85,16 @@ def _folder_notes(tree: Tree) -> list[str]:
         notes += [f"{link} is a link back to a folder above it; not followed" for link in folder.loops]
         junk += [path for path in folder.junk if _may_hold_images(path)]
     if junk:
-        names = sorted({os.path.basename(path) for path in junk})
+        names = {os.path.basename(path) for path in junk}
         notes.append(
-            f"left out {listed(map(repr, names))}, which a system or a program made (first {junk[0]}); "
+            f"left out {listed(map(repr, sorted(names)))}, which a system or a program made (first {junk[0]}); "
             "a class needs another name"
         )
     return notes
 
 
 def _may_hold_images(path: str) -> bool:
+    """Tell whether a folder holds images, at any depth, as far as this user may look."""
     try:
         return any(read_tree(path).images())
     except DataError:  # of a system, and closed to users
@@ -109,11 +110,12 @@ def _file_notes(ignored: Iterable[Path]) -> list[str]:
             found.setdefault(kind, []).append(path)
     notes = []
     for kind, paths in found.items():
+        what = "1 file that may be a picture"
+        if len(paths) > 1:
+            what = f"{len(paths)} files that may be pictures"
+        advice = "the name has to end in .jpg, .png or the like"
         if kind == "camera raw":
             advice = "convert to JPEG or PNG"
-        else:
-            advice = "the name has to end in .jpg, .png or the like"
-        what = "1 file that may be a picture" if len(paths) == 1 else f"{len(paths)} files that may be pictures"
         notes.append(f"passed over {what} ({kind}), first {str(paths[0])!r}; {advice}")
     return notes
 
@@ -131,7 +133,7 @@ def _picture_kind(name: str) -> str:
 
 
 def _blank_notes(classes: Iterable[str]) -> list[str]:
-    """Say which classes differ from what they seem to be called."""
+    """Say which classes have names that begin or end with a blank."""
     odd = sorted(name for name in classes if name != name.strip())
     if not odd:
         return []

@@ -115,6 +115,7 @@ def understand(tree: Tree, layout: Layout) -> Reading:
 
 
 def _by_class(tree: Tree) -> Reading:
+    """Read each folder as a class."""
     reading = Reading("class")
     for name, folder in tree.below.items():
         reading.classes.append(ClassFolder(class_name(name), "", folder))
@@ -145,7 +146,7 @@ def _by_split(tree: Tree, named: Mapping[str, str], *, leaves_out: bool = False)
             raise DataError(f"in {root}, {_quoted(same)} all mean {split}; keep one of them")
         if not any(folder.images()):
             raise DataError(f"no image in {place}; add some, or remove the folder")
-        folder = _unwrapped(folder, name)
+        folder = _folder_of_classes(folder, name)
         if folder.filled():
             reading.splits[split] = name
             _add_classes(reading, folder, split)
@@ -162,6 +163,7 @@ def _by_split(tree: Tree, named: Mapping[str, str], *, leaves_out: bool = False)
 
 
 def _by_named_split(tree: Tree) -> Reading:
+    """Read the folders whose names say so as splits, and refuse a tree without such folders."""
     named = _named_splits(tree.below)
     with_classes = [name for name in named if tree.below[name].filled()]
     if not with_classes:
@@ -174,6 +176,7 @@ def _by_named_split(tree: Tree) -> Reading:
 
 
 def _by_class_and_split(tree: Tree) -> Reading:
+    """Read each folder as a class, and the folders in it as splits."""
     reading = Reading("class/split")
     for name, folder in tree.below.items():
         named = _named_splits(folder.filled())
@@ -190,10 +193,11 @@ def _by_class_and_split(tree: Tree) -> Reading:
 
 
 def _by_part(tree: Tree) -> Reading:
+    """Read each folder as a part of the data that holds class folders."""
     reading = Reading("part/class")
     parts = []
     for name, folder in tree.filled().items():
-        part = _unwrapped(folder, name)
+        part = _folder_of_classes(folder, name)
         if part.filled():
             parts.append(name)
             _add_classes(reading, part, "")
@@ -212,13 +216,13 @@ def _add_classes(reading: Reading, folder: Tree, split: str) -> None:
         reading.classes.append(ClassFolder(class_name(name), split, inner))
 
 
-def _unwrapped(folder: Tree, name: str) -> Tree:
+def _folder_of_classes(folder: Tree, name: str) -> Tree:
     """Return the folder of the classes: of `seg_train/seg_train/<class>` and `train/images/<class>` the lower one."""
     filled = folder.filled()
     if len(filled) == 1:
         (inner_name, inner), *_ = filled.items()
         if inner.filled() and (inner_name.lower() == name.lower() or is_filler_name(inner_name)):
-            return _unwrapped(inner, inner_name)
+            return _folder_of_classes(inner, inner_name)
     return folder
 
 
@@ -305,8 +309,11 @@ def _holds_splits_only(folder: Tree, splits: Mapping[str, str]) -> bool:
 def _differ_in_split_only(filled: Mapping[str, Tree], named: Mapping[str, str]) -> bool:
     """Tell whether folders are the splits of one data set: `seg_train` and `seg_test`, with the same classes."""
     rests = {split_in(name).rest for name in named}
-    classes = {frozenset(_unwrapped(filled[name], name).filled()) for name in named}
-    return len(rests) == 1 and len(classes) == 1 and len(next(iter(classes))) > 1
+    classes = {frozenset(_folder_of_classes(filled[name], name).filled()) for name in named}
+    if len(rests) != 1 or len(classes) != 1:
+        return False
+    (shared,) = classes
+    return len(shared) > 1
 
 
 def _shared_names(trees: Iterable[Tree]) -> tuple[str, ...]:
@@ -314,13 +321,15 @@ def _shared_names(trees: Iterable[Tree]) -> tuple[str, ...]:
     held = [tree.filled().keys() for tree in trees]
     if not held:
         return ()
-    return tuple(name for name in held[0] if all(name in other for other in held[1:]))
+    shared = set.intersection(*map(set, held))
+    return tuple(name for name in held[0] if name in shared)
 
 
 # What is refused, with the readings and the flag that chooses.
 
 
-def _refuse(tree: Tree, seen: str, *choices: str) -> NoReturn:
+def _refuse_unclear(tree: Tree, seen: str, *choices: str) -> NoReturn:
+    """Refuse a layout that can be read in several ways, and say how to choose one."""
     raise DataError(f"the layout of {tree.folder.path} is not clear: {seen}. Choose: {'; '.join(choices)}")
 
 
@@ -333,10 +342,10 @@ def _refuse_unlabelled(place: str, folder: Tree) -> NoReturn:
 
 
 def _refuse_unlabelled_splits(tree: Tree, whole: Mapping[str, str]) -> NoReturn:
-    name = next(iter(whole))
-    images = tree.below[name].folder.images
+    name, *_ = whole
+    folder = tree.below[name].folder
     raise DataError(
-        f"{tree.below[name].folder.path} holds {counted(images)} and no class folder, so the class of each is not "
+        f"{folder.path} holds {counted(folder.images)} and no class folder, so the class of each is not "
         f"known; move them into class folders, as in {name}/<class>/picture.jpg. If the names of the classes are "
         f"{_quoted(whole)}, use --layout class"
     )
@@ -351,11 +360,11 @@ def _refuse_split_beside_others(tree: Tree, name: str, others: list[str]) -> NoR
     shared = _shared_names(filled[each] for each in (name, *others))
     if shared:
         choices.append(f"--layout part/class if {_quoted(shared)} are the classes, in each of them")
-    _refuse(tree, f"{name!r} may be a split or a class beside {_quoted(others)}", *choices)
+    _refuse_unclear(tree, f"{name!r} may be a split or a class beside {_quoted(others)}", *choices)
 
 
 def _refuse_judging_beside_classes(tree: Tree, judging: list[str], others: list[str]) -> NoReturn:
-    _refuse(
+    _refuse_unclear(
         tree,
         f"{_quoted(judging)} beside {_quoted(others)} may be a class, or a split whose images have no class",
         f"--layout class if {_quoted(judging)} is a class",
@@ -370,12 +379,12 @@ def _refuse_splits_or_classes(tree: Tree, named: Mapping[str, str]) -> NoReturn:
     else:
         as_splits = "class folders in them, as in train/<class>/picture.jpg, if they are splits"
     seen = f"{_quoted(named)} may be splits or classes"
-    _refuse(tree, seen, as_splits, f"--layout class if {_quoted(filled)} are the classes")
+    _refuse_unclear(tree, seen, as_splits, f"--layout class if {_quoted(filled)} are the classes")
 
 
 def _refuse_splits_inside(tree: Tree, inner: Mapping[str, Mapping[str, str]]) -> NoReturn:
-    first = next(name for name, splits in inner.items() if len(set(splits.values())) > 1)
-    _refuse(
+    first, *_ = [name for name, splits in inner.items() if len(set(splits.values())) > 1]
+    _refuse_unclear(
         tree,
         f"{_quoted(inner[first])} in {first!r} may be splits or parts of a class, and not all classes hold them alone",
         "--layout class/split if they are splits (what is in none of them is left out)",
@@ -391,11 +400,11 @@ def _refuse_parts(tree: Tree, parts: list[str], classes: Iterable[str], seen: st
     choices = [f"--layout class if {_quoted(filled)} are the classes"]
     if inside:
         choices.insert(0, f"--layout part/class if {_quoted(inside)} are the classes")
-    _refuse(tree, seen, *choices, "otherwise move what is no class out of the folder")
+    _refuse_unclear(tree, seen, *choices, "otherwise move what is no class out of the folder")
 
 
 def _refuse_copied_folder(tree: Tree, name: str, inside: Iterable[str]) -> NoReturn:
-    _refuse(
+    _refuse_unclear(
         tree,
         f"{name!r} holds {_quoted(inside)}, which also lie beside it",
         f"--layout class if {_quoted(tree.filled())} are the classes",
@@ -422,4 +431,5 @@ def _note_strays(reading: Reading, tree: Tree, place: str) -> None:
 
 
 def _quoted(names: Iterable[str]) -> str:
+    """List names in quotation marks."""
     return listed(map(repr, names))

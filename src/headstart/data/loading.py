@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Protocol, Self, final
 
 import numpy as np
@@ -21,7 +20,10 @@ from headstart.data.threads import default_threads, map_ahead
 from headstart.preprocessing import Augment, Pixels, eval_view, mirrored, train_view
 from headstart.types import InputSpec
 
-_ORDER, _FRESH, _NUMBERED = 0, 1, 2
+# The random streams that are drawn from.
+_ORDER = 0
+_FRESH = 1
+_NUMBERED = 2
 
 Task = tuple[int, tuple[int, ...]]  # position of an image in the records, and the numbers of the views to make of it
 
@@ -115,7 +117,8 @@ class ImageBatches:
         self.targets = np.array([record.label for record in records], dtype=np.int64)
         self.digests = [bytes.fromhex(record.sha256 or sha256(source, record.key)) for record in records]
         # As text, because folds follow the groups in this order, and results were published with these folds.
-        self.groups = [str(number) for number in group_numbers(record.group for record in records)]
+        numbers = group_numbers(record.group for record in records)
+        self.groups = [str(number) for number in numbers]
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -171,17 +174,25 @@ class ImageBatches:
 
     def views(self, tasks: Sequence[Task], batch_size: int) -> Iterator[Pixels]:
         """Yield views as `uint8` (N, H, W, 3), in the order of the tasks; each image of a task is decoded once."""
-        return self._stacked(tasks, batch_size, most=max((len(numbers) for _, numbers in tasks), default=1))
+        most = max((len(numbers) for _, numbers in tasks), default=1)
+        return self._stacked(tasks, batch_size, most=most)
 
     def _stacked(self, tasks: Iterable[Task], batch_size: int, *, most: int) -> Iterator[Pixels]:
+        """Yield the views of tasks in batches, made by threads ahead of their use."""
         # About two batches of views are made ahead, of tasks with `most` views each; no thread is left idle.
         ahead = max(self._threads, 2 * (batch_size + self._threads) // most)
         with closing(map_ahead(self._make_views, tasks, threads=self._threads, ahead=ahead)) as made:
-            views = chain.from_iterable(made)
-            while rows := list(islice(views, batch_size)):
-                yield np.stack(rows)
+            waiting: list[Pixels] = []
+            for views in made:
+                waiting += views
+                while len(waiting) >= batch_size:
+                    yield np.stack(waiting[:batch_size])
+                    waiting = waiting[batch_size:]
+            if waiting:
+                yield np.stack(waiting)
 
     def _make_views(self, task: Task) -> list[Pixels]:
+        """Decode an image, and make the views of it that a task asks for."""
         index, numbers = task
         digest = self.digests[index]
         # What trains may differ a little; what is evaluated is what predictions are made of.
@@ -190,6 +201,7 @@ class ImageBatches:
         return [self._make_view(image, digest, number) for number in numbers]
 
     def _make_view(self, image: Image.Image, digest: bytes, number: int) -> Pixels:
+        """Make a view of a decoded image: the evaluation view, a fresh one, or the one of that number."""
         if self.augment is None:
             return eval_view(image, self.spec)
         if self.num_views is None:
@@ -198,7 +210,7 @@ class ImageBatches:
 
 
 def num_views(augment: Augment | None, views: int | None) -> int | None:
-    """Return how many different views there are: the evaluation view alone, it and its mirror image, or as asked."""
+    """Return how many different views there are, at most as many as asked for; None: a fresh one in every epoch."""
     if augment in (None, "none"):
         return 1
     if views is not None and augment == "flip":

@@ -23,6 +23,7 @@ from headstart.types import Layout
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("path", "label", "split", "group")
+_SAVED_COLUMNS = (*_COLUMNS, "sha256")
 _METADATA_KEY = b"headstart"
 # Columns of other programs that say what `split` says here.
 _SPLIT_COLUMNS = frozenset({
@@ -83,12 +84,14 @@ class Manifest:
     @property
     def selection(self) -> str | None:
         """The split that may select an epoch or a strength without being reported, if the data brings one."""
-        return "validation" if {"validation", "test"} <= set(self.splits) else None
+        if "validation" in self.splits and "test" in self.splits:
+            return "validation"
+        return None
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split -> class name -> number of images, zeros included."""
         found = Counter((record.split, record.label) for record in self.records)
-        splits = self.splits or tuple({record.split: None for record in self.records})
+        splits = self.splits or tuple(dict.fromkeys(record.split for record in self.records))
         counts = {}
         for split in splits:
             counts[split] = {name: found[split, label] for label, name in enumerate(self.labels)}
@@ -134,9 +137,14 @@ def scan(
         ) from error
     if not is_folder and source.suffix.lower() not in MANIFEST_SUFFIXES:
         raise DataError(f"{source} is no folder and no .csv or .parquet manifest; give one of these")
-    listing = list_folder(source, layout=layout, known=known) if is_folder else _list_table(source)
-    if layout != "auto" and not is_folder:
-        listing.warnings.append(f"layout={layout} has no effect: {source} is a table, not a folder")
+    if is_folder:
+        listing = list_folder(source, layout=layout, known=known)
+    else:
+        listing = _list_table(source)
+        if layout != "auto":
+            listing.warnings.append(f"layout={layout} has no effect: {source} is a table, not a folder")
+
+    # The classes as they are called here, and the images that are in them.
     names = _mapped_names(listing.classes, label_map or {})
     left_out = _excluded(exclude, names.values())
     labels = tuple(sorted(set(names.values()) - left_out))
@@ -149,6 +157,7 @@ def scan(
             num_left_out[name_of_class] += 1
         else:
             records.append(ImageRecord(key, index[name_of_class], split, group))
+
     if left_out:
         counts = listed(f"{label!r} ({num_left_out[label]} images)" for label in sorted(left_out))
         listing.warnings.append(f"left out as asked: {counts}")
@@ -165,9 +174,12 @@ def data_name(path: Path) -> str:
 
 def group_numbers(groups: Iterable[str | None]) -> list[int]:
     """Return a number per image, equal within a group; an image without a group (None) is a group of its own."""
-    keys = [position if group is None else group for position, group in enumerate(groups)]  # 7 is not the group "7"
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return [numbers[key] for key in keys]
+    number_of: dict[int | str, int] = {}
+    numbers = []
+    for position, group in enumerate(groups):
+        key = position if group is None else group  # 7 is not the group "7"
+        numbers.append(number_of.setdefault(key, len(number_of)))
+    return numbers
 
 
 def write_manifest(manifest: Manifest, target: Path | BinaryIO) -> None:
@@ -183,7 +195,7 @@ def write_manifest(manifest: Manifest, target: Path | BinaryIO) -> None:
         "group": [record.group for record in records],
         "sha256": [record.sha256 for record in records],
     }
-    table = pa.table({key: pa.array(values, pa.string()) for key, values in columns.items()})
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     about: dict[str, Any] = {"name": manifest.name, "labels": manifest.labels}
     if manifest.source != FILES:
         about["source"] = source_settings(manifest.source)
@@ -198,16 +210,15 @@ def read_manifest(path: Path) -> Manifest:
     """
     table = _open_parquet(path)
     about = (table.schema.metadata or {}).get(_METADATA_KEY)
-    if about is None or not {"path", "label", "split", "group", "sha256"} <= set(table.column_names):
+    if about is None or not set(_SAVED_COLUMNS) <= set(table.column_names):
         raise DataError(f"{path} is no manifest of a run folder; it was not written by Headstart")
     saved = json.loads(about)
     labels = tuple(saved["labels"])
     index = {label: position for position, label in enumerate(labels)}
-    records = tuple(
-        ImageRecord(row["path"], index[row["label"]], row["split"], row["group"], row["sha256"])
-        for row in table.to_pylist()
-    )
-    return Manifest(saved["name"], labels, records, _saved_source(saved))
+    records = []
+    for row in table.to_pylist():
+        records.append(ImageRecord(row["path"], index[row["label"]], row["split"], row["group"], row["sha256"]))
+    return Manifest(saved["name"], labels, tuple(records), _saved_source(saved))
 
 
 def read_source(path: Path) -> Source:
@@ -220,15 +231,20 @@ def read_source(path: Path) -> Source:
         about = (_open_parquet(path).schema.metadata or {}).get(_METADATA_KEY)
     except DataError:
         return FILES
-    return FILES if about is None else _saved_source(json.loads(about))
+    if about is None:
+        return FILES
+    return _saved_source(json.loads(about))
 
 
 def _saved_source(about: Mapping[str, Any]) -> Source:
-    # A data set of files says nothing, as before there were other sources.
-    return restore_source(about["source"]) if "source" in about else FILES
+    """Return the source that a manifest names. One of files names none, as before there were other sources."""
+    if "source" not in about:
+        return FILES
+    return restore_source(about["source"])
 
 
 def _mapped_names(classes: Iterable[str], label_map: Mapping[str, str]) -> dict[str, str]:
+    """Return class in the source -> class to use, for all classes."""
     known = sorted(classes)
     targets = {class_name(source): class_name(str(target)) for source, target in label_map.items()}
     for source in targets:
@@ -241,7 +257,7 @@ def _mapped_names(classes: Iterable[str], label_map: Mapping[str, str]) -> dict[
 
 
 def _excluded(asked: Sequence[str], known: Iterable[str]) -> set[str]:
-    """Return the classes to leave out."""
+    """Return the classes to leave out, after checking that there are such classes."""
     there = sorted(set(known))
     excluded = {class_name(name) for name in asked}
     for name in sorted(excluded):
@@ -276,16 +292,20 @@ def _plainest(label: str) -> str:
 
 
 def _list_table(path: Path) -> Listing:
+    """List the images of a CSV or parquet manifest."""
     listing = Listing()
-    read_rows = _csv_rows if path.suffix.lower() == ".csv" else _parquet_rows
-    rows = read_rows(path, listing.warnings)
+    if path.suffix.lower() == ".csv":
+        rows = _csv_rows(path, listing.warnings)
+    else:
+        rows = _parquet_rows(path, listing.warnings)
     for place, row in rows:
         file = row["path"].strip()
         label = row["label"].strip()
         split = row.get("split", "").strip()
         group = row.get("group", "").strip()
         if not file or not label:
-            raise DataError(f"{place}: {'label' if file else 'path'} is empty; every image needs a path and a label")
+            empty = "label" if file else "path"
+            raise DataError(f"{place}: {empty} is empty; every image needs a path and a label")
         its_split = split_of(split) if split else ""
         if its_split is None:
             hint = did_you_mean(split, SPLIT_WORDS)
@@ -305,6 +325,7 @@ _Rows = Iterator[tuple[str, dict[str, str]]]  # where a row is, for messages, an
 
 
 def _csv_rows(path: Path, notes: list[str]) -> _Rows:
+    """Yield the rows of a CSV file, and note columns that are not used."""
     try:
         # utf-8-sig: spreadsheets put a byte order mark in front.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -313,14 +334,15 @@ def _csv_rows(path: Path, notes: list[str]) -> _Rows:
                 raise DataError(f"{path} is empty; expected a header line with the columns path,label")
             separator = max(",;\t", key=header.count)
             names = next(csv.reader([header], delimiter=separator))
-            columns = _columns(path, names)
+            columns = _column_positions(path, names)
             notes += _column_notes(path, names, columns)
             reader = csv.reader(file, delimiter=separator)
             for row in reader:
                 place = f"{path} line {reader.line_num + 1}"
                 if row and len(row) != len(names):
-                    advice = f"quote values that contain {separator!r}"
-                    raise DataError(f"{place} has {len(row)} fields; expected {len(names)}; {advice}")
+                    raise DataError(
+                        f"{place} has {len(row)} fields; expected {len(names)}; quote values that contain {separator!r}"
+                    )
                 if any(row):
                     yield place, {key: row[position] for key, position in columns.items()}
     except OSError as error:
@@ -330,8 +352,9 @@ def _csv_rows(path: Path, notes: list[str]) -> _Rows:
 
 
 def _parquet_rows(path: Path, notes: list[str]) -> _Rows:
+    """Yield the rows of a parquet file, and note columns that are not used."""
     table = _open_parquet(path)
-    columns = _columns(path, table.column_names)
+    columns = _column_positions(path, table.column_names)
     notes += _column_notes(path, table.column_names, columns)
     values = [table.column(position).to_pylist() for position in columns.values()]
     for number, row in enumerate(zip(*values, strict=True), start=1):
@@ -358,6 +381,11 @@ def _cell_text(value: object, column: str, place: str) -> str:
 
 
 def _open_parquet(path: Path) -> Any:
+    """Read a parquet file as a table of PyArrow.
+
+    Raises:
+        DataError: It cannot be read, or is no parquet file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -370,14 +398,14 @@ def _open_parquet(path: Path) -> Any:
         raise DataError(f"{path} is not a parquet file: {str(error).splitlines()[0]}; write it again") from error
 
 
-def _columns(path: Path, names: Sequence[str]) -> dict[str, int]:
+def _column_positions(path: Path, names: Sequence[str]) -> dict[str, int]:
     """Return the position of each column that is used."""
     found = [name.strip().lower() for name in names]
     missing = [needed for needed in ("path", "label") if needed not in found]
     if missing:
-        what = "column" if len(missing) == 1 else "columns"
+        word = "column" if len(missing) == 1 else "columns"
         raise DataError(
-            f"{path} has no {what} {either(map(repr, missing), 'and')}. Its columns are: {', '.join(names)}. Rename "
+            f"{path} has no {word} {either(map(repr, missing), 'and')}. Its columns are: {', '.join(names)}. Rename "
             "the one with the files to path, and the one with the classes to label; split and group are optional"
         )
     for key in _COLUMNS:
@@ -388,7 +416,10 @@ def _columns(path: Path, names: Sequence[str]) -> dict[str, int]:
 
 def _column_notes(path: Path, names: Sequence[str], used: Mapping[str, int]) -> list[str]:
     """Say which columns are not used, and which of them may be meant for splits."""
-    unused = [name.strip() for position, name in enumerate(names) if position not in used.values() and name.strip()]
+    unused = []
+    for position, name in enumerate(names):
+        if position not in used.values() and name.strip():
+            unused.append(name.strip())
     if not unused:
         return []
     note = f"{path} has columns that are not used: {listed(unused)}"

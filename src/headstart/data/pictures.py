@@ -41,11 +41,12 @@ class Pictures:
             UnreadableImageError: It cannot be decoded, or has another content by now: what is computed from it would be
                 kept under the name of what was checked.
         """
-        image = self._kept.get(key) if how.smallest_side is None else None
-        if image is not None:
-            return image
+        is_full_size = how.smallest_side is None
+        if is_full_size and key in self._kept:
+            return self._kept[key]
         with reading(shown(key)):
-            image = read_rgb(checked_bytes(source, key, digest.hex()), how, is_quick=is_quick)
-        if how.smallest_side is None:
+            data = checked_bytes(source, key, digest.hex())
+            image = read_rgb(data, how, is_quick=is_quick)
+        if is_full_size:
             self.keep(key, image)
         return image

@@ -36,14 +36,15 @@ class Predictions:
 
     @cached_property
     def is_correct(self) -> npt.NDArray[np.bool_]:
-        """(N,), whether the predicted class is the true one."""
-        return np.array([label == guess for label, guess in zip(self.labels, self.predicted, strict=True)], np.bool_)
+        """Whether the predicted class is the true one, (N,)."""
+        pairs = zip(self.labels, self.predicted, strict=True)
+        return np.array([label == guess for label, guess in pairs], np.bool_)
 
     @cached_property
     def confidence(self) -> npt.NDArray[np.float64]:
-        """(N,), the probability of the predicted class."""
-        column = {name: position for position, name in enumerate(self.classes)}
-        chosen = [column[guess] for guess in self.predicted]
+        """The probability of the predicted class, (N,)."""
+        position_of = {name: position for position, name in enumerate(self.classes)}
+        chosen = [position_of[guess] for guess in self.predicted]
         return self.probabilities[np.arange(len(chosen)), chosen].astype(np.float64)
 
     def mistakes(self, label: str | None = None, predicted: str | None = None) -> list[int]:
@@ -75,12 +76,14 @@ def read_predictions(run: Run, manifest: Manifest | None = None) -> Predictions:
     table = run.predictions()
     needed = {"path", "label", "predicted"}
     if "predicted" in table.column_names:
-        needed.update(f"{_CLASS_PREFIX}{name}" for name in table.column("predicted").to_pylist())
+        for name in table.column("predicted").to_pylist():
+            needed.add(f"{_CLASS_PREFIX}{name}")
     missing = needed.difference(table.column_names)
     if missing:
         raise RunError(
             f"{run.path / PREDICTIONS} has no column {', '.join(sorted(missing))}; train again with --overwrite"
         )
+
     columns = [name for name in table.column_names if name.startswith(_CLASS_PREFIX)]
     probabilities = np.empty((table.num_rows, len(columns)), np.float64)
     for position, name in enumerate(columns):

@@ -57,17 +57,19 @@ class FileSource:
         mode = os.stat(key).st_mode
         is_pipe = stat.S_ISFIFO(mode) and os.path.abspath(key).startswith(_OPEN_FILES)
         if not stat.S_ISREG(mode) and not (self.takes_pipes and is_pipe):
-            raise OSError(f"{_kind(mode)}, not a regular file")
+            raise OSError(f"{_kind_of_file(mode)}, not a regular file")
         return open(key, "rb")
 
 
-def _kind(mode: int) -> str:
-    """Say what there is in the place of a file."""
+def _kind_of_file(mode: int) -> str:
+    """Say what there is in the place of a regular file."""
     if stat.S_ISDIR(mode):
         return "a folder"
     if stat.S_ISFIFO(mode):
         return "a pipe"
-    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device"
 
 
 FILES: Source = FileSource()
@@ -126,7 +128,7 @@ def read_picture(source: Source, picture: Picture, how: Decoding = PLAIN, *, is_
         is_quick: See `decoding.decode`.
 
     Raises:
-        UnreadableImageError: With the key and the reason.
+        UnreadableImageError: It cannot be read; the message has the key and the reason.
     """
     if isinstance(picture, Image.Image):
         return decode(picture, how)

@@ -51,7 +51,7 @@ def split_in(name: str) -> SplitName:
     """Find the split in a folder's name: `Train Data`, `test_set`, `01_train`, `trainImages`, `seg_test`."""
     splits = set()
     rest = set()
-    for word in _words(name):
+    for word in _lower_case_words(name):
         split = _split_of_part(word)
         if split is not None:
             splits.add(split)
@@ -62,17 +62,17 @@ def split_in(name: str) -> SplitName:
 
 def is_part_name(name: str) -> bool:
     """Tell whether a folder is named for a part of a data set that is no split, such as `unlabeled`."""
-    words = [word for word in _words(name) if word not in _FILLERS]
+    words = [word for word in _lower_case_words(name) if word not in _FILLERS]
     return len(words) == 1 and words[0] in _PART_WORDS
 
 
 def is_filler_name(name: str) -> bool:
     """Tell whether a folder's name says nothing about what is in it, such as `images` or `data_set`."""
-    words = _words(name)
+    words = _lower_case_words(name)
     return bool(words) and all(word in _FILLERS for word in words)
 
 
-def _words(name: str) -> list[str]:
+def _lower_case_words(name: str) -> list[str]:
     """Part a name into words in lower case: at what is no letter, and where a capital follows a small letter."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return [word.lower() for word in re.findall(r"[^\W\d_]+", apart)]
@@ -84,6 +84,7 @@ def _split_of_part(word: str) -> str | None:
     if word in words:
         return words[word]
     for filler in _FILLERS:
-        if word.endswith(filler) and word.removesuffix(filler) in words:
-            return words[word.removesuffix(filler)]
+        shorter = word.removesuffix(filler)
+        if shorter != word and shorter in words:
+            return words[shorter]
     return None

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from headstart.data.manifest import ImageRecord, Manifest, group_numbers
 from headstart.data.split_names import SPLIT_WORDS, split_of
-from headstart.errors import DataError, did_you_mean, listed
+from headstart.errors import DataError, counted, did_you_mean, listed
 
 _MAX_FOLDS = 20
 
@@ -30,8 +30,11 @@ def make_splits(manifest: Manifest, test_fraction: float, seed: int) -> Manifest
         DataError: A class has too few images, or too few groups, to appear in both splits.
     """
     in_test = _held_out(manifest.records, manifest.labels, test_fraction, seed, "a train and a test split")
-    pairs = zip(manifest.records, in_test, strict=True)
-    return manifest.with_records(replace(record, split="test" if held else "train") for record, held in pairs)
+    records = []
+    for record, is_held in zip(manifest.records, in_test, strict=True):
+        split = "test" if is_held else "train"
+        records.append(replace(record, split=split))
+    return manifest.with_records(records)
 
 
 def inner_split(
@@ -84,12 +87,11 @@ def _by_split_and_label(manifest: Manifest) -> dict[tuple[str, int], list[ImageR
 
 
 def _limits(manifest: Manifest, max_per_class: int | Mapping[str, int]) -> dict[str, int]:
+    """Return split -> most images of a class, of the splits that have such a limit."""
     if isinstance(max_per_class, int):
-        given: Mapping[str, int] = dict.fromkeys(manifest.splits, max_per_class)
-    else:
-        given = max_per_class
+        max_per_class = dict.fromkeys(manifest.splits, max_per_class)
     limits = {}
-    for word, limit in given.items():
+    for word, limit in max_per_class.items():
         split = split_of(word)
         if split not in manifest.splits:
             usable = [known for known in SPLIT_WORDS if split_of(known) in manifest.splits]
@@ -104,27 +106,34 @@ def _limits(manifest: Manifest, max_per_class: int | Mapping[str, int]) -> dict[
 def _held_out(
     records: Sequence[ImageRecord], names: Sequence[str] | None, fraction: float, seed: int, purpose: str
 ) -> npt.NDArray[np.bool_]:
-    """Return one bool per record, with every class on both sides.
+    """Tell of each record whether it is held out, so that every class is on both sides.
 
     Raises:
         DataError: That cannot be done for some classes; it names them all.
     """
     labels = np.array([record.label for record in records], dtype=np.int64)
-    grouped = any(record.group is not None for record in records)
-    draw = _draw_groups if grouped else _draw_images
+    has_groups = any(record.group is not None for record in records)
+    draw = _draw_groups if has_groups else _draw_images
     held_out = draw(records, labels, fraction, seed)
     small = _one_sided(labels, held_out)
-    if small:
-        counts = {names[label] if names else str(label): int((labels == label).sum()) for label in small}
-        kind = "image" if {record.split for record in records} == {""} else "training image"
-        found = listed(f"{name!r} has {count} {kind}{'' if count == 1 else 's'}" for name, count in counts.items())
-        in_groups = " in groups" if grouped else ""
-        raise DataError(
-            f"too few images{in_groups} to have each class in both {purpose}: {found}. Add images, leave out such "
-            f"classes with --exclude {shlex.quote(','.join(counts))}, or bring splits of your own (folders train and "
-            "test, or a table with a column split)"
-        )
-    return held_out
+    if not small:
+        return held_out
+
+    # The message says how many images the classes have that are too small.
+    has_splits = any(record.split for record in records)
+    kind = "training " if has_splits else ""
+    excluded = []
+    found = []
+    for label in small:
+        name = names[label] if names else str(label)
+        excluded.append(name)
+        found.append(f"{name!r} has {counted(np.flatnonzero(labels == label), kind)}")
+    in_groups = " in groups" if has_groups else ""
+    raise DataError(
+        f"too few images{in_groups} to have each class in both {purpose}: {listed(found)}. Add images, leave out such "
+        f"classes with --exclude {shlex.quote(','.join(excluded))}, or bring splits of your own (folders train and "
+        "test, or a table with a column split)"
+    )
 
 
 def _one_sided(labels: npt.NDArray[np.int64], held_out: npt.NDArray[np.bool_]) -> list[int]:
@@ -138,6 +147,7 @@ def _one_sided(labels: npt.NDArray[np.int64], held_out: npt.NDArray[np.bool_]) -
 def _draw_images(
     records: Sequence[ImageRecord], labels: npt.NDArray[np.int64], fraction: float, seed: int
 ) -> npt.NDArray[np.bool_]:
+    """Hold out a share of the images of each class, one at least and never all."""
     held_out = np.zeros(len(records), dtype=np.bool_)
     rng = np.random.default_rng(seed)
     for label in np.unique(labels):
@@ -150,6 +160,7 @@ def _draw_images(
 def _draw_groups(
     records: Sequence[ImageRecord], labels: npt.NDArray[np.int64], fraction: float, seed: int
 ) -> npt.NDArray[np.bool_]:
+    """Hold out a share of the groups, so that every class is on both sides if there is such a share."""
     groups = np.array(group_numbers(record.group for record in records))
     share = Fraction(fraction).limit_denominator(_MAX_FOLDS)
     share = min(max(share, Fraction(1, _MAX_FOLDS)), Fraction(9, 10))
@@ -157,7 +168,7 @@ def _draw_groups(
     held_out = np.zeros(len(records), dtype=np.bool_)
     # The share wanted first; with few groups a class may be missing from some folds, so then fewer and larger ones.
     for num_folds in range(most_folds, 1, -1):
-        folds = _folds(labels, groups, num_folds, seed)
+        folds = _fold_numbers(labels, groups, num_folds, seed)
         num_held = min(max(round(share * num_folds), 1), num_folds - 1)
         for first in range(num_folds):
             held_out = (folds - first) % num_folds < num_held
@@ -166,10 +177,10 @@ def _draw_groups(
     return held_out
 
 
-def _folds(
+def _fold_numbers(
     labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], num_folds: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Return the fold of each image: stratified, groups kept together; all in fold 0 where that cannot be done."""
+    """Return the fold of each image: stratified, groups kept together. All are in fold 0 where that cannot be done."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     folds = np.zeros(len(labels), dtype=np.int64)

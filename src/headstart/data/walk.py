@@ -23,7 +23,7 @@ _Identity = tuple[int, int]  # device and inode
 
 @dataclass
 class Folder:
-    """What lies right in a folder, hidden names left out; each list by name.
+    """What lies right in a folder, without hidden names. Each list is sorted by name.
 
     Attributes:
         path: Of the folder.
@@ -57,8 +57,9 @@ def walk(path: str) -> Iterator[Folder]:
 
 
 def _walk(path: str, above: frozenset[_Identity]) -> Iterator[Folder]:
+    """Yield a folder, then everything below it; `above` holds those that it is in."""
     above = above | {_identity(path)}
-    folder = _list(path, above)
+    folder = _list_folder(path, above)
     yield folder
     for each in folder.below.values():
         yield from _walk(each, above)
@@ -99,32 +100,33 @@ def read_tree(path: str) -> Tree:
         DataError: A folder cannot be listed.
     """
     folders = {folder.path: folder for folder in walk(path)}
-    return _tree(path, folders)
+    return _tree_below(path, folders)
 
 
-def _tree(path: str, folders: dict[str, Folder]) -> Tree:
+def _tree_below(path: str, folders: dict[str, Folder]) -> Tree:
     folder = folders[path]
-    return Tree(folder, {name: _tree(each, folders) for name, each in folder.below.items()})
+    below = {name: _tree_below(each, folders) for name, each in folder.below.items()}
+    return Tree(folder, below)
 
 
-def _list(path: str, above: frozenset[_Identity]) -> Folder:
+def _list_folder(path: str, above: frozenset[_Identity]) -> Folder:
     """List a folder; `above` holds those that a link in it must not lead back to."""
     try:
         with os.scandir(path) as found:
-            entries = sorted((entry for entry in found if not is_hidden(entry.name)), key=lambda entry: entry.name)
+            entries = {entry.name: entry for entry in found if not is_hidden(entry.name)}
     except OSError as error:
         raise _cannot_list(path, error) from error
     folder = Folder(path)
-    for entry in entries:
+    for name, entry in sorted(entries.items()):
         if not _is_folder(entry):
-            files = folder.images if has_image_suffix(entry.name) else folder.others
+            files = folder.images if has_image_suffix(name) else folder.others
             files.append(entry.path)
-        elif entry.name.lower() in _JUNK_FOLDERS:
+        elif name.lower() in _JUNK_FOLDERS:
             folder.junk.append(entry.path)
         elif _identity(entry.path) in above:
             folder.loops.append(entry.path)
         else:
-            folder.below[entry.name] = entry.path
+            folder.below[name] = entry.path
     return folder
 
 
@@ -134,6 +136,7 @@ def is_hidden(name: str) -> bool:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, for one: as a file it is reported with the reason
@@ -141,6 +144,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _identity(path: str) -> _Identity:
+    """Return what tells a folder from all others, whatever path leads to it."""
     try:
         status = os.stat(path)
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from headstart import runs
 from headstart.config import Config, dump_config, make_config
-from headstart.data.catalog import licence_of
+from headstart.data.catalog import licence_of_data
 from headstart.data.manifest import ImageRecord, Manifest, write_manifest
 from headstart.experiment.experiment import Experiment
 from headstart.files import write_atomic, write_json
@@ -104,7 +104,7 @@ def score_of(
 
 def write_card(run: Run, experiment: Experiment, model: ClassifierNetwork, metrics: dict[str, Any]) -> None:
     """Write the model card."""
-    licence = licence_of(experiment.config.data)
+    licence = licence_of_data(experiment.config.data)
     card = render_model_card(model, metrics, data_name=experiment.manifest.name, data_licence=licence)
     write_atomic(run.model_folder / "README.md", card)
 

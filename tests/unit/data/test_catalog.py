@@ -29,8 +29,8 @@ def test_names():
 
 
 @pytest.mark.parametrize("name", ["hotdog", "hymenoptera", "cifar10-animals-vehicles"])
-def test_without_a_network_the_error_says_how_to_bring_the_file(name, tmp_path):
-    with pytest.raises(DownloadError, match="bring the file"):
+def test_without_a_network_the_error_says_where_to_put_the_file(name, tmp_path):
+    with pytest.raises(DownloadError, match="in another way and put it"):
         resolve(name)
     assert not (tmp_path / "data" / name).exists()
 

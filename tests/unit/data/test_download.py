@@ -176,7 +176,7 @@ def test_a_file_brought_by_hand_is_checked_too(server, tmp_path):
 @pytest.mark.parametrize("path", ["missing.zip", None])
 def test_what_is_not_there_names_the_way_out(server, tmp_path, path):
     url = server.url.replace("set.zip", path) if path else "http://127.0.0.1:1/set.zip"
-    with pytest.raises(DownloadError, match="bring the file yourself and put it at"):
+    with pytest.raises(DownloadError, match="download the file in another way and put it at"):
         download(url, tmp_path / "set.zip")
 
 
