@@ -1523,6 +1523,16 @@ COMPARISONS = [
         "error: --vary max_per_class is not possible: all cells are compared on the same images",
     ),
     Row(
+        "a strategy twice",
+        "compare fruit {tiny} --strategies scratch,scratch",
+        "error: --strategies scratch,scratch: scratch is named twice; name each once",
+    ),
+    Row(
+        "a backbone twice",
+        "compare fruit {tiny} --backbones simple-cnn,lite0,simple-cnn",
+        "error: --backbones simple-cnn,lite0,simple-cnn: simple-cnn is named twice; name each once",
+    ),
+    Row(
         "varied values alike",
         "compare fruit {tiny} --vary lr=1,1",
         "error: --vary lr=1,1: expected one or more values, no two alike",

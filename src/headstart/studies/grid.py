@@ -40,29 +40,35 @@ def make_cells(
         vary: Setting -> its values, as words or as what the setting takes.
 
     Raises:
-        ConfigError: A setting is not known, cannot be varied, a value does not fit, two cells have one name, or they
-            have one configuration under two names.
+        ConfigError: A setting is not known, cannot be varied, a value does not fit, a name came twice, two cells have
+            one name, or they have one configuration under two names.
     """
     vary = vary or {}
+    _refuse_twice("--strategies", strategies)
+    _refuse_twice("--backbones", backbones)
     _check_varied(vary)
     shared = config.model_dump(exclude_unset=True, exclude={"seed", "out", "repeat"})
     found: dict[str, Cell] = {}
     for backbone, strategy in itertools.product(backbones or (config.backbone,), strategies):
+        # What this strategy shares with the others, and what of it is varied.
         is_file = strategy.endswith((".yaml", ".yml"))
         values = dict(shared)
-        own = dict(vary)
+        varied = dict(vary)
         if strategy != config.strategy:
             values.pop("table", None)
         if not is_file and not find_strategy(strategy, values.get("table")).is_pretrained:
             for key in _OF_WEIGHTS:
                 values.pop(key, None)
-                own.pop(key, None)
+                varied.pop(key, None)
         make = partial(_configure, values, {"strategy": strategy, "backbone": backbone})
+
         title = Path(strategy).stem if is_file else strategy
         if len(backbones) > 1:
             title = f"{backbone}: {title}"
-        for combination in itertools.product(*own.values()):
-            given = _with_effect(make, dict(zip(own, combination, strict=True)), own)
+
+        for combination in itertools.product(*varied.values()):
+            given = dict(zip(varied, combination, strict=True))
+            given = _with_effect(make, given, varied)
             name = ", ".join([title, *_settings_text(given)])
             cell = Cell(name, make(given))
             if found.setdefault(name, cell).config != cell.config:
@@ -75,6 +81,13 @@ def make_cells(
     return tuple(found.values())
 
 
+def _refuse_twice(flag: str, names: Sequence[str]) -> None:
+    """Refuse a name that came more than once."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{flag} {','.join(names)}: {name} is named twice; name each once")
+
+
 def _settings_text(values: Mapping[str, Any]) -> list[str]:
     """Return `setting=value` for each setting."""
     return [f"{key}={value}" for key, value in values.items()]
@@ -85,8 +98,9 @@ def _configure(values: Mapping[str, Any], cell: Mapping[str, Any], varied: Mappi
     try:
         return make_config({**values, **cell, **varied})
     except ConfigError as error:
-        given = ", ".join(_settings_text(varied))
-        raise ConfigError(f"--vary {given}: {error}" if given else str(error)) from error
+        if not varied:
+            raise
+        raise ConfigError(f"--vary {', '.join(_settings_text(varied))}: {error}") from error
 
 
 def parse_vary(words: Iterable[str]) -> dict[str, list[str]]:
@@ -101,7 +115,8 @@ def parse_vary(words: Iterable[str]) -> dict[str, list[str]]:
         key = name.strip().replace("-", "_")
         if not equals or not key or key in found:
             raise ConfigError(f"--vary takes setting=value,value once for each setting; got {word!r}")
-        values = (value.strip() for value in text.split(";" if ";" in text else ","))
+        separator = ";" if ";" in text else ","
+        values = [value.strip() for value in text.split(separator)]
         found[key] = [value for value in values if value]
     return found
 
@@ -113,8 +128,9 @@ def _check_varied(vary: Mapping[str, Sequence[Any]]) -> None:
             raise ConfigError(f"--vary {key}: there is no such setting.{did_you_mean(key, Config.model_fields)}")
         if key in _NOT_VARIED:
             raise ConfigError(f"--vary {key} is not possible: {_NOT_VARIED[key]}")
-        if not values or len(set(map(str, values))) < len(values):
-            raise ConfigError(f"--vary {key}={','.join(map(str, values))}: expected one or more values, no two alike")
+        words = [str(value) for value in values]
+        if not words or len(set(words)) < len(words):
+            raise ConfigError(f"--vary {key}={','.join(words)}: expected one or more values, no two alike")
 
 
 def _with_effect(
@@ -125,11 +141,6 @@ def _with_effect(
     for key, value in given.items():
         # A default is never called ineffective, so one that differs from it is tried.
         tried = [make({**given, key: other}) for other in vary[key]]
-        if all(_has_effect(key, config) for config in tried):
+        if not any(key in ineffective_settings(config) for config in tried):
             kept[key] = value
     return kept
-
-
-def _has_effect(key: str, config: Config) -> bool:
-    """Tell whether a setting that was asked for changes anything."""
-    return key not in ineffective_settings(config)

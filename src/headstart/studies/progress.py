@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Self, final
 
 from rich.console import Console
@@ -34,8 +35,9 @@ class TimeLeft:
 
     def done(self, cell: str, seconds: float) -> None:
         """Note that the first waiting run of a cell is done."""
-        position = next(i for i, (name, _) in enumerate(self.waiting) if name == cell)
-        self.work[cell] = self.waiting.pop(position)[1]
+        names = [name for name, _ in self.waiting]
+        _, work = self.waiting.pop(names.index(cell))
+        self.work[cell] = work
         self.seconds.setdefault(cell, []).append(seconds)
 
     def drop(self, cell: str) -> None:
@@ -44,15 +46,21 @@ class TimeLeft:
 
     def left(self, running_s: float = 0.0) -> float | None:
         """Return the seconds left, the first waiting run being at it for `running_s`; None where nothing is known."""
-        total_work = sum(self.work[cell] for cell in self.seconds)
-        if not total_work and any(cell not in self.seconds for cell, _ in self.waiting):
-            return None
-        rate = sum(map(self._mean, self.seconds)) / total_work if total_work else 0.0
-        expected = [self._mean(cell) if cell in self.seconds else rate * work for cell, work in self.waiting]
-        return max(0.0, expected[0] - running_s) + sum(expected[1:]) if expected else 0.0
+        if not self.waiting:
+            return 0.0
+        means = {cell: fmean(seconds) for cell, seconds in self.seconds.items()}
+        total_work = sum(self.work.values())
 
-    def _mean(self, cell: str) -> float:
-        return sum(self.seconds[cell]) / len(self.seconds[cell])
+        expected = []
+        for cell, work in self.waiting:
+            if cell in means:
+                expected.append(means[cell])
+            elif total_work:
+                expected.append(sum(means.values()) / total_work * work)
+            else:
+                return None
+        running, *others = expected
+        return max(0.0, running - running_s) + sum(others)
 
 
 @final
@@ -69,11 +77,14 @@ class StudyProgress:
         self._time_left = TimeLeft([])
         self._num_runs = 0
         self._title = ""
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
+        self._said = time.monotonic()
         self._lines: set[str] = set()
 
     def __enter__(self) -> Self:
-        self._time_left, self._num_runs, self._title = TimeLeft([]), 0, ""
+        self._time_left = TimeLeft([])
+        self._num_runs = 0
+        self._title = ""
         if self._is_bar:
             self._bar.start()
         return self
@@ -100,20 +111,22 @@ class StudyProgress:
         self._num_runs = len(runs)
 
     def begin(self, title: str) -> None:
-        """A run begins."""
-        self._title, self._began = title, time.monotonic()
+        """Show that a run begins."""
+        self._title = title
+        self._began = time.monotonic()
         if not self._is_bar:
             self.say(f"{title} ({self._num_done + 1} of {self._num_runs}){self._left_text(', {} left')}")
         self.update("")
 
     def end(self, cell: str, seconds: float) -> None:
-        """A run of a cell is done, or was done before."""
+        """Note that a run of a cell is done, or was done before."""
         self._time_left.done(cell, seconds)
 
     def skip(self, cell: str) -> None:
-        """The runs of a cell that are still waiting will not be done."""
-        self._num_runs -= sum(name == cell for name, _ in self._time_left.waiting)
+        """Note that the runs of a cell that are still waiting will not be done."""
+        num_done = self._num_done
         self._time_left.drop(cell)
+        self._num_runs = num_done + len(self._time_left.waiting)
 
     def of_run(self) -> Display:
         """Return what one run of the study is shown on."""
@@ -122,21 +135,34 @@ class StudyProgress:
     def update(self, text: str) -> None:
         """Show what the run is at."""
         if self._is_bar:
-            what = ", ".join(part for part in (self._title, text) if part)
-            done, total = self._num_done, self._num_runs
-            count = f"{done} of {total} runs{self._left_text(', {} left')}" if total else ""
-            self._bar.update(self._task, description=what, completed=done, total=total or None, count=count)
+            parts = [part for part in (self._title, text) if part]
+            count = ""
+            if self._num_runs:
+                count = f"{self._num_done} of {self._num_runs} runs{self._left_text(', {} left')}"
+            self._bar.update(
+                self._task,
+                description=", ".join(parts),
+                completed=self._num_done,
+                total=self._num_runs or None,
+                count=count,
+            )
         elif self._console is not None and text and time.monotonic() - self._said >= _EVERY_S:
             lead = f"{self._title}: " if self._title else ""
             self.say(f"{lead}{text}{self._left_text('; {} left for all')}")
 
     @property
     def _num_done(self) -> int:
+        """How many runs of the study are done."""
         return self._num_runs - len(self._time_left.waiting)
 
     def _left_text(self, form: str) -> str:
-        left = self._time_left.left(time.monotonic() - self._began) if self._time_left.waiting else None
-        return form.format(f"about {duration(left)}") if left is not None else ""
+        """Return the time left in the words of `form`, or '' where nothing is known of it."""
+        if not self._time_left.waiting:
+            return ""
+        left_s = self._time_left.left(time.monotonic() - self._began)
+        if left_s is None:
+            return ""
+        return form.format(f"about {duration(left_s)}")
 
 
 class _RunDisplay(Display):
@@ -145,7 +171,8 @@ class _RunDisplay(Display):
     def __init__(self, study: StudyProgress) -> None:
         self._study = study
         self._title = ""
-        self._done = self._num_steps = 0
+        self._done = 0
+        self._num_steps = 0
 
     def say(self, line: str) -> None:
         """Show a line unless another run has: every run has the same notes about the data."""
@@ -166,7 +193,8 @@ class _RunDisplay(Display):
     def begin_training(self, title: str, num_steps: int, done: int) -> None:
         """Note where training stands."""
         self._title = title.rpartition(" ")[2]  # without the strategy, which the cell's name has
-        self._num_steps, self._done = num_steps, done
+        self._num_steps = num_steps
+        self._done = done
 
     def step(self) -> None:
         """Show the step."""
@@ -178,4 +206,6 @@ def duration(seconds: float) -> str:
     """Say a length of time: `45 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
