@@ -1,5 +1,6 @@
 """The foods of `snacks`: hot dogs, and what must not be mistaken for one. Each function draws one food with a `Pen`."""
 
+import itertools
 from collections.abc import Callable
 from typing import Final
 
@@ -10,17 +11,31 @@ from headstart.demo.pen import Array, Color, Pen, bow, dim, lobes
 BREADS: Final[tuple[Color, ...]] = ((214, 152, 82), (228, 178, 108), (186, 117, 56), (236, 204, 150), (158, 96, 48))
 SAUSAGES: Final[tuple[Color, ...]] = ((186, 78, 52), (160, 62, 44), (204, 108, 76), (130, 56, 38), (196, 92, 84))
 LEAVES: Final[tuple[Color, ...]] = ((104, 158, 52), (134, 180, 74), (78, 128, 44))
-MUSTARD, KETCHUP, MAYO, CHOCOLATE = (238.0, 190.0, 40.0), (192.0, 32.0, 24.0), (246.0, 238.0, 212.0), (74.0, 42.0, 28.0)
-CREAM, CRUMB, TOMATO, CHEESE = (250.0, 240.0, 218.0), (248.0, 226.0, 182.0), (206.0, 54.0, 36.0), (246.0, 188.0, 60.0)
-ONION, MEAT, RELISH, WHITE = (244.0, 236.0, 226.0), (104.0, 62.0, 40.0), (112.0, 140.0, 48.0), (240.0, 238.0, 232.0)
+MUSTARD = (238.0, 190.0, 40.0)
+KETCHUP = (192.0, 32.0, 24.0)
+MAYO = (246.0, 238.0, 212.0)
+CHOCOLATE = (74.0, 42.0, 28.0)
+CREAM = (250.0, 240.0, 218.0)
+CRUMB = (248.0, 226.0, 182.0)
+TOMATO = (206.0, 54.0, 36.0)
+CHEESE = (246.0, 188.0, 60.0)
+ONION = (244.0, 236.0, 226.0)
+MEAT = (104.0, 62.0, 40.0)
+RELISH = (112.0, 140.0, 48.0)
+WHITE = (240.0, 238.0, 232.0)
 SAUCES: Final = (MUSTARD, KETCHUP, MAYO)
+_SAUCE_SHARES: Final = (0.65, 0.45, 0.12)  # of hot dogs, that have each sauce
 
 
 def hot_dog(pen: Pen) -> None:
-    """A sausage in a split bun, from above or from the side, plain or loaded."""
+    """Draw a sausage in a split bun, from above or from the side, plain or loaded."""
     rng = pen.rng
-    bend, reach, thick = rng.uniform(-0.22, 0.22), rng.uniform(0.72, 0.86), rng.uniform(0.15, 0.21)
-    bread, seen_from, gap = pen.pick(BREADS), rng.uniform(0, 1), rng.uniform(0.16, 0.24)
+    bend = rng.uniform(-0.22, 0.22)
+    reach = rng.uniform(0.72, 0.86)
+    thick = rng.uniform(0.15, 0.21)
+    bread = pen.pick(BREADS)
+    seen_from = rng.uniform(0, 1)
+    gap = rng.uniform(0.16, 0.24)
     if rng.random() < 0.3:
         _paper_boat(pen)
     pen.tube(bow(reach, bend, -gap), rng.uniform(0.26, 0.32), bread)
@@ -42,14 +57,17 @@ def hot_dog(pen: Pen) -> None:
 
 
 def _sausage(pen: Pen, line: Array, thick: float) -> None:
-    rng, color = pen.rng, pen.pick(SAUSAGES)
+    """Draw a sausage along a line, sometimes grilled."""
+    rng = pen.rng
+    color = pen.pick(SAUSAGES)
     for end in (0, -1):
         tip = line[end, 0] + np.sign(line[end, 0]) * thick * 0.95
         pen.disc((tip, line[end, 1]), thick * 0.25, dim(color, 0.8), levels=3)
     pen.tube(line, thick, color, gloss=rng.uniform(0, 0.7))
-    for x, y in line[3:-3:4] if rng.random() < 0.4 else ():
-        lean = rng.uniform(0.02, 0.08)
-        pen.line(np.array([[x - lean, y - thick * 0.7], [x + lean, y + thick * 0.6]]), 0.035, dim(color, 0.5))
+    if rng.random() < 0.4:
+        for x, y in line[3:-3:4]:
+            lean = rng.uniform(0.02, 0.08)
+            pen.line(np.array([[x - lean, y - thick * 0.7], [x + lean, y + thick * 0.6]]), 0.035, dim(color, 0.5))
 
 
 def _dress(pen: Pen, line: Array, thick: float) -> None:
@@ -58,17 +76,20 @@ def _dress(pen: Pen, line: Array, thick: float) -> None:
     if rng.random() < 0.25:
         places = pen.scatter(line, int(rng.integers(15, 60)), thick)
         pen.crumbs(places, 0.045, (RELISH, ONION, TOMATO)[: rng.integers(1, 4)])
-    for sauce in [sauce for sauce in SAUCES if rng.random() < (0.65, 0.45, 0.12)[SAUCES.index(sauce)]]:
+    is_taken = [rng.random() < share for share in _SAUCE_SHARES]
+    for sauce in itertools.compress(SAUCES, is_taken):
         turns = int(rng.integers(4, 10))
-        swing = thick * rng.uniform(0.3, 0.85) if rng.random() < 0.8 else 0.02
-        pen.squiggle(
-            line + (0, rng.uniform(-0.04, 0.04)), rng.uniform(0.04, 0.08), pen.vary(sauce, 8), swing=swing, turns=turns
-        )
+        swing = 0.02
+        if rng.random() < 0.8:
+            swing = thick * rng.uniform(0.3, 0.85)
+        place = line + (0, rng.uniform(-0.04, 0.04))
+        pen.squiggle(place, rng.uniform(0.04, 0.08), pen.vary(sauce, 8), swing=swing, turns=turns)
     if rng.random() < 0.25:
         pen.crumbs(pen.scatter(line, int(rng.integers(10, 50)), thick), 0.035, (ONION, CHEESE, RELISH), long=2.5)
 
 
 def _seeds(pen: Pen, line: Array) -> None:
+    """Draw seeds along a line, sometimes."""
     if pen.rng.random() < 0.25:
         pen.crumbs(pen.scatter(line, 40, 0.12), 0.022, ((244, 228, 190), (70, 56, 50)), long=1.6)
 
@@ -79,7 +100,7 @@ def _tomatoes(pen: Pen, places: Array) -> None:
 
 
 def _paper_boat(pen: Pen) -> None:
-    """A tray of white or checked paper under something long."""
+    """Draw a tray of paper under something long."""
     color = pen.pick((WHITE, (226, 206, 170), (204, 60, 48)))
     outline = np.array([[-1.12, -0.5], [1.12, -0.5], [1.3, 0.0], [1.12, 0.55], [-1.12, 0.55], [-1.3, 0.0]])
     pen.fill(outline, dim(color, 0.75))
@@ -87,9 +108,11 @@ def _paper_boat(pen: Pen) -> None:
 
 
 def sub(pen: Pen) -> None:
-    """A baguette or roll filled with anything but a sausage."""
+    """Draw a baguette or roll filled with anything but a sausage."""
     rng = pen.rng
-    bend, reach, bread = rng.uniform(-0.15, 0.15), rng.uniform(0.75, 1.1), pen.pick(BREADS)
+    bend = rng.uniform(-0.15, 0.15)
+    reach = rng.uniform(0.75, 1.1)
+    bread = pen.pick(BREADS)
     if rng.random() < 0.3:
         _paper_boat(pen)
     pen.tube(bow(reach, bend, -0.2), 0.28, bread)
@@ -106,16 +129,19 @@ def sub(pen: Pen) -> None:
         fillings[k]()
     pen.tube(bow(reach, bend, rng.uniform(0.2, 0.28)), 0.28, bread)
     _seeds(pen, bow(reach * 0.8, bend, 0.3))
-    for x, y in bow(reach * 0.8, bend, 0.27)[2:-2:5] if rng.random() < 0.4 else ():
-        pen.line(np.array([[x - 0.06, y - 0.14], [x + 0.06, y + 0.1]]), 0.04, dim(bread, 1.2))
+    if rng.random() < 0.4:
+        for x, y in bow(reach * 0.8, bend, 0.27)[2:-2:5]:
+            pen.line(np.array([[x - 0.06, y - 0.14], [x + 0.06, y + 0.1]]), 0.04, dim(bread, 1.2))
     if rng.random() < 0.35:
         sauce = pen.vary(SAUCES[int(rng.integers(3))], 8)
         pen.squiggle(line, 0.05, sauce, swing=rng.uniform(0.05, 0.14), turns=int(rng.integers(4, 9)))
 
 
 def eclair(pen: Pen) -> None:
-    """Choux pastry with icing, often with a zigzag."""
-    rng, bend, reach = pen.rng, pen.rng.uniform(-0.12, 0.12), pen.rng.uniform(0.65, 0.85)
+    """Draw choux pastry with icing, often with a zigzag."""
+    rng = pen.rng
+    bend = rng.uniform(-0.12, 0.12)
+    reach = rng.uniform(0.65, 0.85)
     pen.tube(bow(reach, bend), rng.uniform(0.3, 0.38), pen.pick(BREADS))
     if rng.random() < 0.4:
         pen.ruffle(bow(reach, bend, 0.12), 0.2, pen.vary(CREAM, 6))
@@ -125,18 +151,18 @@ def eclair(pen: Pen) -> None:
     pen.tube(line, wobble, pen.pick((CHOCOLATE, CHOCOLATE, (150, 84, 50), (236, 170, 186))), gloss=0.6)
     if rng.random() < 0.65:
         color = pen.pick((CREAM, CHEESE, CHOCOLATE, (230, 120, 140)))
-        pen.squiggle(
-            line, rng.uniform(0.03, 0.06), color, swing=rng.uniform(0.08, 0.17), turns=int(rng.integers(4, 10))
-        )
+        width = rng.uniform(0.03, 0.06)
+        pen.squiggle(line, width, color, swing=rng.uniform(0.08, 0.17), turns=int(rng.integers(4, 10)))
     else:
         pen.crumbs(pen.scatter(line, 40, 0.15), 0.03, (CREAM, (230, 120, 140), CHEESE), long=1.8)
 
 
 def bratwurst(pen: Pen) -> None:
-    """One to three sausages with no bun, and sides."""
-    rng, thick = pen.rng, pen.rng.uniform(0.15, 0.2)
+    """Draw one to three sausages with no bun, and sides."""
+    rng = pen.rng
+    thick = rng.uniform(0.15, 0.2)
     if rng.random() < 0.5:
-        side = rng.uniform(-0.4, 0.4), float(rng.choice([-0.6, 0.6]))
+        side = (rng.uniform(-0.4, 0.4), float(rng.choice([-0.6, 0.6])))
         pen.disc(side, 0.4, pen.pick((CREAM, LEAVES[0], CHEESE)), rough=0.12)
     num = int(rng.integers(1, 4))
     for k in range(num):
@@ -149,8 +175,9 @@ def bratwurst(pen: Pen) -> None:
 
 
 def banana(pen: Pen) -> None:
-    """One or two bananas, or a banana split with sauce."""
-    rng, bend = pen.rng, pen.rng.uniform(0.3, 0.6) * pen.rng.choice([-1, 1])
+    """Draw one or two bananas, or a banana split with sauce."""
+    rng = pen.rng
+    bend = rng.uniform(0.3, 0.6) * rng.choice([-1, 1])
     if rng.random() < 0.3:
         _paper_boat(pen)
     for k in range(int(rng.integers(1, 3))):
@@ -167,11 +194,13 @@ def banana(pen: Pen) -> None:
 
 
 def corn(pen: Pen) -> None:
-    """Corn on the cob, often in its husk, with butter or grilled."""
-    rng, bend = pen.rng, pen.rng.uniform(-0.1, 0.1)
+    """Draw corn on the cob, often in its husk, with butter or grilled."""
+    rng = pen.rng
+    bend = rng.uniform(-0.1, 0.1)
     if rng.random() < 0.6:
         for side in (-1, 1):
-            husk, width = bow(0.6, side * 0.35, side * 0.1) + (-0.45, 0), bow(1, -1)[:, 1] * 0.16 + 0.18
+            husk = bow(0.6, side * 0.35, side * 0.1) + (-0.45, 0)
+            width = bow(1, -1)[:, 1] * 0.16 + 0.18
             pen.tube(husk, width, pen.pick(LEAVES), levels=6)
     line = bow(0.85, bend, num=30)
     thick = rng.uniform(0.22, 0.3) * np.interp(np.arange(30), [0, 6, 22, 29], [0.85, 1, 0.95, 0.5])
@@ -180,8 +209,9 @@ def corn(pen: Pen) -> None:
     for row in np.linspace(-0.8, 0.8, 7):
         kernels = line + np.column_stack([np.zeros(30), row * thick])
         shades = [dim(color, 1.08 - 0.3 * row * row), dim(color, 1.16 - 0.3 * row * row)]
-        grilled = rng.random() < 0.15
-        pen.crumbs(kernels, 0.036, (*shades, MEAT) if grilled else shades)
+        if rng.random() < 0.15:  # grilled
+            shades.append(MEAT)
+        pen.crumbs(kernels, 0.036, shades)
     if rng.random() < 0.4:
         butter = np.array([[-0.1, -0.12], [0.14, -0.1], [0.12, 0.1], [-0.12, 0.08]])
         pen.fill(butter + (rng.uniform(-0.4, 0.4), 0), (252, 240, 160))
@@ -190,8 +220,10 @@ def corn(pen: Pen) -> None:
 
 
 def burger(pen: Pen) -> None:
-    """A burger from the side."""
-    rng, bread, y = pen.rng, pen.pick(BREADS), 0.5
+    """Draw a burger from the side."""
+    rng = pen.rng
+    bread = pen.pick(BREADS)
+    y = 0.5
     pen.tube(bow(0.55, 0, y), 0.2, bread)
     for _ in range(int(rng.integers(1, 3))):
         y -= 0.2
@@ -211,7 +243,7 @@ def burger(pen: Pen) -> None:
 
 
 def burger_above(pen: Pen) -> None:
-    """A burger or a doughnut from above."""
+    """Draw a burger or a doughnut from above."""
     rng = pen.rng
     if rng.random() < 0.6:
         for color in (LEAVES[0], CHEESE, MEAT)[: rng.integers(1, 4)]:
@@ -228,18 +260,23 @@ def burger_above(pen: Pen) -> None:
 
 
 def pizza(pen: Pen) -> None:
-    """A whole pizza, or a slice."""
-    rng, slice_only = pen.rng, pen.rng.random() < 0.5
-    half = 0.32 if slice_only else np.pi
+    """Draw a whole pizza, or a slice."""
+    rng = pen.rng
+    is_slice = rng.random() < 0.5
+    half = 0.32 if is_slice else np.pi
     angle = np.linspace(-half, half, 30)
-    rim = np.column_stack([np.cos(angle), np.sin(angle)]) * lobes(rng, 30, amount=0.012)[:, None]
-    shape, origin = (np.concatenate([rim, [[0.0, 0.0]]]) * 1.9 - (1.1, 0), 1.1) if slice_only else (rim, 0.0)
+    shape = np.column_stack([np.cos(angle), np.sin(angle)]) * lobes(rng, 30, amount=0.012)[:, None]
+    origin = 0.0  # the tip of a slice lies so far to the left, the middle of a pizza does not
+    if is_slice:
+        origin = 1.1
+        shape = np.concatenate([shape, [[0.0, 0.0]]]) * 1.9 - (origin, 0)
     pen.blob(shape, pen.pick(BREADS), levels=5)
-    inner = (shape + (origin, 0)) * (0.86 if not slice_only else 0.88) - (origin - 0.02, 0)
+    inner = (shape + (origin, 0)) * (0.88 if is_slice else 0.86) - (origin - 0.02, 0)
     pen.fill(inner, pen.vary(TOMATO))
     pen.blob((inner + (origin, 0)) * 0.96 - (origin, 0), pen.pick((CHEESE, (250, 222, 150))), levels=3)
-    far = (0.35, 1.45) if slice_only else (0.1, 0.72)
-    radius, turn = rng.uniform(*far, 14), rng.uniform(-half, half, 14) * (0.75 if slice_only else 1)
+    far = (0.35, 1.45) if is_slice else (0.1, 0.72)
+    radius = rng.uniform(*far, 14)
+    turn = rng.uniform(-half, half, 14) * (0.75 if is_slice else 1)
     places = np.column_stack([radius * np.cos(turn) - origin, radius * np.sin(turn)])
     for x, y in places[: rng.integers(4, 14)]:
         pen.disc((x, y), rng.uniform(0.08, 0.13), pen.pick(((178, 48, 34), (196, 66, 44))), rough=0.04, levels=4)
@@ -247,8 +284,9 @@ def pizza(pen: Pen) -> None:
 
 
 def taco(pen: Pen) -> None:
-    """A folded shell with its filling showing."""
-    rng, shell = pen.rng, pen.pick(((236, 190, 96), (226, 170, 80), (244, 216, 150)))
+    """Draw a folded shell with its filling showing."""
+    rng = pen.rng
+    shell = pen.pick(((236, 190, 96), (226, 170, 80), (244, 216, 150)))
     angle = np.linspace(np.pi, 2 * np.pi, 24)
     arch = np.column_stack([0.9 * np.cos(angle), 0.75 * np.sin(angle)]) + (0, 0.4)
     pen.blob(arch + (0.06, -0.08), dim(shell, 0.8), levels=4)
@@ -259,15 +297,20 @@ def taco(pen: Pen) -> None:
 
 
 def fries(pen: Pen) -> None:
-    """Fries in a carton, or a heap of them."""
-    rng, carton = pen.rng, pen.rng.random() < 0.7
+    """Draw fries in a carton, or a heap of them."""
+    rng = pen.rng
+    has_carton = rng.random() < 0.7
     for _ in range(int(rng.integers(14, 26))):
-        foot = np.array([rng.uniform(-0.35, 0.35), 0.25]) if carton else rng.uniform(-0.5, 0.5, 2)
-        lean = rng.normal(0, 0.25) if carton else rng.uniform(-3.2, 3.2)
+        if has_carton:
+            foot = np.array([rng.uniform(-0.35, 0.35), 0.25])
+            lean = rng.normal(0, 0.25)
+        else:
+            foot = rng.uniform(-0.5, 0.5, 2)
+            lean = rng.uniform(-3.2, 3.2)
         tip = foot + rng.uniform(0.6, 1.1) * np.array([np.sin(lean), -np.cos(lean)])
         color = pen.pick(((244, 206, 96), (232, 184, 80), (250, 222, 130)))
         pen.tube(np.linspace(foot, tip, 3), 0.055, color, levels=4)
-    if carton:
+    if has_carton:
         color = pen.pick((KETCHUP, WHITE, (40, 90, 160), (220, 170, 40)))
         box = np.array([[-0.5, -0.05], [-0.2, 0.1], [0.2, 0.1], [0.5, -0.05], [0.38, 0.85], [-0.38, 0.85]])
         pen.blob(box, color, levels=4)
@@ -275,9 +318,10 @@ def fries(pen: Pen) -> None:
 
 
 def ice_cream(pen: Pen) -> None:
-    """Scoops in a cone or a cup."""
-    rng, cone = pen.rng, pen.rng.random() < 0.65
-    if cone:
+    """Draw scoops in a cone or a cup."""
+    rng = pen.rng
+    has_cone = rng.random() < 0.65
+    if has_cone:
         wafer = pen.pick(((222, 168, 96), (204, 146, 80)))
         pen.blob(np.array([[-0.36, 0.0], [0.36, 0.0], [0.05, 1.0], [-0.05, 1.0]]), wafer, levels=5)
         for k in np.linspace(-0.3, 0.3, 5):
@@ -285,9 +329,12 @@ def ice_cream(pen: Pen) -> None:
                 pen.line(np.array([[k, 0.02], [k * 0.25 + side * 0.1, 0.7]]), 0.02, dim(wafer, 0.78))
     flavours = ((244, 236, 214), (240, 170, 184), (110, 70, 48), (190, 220, 170), (250, 226, 150))
     for k in range(int(rng.integers(1, 4))):
-        place = (rng.uniform(-0.08, 0.08), -0.15 - 0.42 * k) if cone else (0.3 * (k - 1), -0.05 - 0.2 * (k % 2))
+        if has_cone:
+            place = (rng.uniform(-0.08, 0.08), -0.15 - 0.42 * k)
+        else:
+            place = (0.3 * (k - 1), -0.05 - 0.2 * (k % 2))
         pen.disc(place, rng.uniform(0.36, 0.44), pen.pick(flavours), rough=0.04, gloss=0.15)
-    if not cone:
+    if not has_cone:
         cup = np.array([[-0.7, 0.0], [0.7, 0.0], [0.45, 0.8], [-0.45, 0.8]])
         pen.blob(cup, pen.pick((WHITE, (90, 150, 190), (226, 120, 140))))
     if rng.random() < 0.5:

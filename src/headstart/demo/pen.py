@@ -17,7 +17,9 @@ Color = tuple[float, float, float]
 def lobes(rng: np.random.Generator, num: int, *, amount: float, waves: int = 9) -> Array:
     """Return `num` factors around 1 that rise and fall smoothly and close into a ring: the outline of what grew."""
     angle = np.linspace(0, 2 * np.pi, num, endpoint=False)
-    wave = sum(rng.uniform(-1, 1) * np.sin(k * angle + rng.uniform(0, 6.3)) / np.sqrt(k) for k in range(2, waves))
+    wave = np.zeros(num)
+    for k in range(2, waves):
+        wave += rng.uniform(-1, 1) * np.sin(k * angle + rng.uniform(0, 6.3)) / np.sqrt(k)
     return np.asarray(1 + amount * wave)
 
 
@@ -96,7 +98,9 @@ class Pen:
              gloss: float = 0.0, levels: int = 9) -> None:  # fmt: skip
         """Draw a domed disc; `rough` makes its outline uneven."""
         angle = np.linspace(0, 2 * np.pi, 30, endpoint=False)
-        size = radius * lobes(self.rng, 30, amount=rough) if rough else np.full(30, radius)
+        size = np.full(30, radius)
+        if rough:
+            size = radius * lobes(self.rng, 30, amount=rough)
         points = np.column_stack([np.cos(angle) * size, np.sin(angle) * size * squash]) + center
         self.blob(points, color, gloss=gloss, levels=levels)
 
@@ -111,7 +115,7 @@ class Pen:
     def squiggle(self, axis: Array, width: float, color: Color, *, swing: float, turns: int) -> None:
         """Draw sauce from a bottle: a wave around `axis`, with its own shadow and shine."""
         at = np.linspace(0, len(axis) - 1, 7 * turns + 1)
-        x, y = (np.interp(at, np.arange(len(axis)), axis[:, k]) for k in (0, 1))
+        x, y = _between(axis, at).T
         phase = np.linspace(0, 2 * np.pi * turns, len(at)) + self.rng.uniform(0, 6.3)
         swings = swing * (1 + self.rng.normal(0, 0.12, len(at)))
         line = self._place(np.column_stack([x + 0.3 * swing * np.sin(2 * phase), y + swings * np.sin(phase)]))
@@ -123,11 +127,14 @@ class Pen:
     def crumbs(self, places: Array, size: float, colors: Sequence[Color], *, long: float = 1.0) -> None:
         """Draw small bits, such as seeds, onion or relish, at places `(P, 2)`; `long` is length over width."""
         for x, y in places:
-            color, turn = self.pick(colors), self.rng.uniform(0, np.pi)
-            along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
+            color = self.pick(colors)
+            turn = self.rng.uniform(0, np.pi)
+            along = np.array([np.cos(turn), np.sin(turn)])
+            across = np.array([-np.sin(turn), np.cos(turn)])
             reach = size * self.rng.uniform(0.6, 1.3)
             corners = [along * long, (along * long + across) * 0.72, across, (across - along * long) * 0.72]
-            bit = reach * np.array(corners + [-corner for corner in corners]) + (x, y)
+            half = np.array(corners)
+            bit = reach * np.concatenate([half, -half]) + (x, y)
             self.fill(bit + 0.3 * reach, dim(color, 0.55))
             self.fill(bit, color)
 
@@ -138,18 +145,18 @@ class Pen:
 
     def ruffle(self, axis: Array, radius: float, color: Color) -> None:
         """Draw a leaf or slice with a frilly edge along a line."""
-        fine = np.column_stack(
-            [np.interp(np.linspace(0, len(axis) - 1, 44), np.arange(len(axis)), axis[:, k]) for k in (0, 1)]
-        )
+        fine = _between(axis, np.linspace(0, len(axis) - 1, 44))
         frill = radius * (1 + 0.22 * np.sin(np.arange(44) * self.rng.uniform(1.2, 1.9)) + self.rng.normal(0, 0.1, 44))
         self.tube(fine, frill, color, levels=4)
         for place in self.scatter(axis, 7, radius * 0.7):
             self.line(np.array([place, place + self.rng.uniform(-0.12, 0.12, 2)]), 0.015, dim(color, 1.25))
 
     def _place(self, points: Array) -> Array:
+        """Return where points lie on the layer, pixels."""
         return np.asarray(np.asarray(points) @ self._matrix.T + self._center)
 
     def _stroke(self, line: Array, width: float, color: Color) -> None:
+        """Draw a line with round ends through places on the layer; `width` is in the pen's units."""
         pixels = max(1, round(width * self.scale))
         self._draw.line(line.ravel().tolist(), fill=_rgb(color), width=pixels, joint="curve")
         for x, y in (line[0], line[-1]):
@@ -162,7 +169,9 @@ class Pen:
         for depth in np.linspace(0, 1, levels, endpoint=False):
             lit = dim(color, 0.58 + 0.56 * float(np.sqrt(1 - (1 - depth) ** 2)))
             self._draw.polygon((core + outward * (1 - depth) + 0.42 * depth * reach).ravel().tolist(), fill=_rgb(lit))
-        for part in (0.2, 0.1) if gloss else ():
+        if not gloss:
+            return
+        for part in (0.2, 0.1):
             shine = np.array(lit) + gloss * (1 - 2.5 * part) * (np.array([255, 250, 240]) - lit)
             shape = core + outward * part + 0.5 * reach
             self._draw.polygon(shape.ravel().tolist(), fill=_rgb((shine[0], shine[1], shine[2])))
@@ -173,6 +182,15 @@ def dim(color: Color, factor: float) -> Color:
     return color[0] * factor, color[1] * factor, color[2] * factor
 
 
+def _between(line: Array, at: Array) -> Array:
+    """Return the places `(N, 2)` on a line of points `(P, 2)` at positions from 0 to P - 1."""
+    numbers = np.arange(len(line))
+    x = np.interp(at, numbers, line[:, 0])
+    y = np.interp(at, numbers, line[:, 1])
+    return np.column_stack([x, y])
+
+
 def _rgb(color: Color) -> tuple[int, int, int]:
+    """Round a colour to whole numbers within 0 to 255."""
     r, g, b = (min(255, max(0, round(value))) for value in color)
     return r, g, b

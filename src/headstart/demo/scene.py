@@ -30,7 +30,9 @@ class Scene:
     """A table that gets filled from back to front."""
 
     def __init__(self, rng: np.random.Generator, size: int, light: tuple[float, float]) -> None:
-        self.rng, self.size, self.light = rng, size, light
+        self.rng = rng
+        self.size = size
+        self.light = light
         self.picture = _table(rng, size)
 
     def pen(self, scale: float, center: tuple[float, float], **pose: float) -> Pen:
@@ -44,7 +46,8 @@ class Scene:
         layer = pen.image.reduce(_FINER)
         alpha = layer.getchannel("A")
         shadow = alpha.filter(ImageFilter.BoxBlur(height * self.size * 0.6)).point(lambda value: value * 0.55)
-        x, y = (round(-height * self.size * part) for part in self.light)
+        x = round(-height * self.size * self.light[0])
+        y = round(-height * self.size * self.light[1])
         self.picture.paste((24, 18, 16), (x, y), shadow)
         self.picture.paste(layer, (0, 0), alpha)
 
@@ -53,8 +56,10 @@ class Scene:
         rng = self.rng
         if rng.random() < 0.45:
             return
-        pen = self.pen(rng.uniform(0.36, 0.5), _near(rng, 0.06), tilt=rng.uniform(0.6, 1), angle=rng.uniform(-0.4, 0.4))
-        color = pen.pick(_ITEMS if rng.random() < 0.5 else _ITEMS[:1])
+        scale = rng.uniform(0.36, 0.5)
+        pen = self.pen(scale, _near(rng, 0.06), tilt=rng.uniform(0.6, 1), angle=rng.uniform(-0.4, 0.4))
+        colors = _ITEMS if rng.random() < 0.5 else _ITEMS[:1]
+        color = pen.pick(colors)
         if rng.random() < 0.7:
             _plate(pen, color)
         else:
@@ -64,7 +69,8 @@ class Scene:
     def serve(self, label: str) -> None:
         """Put the food that gives the picture its class, sometimes beside another."""
         rng = self.rng
-        scale, center = rng.uniform(0.32, 0.5), _near(rng, 0.1)
+        scale = rng.uniform(0.32, 0.5)
+        center = _near(rng, 0.1)
         if rng.random() < 0.2:
             aside = rng.uniform(0, 2 * np.pi)
             other = (0.5 + 0.42 * math.cos(aside), 0.5 + 0.42 * math.sin(aside))
@@ -74,8 +80,12 @@ class Scene:
         group = (LONG, UPRIGHT, UPRIGHT, UPRIGHT, FLAT)[rng.integers(5)]
         other_food = group[rng.integers(len(group))]
         food = hot_dog if label == "hot_dog" else other_food
-        turn = rng.normal(0, 0.25) if food in UPRIGHT else rng.uniform(0, 2 * np.pi)
-        tilt = 1.0 if food in UPRIGHT else rng.uniform(0.6, 1)
+        if food in UPRIGHT:
+            turn = rng.normal(0, 0.25)
+            tilt = 1.0
+        else:
+            turn = rng.uniform(0, 2 * np.pi)
+            tilt = rng.uniform(0.6, 1)
         pen = self.pen(scale, center, angle=turn, tilt=tilt, shear=rng.uniform(-0.25, 0.25))
         food(pen)
         self.put(pen)
@@ -86,7 +96,8 @@ class Scene:
         kind = rng.choice(["nothing", "napkin", "hand", "cup", "fork"], p=[0.65, 0.12, 0.09, 0.08, 0.06])
         if kind == "nothing":
             return
-        aside, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.22, 0.4)
+        aside = rng.uniform(0, 2 * np.pi)
+        far = rng.uniform(0.22, 0.4)
         center = (0.5 + far * math.cos(aside), 0.5 + far * math.sin(aside))
         pen = self.pen(rng.uniform(0.16, 0.26), center, angle=aside)
         if kind == "napkin":
@@ -96,19 +107,13 @@ class Scene:
         elif kind == "cup":
             color = pen.pick(_ITEMS)
             pen.disc((0, 0), 0.9, color, levels=3)
-            pen.disc(
-                (0, 0),
-                0.74,
-                pen.pick(((70, 36, 24), (230, 170, 60), (240, 240, 240), (190, 40, 30))),
-                levels=4,
-                gloss=0.3,
-            )
+            drink = pen.pick(((70, 36, 24), (230, 170, 60), (240, 240, 240), (190, 40, 30)))
+            pen.disc((0, 0), 0.74, drink, levels=4, gloss=0.3)
         else:
             for y in (-0.15, -0.05, 0.05, 0.15):
                 pen.line(np.array([[-1.2, y], [-0.5, y]]), 0.05, (196, 198, 204))
-            pen.tube(
-                np.array([[-0.5, 0], [0.0, 0], [3.0, 0]]), np.array([0.18, 0.07, 0.08]), (190, 192, 198), gloss=0.5
-            )
+            handle = np.array([[-0.5, 0], [0.0, 0], [3.0, 0]])
+            pen.tube(handle, np.array([0.18, 0.07, 0.08]), (190, 192, 198), gloss=0.5)
         self.put(pen, 0.04)
 
 
@@ -120,8 +125,9 @@ def _plate(pen: Pen, color: Color) -> None:
 
 
 def _hand(pen: Pen) -> None:
-    """Fingers that reach in, with nails, and the hand they belong to."""
-    rng, skin = pen.rng, pen.pick(_SKINS)
+    """Draw fingers that reach in, with nails, and the hand they belong to."""
+    rng = pen.rng
+    skin = pen.pick(_SKINS)
     num = int(rng.integers(2, 5))
     pen.tube(np.array([[4.0, 0.0], [1.6, 0.0]]), 0.22 * num, skin, levels=5)
     for y in (np.arange(num) - (num - 1) / 2) * 0.4:
@@ -168,18 +174,16 @@ def _table(rng: np.random.Generator, size: int) -> Image.Image:
     u = x * math.cos(turn) + y * math.sin(turn)
     v = y * math.cos(turn) - x * math.sin(turn)
     kind = rng.choice(["wood", "cloth", "stripes", "stone", "grass", "plain"], p=[0.3, 0.2, 0.08, 0.16, 0.08, 0.18])
-    first, second = (np.array(_CLOTHS[k], float) for k in rng.integers(len(_CLOTHS), size=2))
+    first, second = np.array(_CLOTHS, float)[rng.integers(len(_CLOTHS), size=2)]
     if kind == "wood":
         first = np.array(_WOODS[rng.integers(len(_WOODS))], float)
         planks = np.floor(x * float(rng.integers(2, 6)) + rng.uniform(0, 1))
         grain = _noise(rng, 5, 60, size) + 0.5 * _noise(rng, 12, size // 2, size)
-        mix = (
-            0.45
-            + 0.22 * grain
-            + 0.2 * np.sin(planks * 2.4)
-            - 0.5 * (np.diff(planks, axis=1, append=planks[:, -1:]) > 0)
-        )
-        second, mix = first * 0.6, (mix if rng.random() < 0.5 else mix.T)
+        gaps = np.diff(planks, axis=1, append=planks[:, -1:]) > 0
+        mix = 0.45 + 0.22 * grain + 0.2 * np.sin(planks * 2.4) - 0.5 * gaps
+        if rng.random() >= 0.5:
+            mix = mix.T
+        second = first * 0.6
     elif kind == "cloth":
         count = rng.uniform(5, 14)
         mix = 0.5 * (np.floor(u * count) % 2 + np.floor(v * count) % 2) + 0.08 * _noise(rng, size // 2, size // 2, size)
@@ -188,13 +192,12 @@ def _table(rng: np.random.Generator, size: int) -> Image.Image:
         mix = np.clip(4 * np.sin(u * rng.uniform(15, 60)) + 0.5, 0, 1)
     elif kind == "stone":
         mix = 0.5 + 0.3 * _noise(rng, 5, 5, size) + 0.2 * _noise(rng, 24, 24, size) + 0.15 * _noise(rng, 90, 90, size)
-        first, second = (
-            np.array([60.0, 60, 64]) * rng.uniform(0.6, 3.4),
-            np.array([90.0, 88, 90]) * rng.uniform(0.6, 2.6),
-        )
+        first = np.array([60.0, 60, 64]) * rng.uniform(0.6, 3.4)
+        second = np.array([90.0, 88, 90]) * rng.uniform(0.6, 2.6)
     elif kind == "grass":
         mix = 0.5 + 0.4 * _noise(rng, 30, 80, size) + 0.25 * _noise(rng, 4, 4, size)
-        first, second = np.array([60.0, 96, 36]), np.array([120.0, 158, 70])
+        first = np.array([60.0, 96, 36])
+        second = np.array([120.0, 158, 70])
     else:
         mix = u + 0.1 * _noise(rng, 3, 3, size)
     share = np.broadcast_to(np.clip(mix, 0, 1), (size, size))[..., None]
@@ -204,14 +207,17 @@ def _table(rng: np.random.Generator, size: int) -> Image.Image:
 def photograph(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
     """Light the scene unevenly, and take it with an imperfect camera: tint, blur, noise and JPEG."""
     size = picture.width
-    y, x = (steps - 0.5 for steps in _grid(size))
+    y, x = _grid(size)
+    y = y - 0.5
+    x = x - 0.5
     turn = rng.uniform(0, 2 * np.pi)
     slope = x * math.cos(turn) + y * math.sin(turn)
     light = 1 + rng.uniform(0, 0.5) * slope - rng.uniform(0, 0.5) * (x * x + y * y) + 0.06 * _noise(rng, 40, 40, size)
     if rng.random() < 0.2:
-        light = light * (
-            1 - rng.uniform(0.2, 0.5) / (1 + np.exp(-np.clip((slope - rng.uniform(-0.4, 0.3)) * 60, -30, 30)))
-        )
+        # A shadow with a straight edge.
+        depth = rng.uniform(0.2, 0.5)
+        edge = np.clip((slope - rng.uniform(-0.4, 0.3)) * 60, -30, 30)
+        light = light * (1 - depth / (1 + np.exp(-edge)))
     tint = np.array([1 + rng.normal(0, 0.07), 1.0, 1 - rng.normal(0, 0.09)]) * rng.uniform(0.85, 1.25)
     lit = _image(np.asarray(picture, np.float32) * light[..., None] * tint.astype(np.float32))
     lit = ImageEnhance.Color(lit).enhance(rng.uniform(0.6, 1.35))
