@@ -51,7 +51,7 @@ def decode(picture: bytes | BinaryIO | Image.Image, how: Decoding = PLAIN, *, is
             from those of the same picture in another format, or decoded already.
 
     Raises:
-        UnreadableImageError: With the reason.
+        UnreadableImageError: It cannot be read; the message says why.
     """
     with reading("the picture given"):
         return read_rgb(picture, how, is_quick=is_quick)
@@ -84,7 +84,9 @@ def read_rgb(picture: bytes | BinaryIO | Image.Image, how: Decoding = PLAIN, *, 
             image.draft(None, (how.smallest_side, how.smallest_side))
         is_reduced = image.size != full_size
         rgb = _to_rgb(image, how.grey_range)
-        return rgb if is_reduced else _reduced(rgb, how.smallest_side)
+        if is_reduced:
+            return rgb
+        return _reduced(rgb, how.smallest_side)
 
 
 def read_measured(picture: bytes) -> tuple[Image.Image, GreyRange | None]:
@@ -99,7 +101,9 @@ def read_measured(picture: bytes) -> tuple[Image.Image, GreyRange | None]:
     """
     with open_image(picture) as image:
         image.load()
-        extent = grey.extent(image) if grey.is_wide(image) else None
+        extent = None
+        if grey.is_wide(image):
+            extent = grey.extent(image)
         return _to_rgb(image, extent), extent
 
 
@@ -109,21 +113,26 @@ def open_image(picture: bytes | BinaryIO) -> Image.Image:
     Raises:
         Exception: Of any type: decoders raise them all.
     """
-    stream = io.BytesIO(picture) if isinstance(picture, bytes) else picture
-    if not stream.seekable():  # a pipe
-        stream = io.BytesIO(stream.read())
+    stream: BinaryIO
+    if isinstance(picture, bytes):
+        stream = io.BytesIO(picture)
+    elif picture.seekable():
+        stream = picture
+    else:  # a pipe
+        stream = io.BytesIO(picture.read())
     try:
-        return _opened(stream)
+        return _open_known_format(stream)
     except UnidentifiedImageError:
         stream.seek(0)
         start = stream.read(file_kinds.NUM_BYTES)
     if file_kinds.IS_HEIC.match(start) and _learn_heic():
         stream.seek(0)
-        return _opened(stream)
+        return _open_known_format(stream)
     raise UnidentifiedImageError(file_kinds.why_no_image(start))
 
 
-def _opened(stream: BinaryIO) -> Image.Image:
+def _open_known_format(stream: BinaryIO) -> Image.Image:
+    """Open a stream in one of the formats that are read here, as far as Pillow can."""
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     return Image.open(stream, formats=formats)
@@ -151,7 +160,7 @@ def why_unreadable(error: Exception) -> str:
 
 
 def _too_large(message: str) -> str:
-    """Say what Pillow's message of a picture that is too large says, with what to do."""
+    """Say that a picture is too large, with the numbers of Pillow's message, and what to do."""
     sizes = re.findall(r"[0-9]+", message)
     reason = "it is larger than Pillow opens"
     if len(sizes) == 2:
@@ -163,6 +172,7 @@ def _too_large(message: str) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says."""
     image.load()  # first: Pillow's TIFF reader turns the picture while loading and then forgets the tag
     if not image.width or not image.height:
         raise ValueError("it has no pixels")
@@ -172,9 +182,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
     if method is None:
         return image
-    transparency = image.info.get("transparency")
     turned = image.transpose(method)
-    turned.info = {} if transparency is None else {"transparency": transparency}  # or it would be turned again
+    turned.info = {}  # with the orientation it would be turned again
+    transparency = image.info.get("transparency")
+    if transparency is not None:
+        turned.info["transparency"] = transparency
     return turned
 
 
@@ -190,6 +202,7 @@ def _reduced(image: Image.Image, smallest: int | None) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, grey_range: GreyRange | None) -> Image.Image:
+    """Return a picture of any mode as RGB, upright, on white where it is transparent."""
     negative = grey.is_negative(image)
     image = _upright(image)
     if grey.is_wide(image):
@@ -201,4 +214,6 @@ def _to_rgb(image: Image.Image, grey_range: GreyRange | None) -> Image.Image:
         white = Image.new("RGB", image.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "RGB":
+        return image
+    return image.convert("RGB")

@@ -28,9 +28,11 @@ _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.
 _SPIN_COUNT = "4000"  # turns of a loop: some microseconds, about what falls between two layers
 
 # Numbers of glibc's malloc.h, and its values at the start.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
 _NEVER_TRIM = -1
-_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
+_DEFAULT_TRIM_THRESHOLD = 128 * 1024
+_DEFAULT_MMAP_MAX = 65536
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -61,14 +63,17 @@ def processor_features() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    return " ".join(sorted(word for word in flags.split() if word.startswith(_INSTRUCTION_SETS)))
+    for line in text.splitlines():
+        if line.startswith(("flags", "Features")):
+            words = [word for word in line.split() if word.startswith(_INSTRUCTION_SETS)]
+            return " ".join(sorted(words))
+    return ""
 
 
 def total_memory_bytes() -> int:
     """Return how much memory this process may use at most: the machine's, or what a container leaves it.
 
-    8 GB where the system does not say.
+    Where the system does not say, 8 GB are assumed.
     """
     limits = []
     with suppress(AttributeError, ValueError, OSError):

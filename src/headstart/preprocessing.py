@@ -46,7 +46,8 @@ def eval_view(image: Image.Image, spec: InputSpec) -> Pixels:
     image = _without_far_ends(image)
     crop_height, crop_width = spec.size
     height, width = _resized_size(image, spec)
-    left, top = round((width - crop_width) / 2), round((height - crop_height) / 2)
+    left = round((width - crop_width) / 2)
+    top = round((height - crop_height) / 2)
     # What is cut off between the two changes no pixel of the rest and need not be filtered: a quarter less time.
     if width != image.width:
         image = image.resize((width, image.height), _FILTERS[spec.interpolation])
@@ -110,34 +111,41 @@ def byte_statistics(spec: InputSpec) -> tuple[list[float], list[float]]:
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
+    """Cut a strip to the middle part that can reach the central crop."""
     width, height = image.size
     kept_width = min(width, _LONGEST_RATIO * height)
     kept_height = min(height, _LONGEST_RATIO * width)
     if (kept_width, kept_height) == image.size:
         return image
-    left, top = (width - kept_width) // 2, (height - kept_height) // 2
+    left = (width - kept_width) // 2
+    top = (height - kept_height) // 2
     return image.crop((left, top, left + kept_width, top + kept_height))
 
 
 def _resized_size(image: Image.Image, spec: InputSpec) -> tuple[int, int]:
     """Return (height, width), the shorter side as asked for and the longer one cut to whole pixels."""
     width, height = image.size
-    crop_height, crop_width = spec.size
     if isinstance(spec.resize, tuple):
-        return max(spec.resize[0], crop_height), max(spec.resize[1], crop_width)
-    side = spec.resize
-    if height <= width:
-        scaled = (side, int(side * width / height))
+        new_height, new_width = spec.resize
+    elif height <= width:
+        new_height = spec.resize
+        new_width = int(spec.resize * width / height)
     else:
-        scaled = (int(side * height / width), side)
-    return max(scaled[0], crop_height), max(scaled[1], crop_width)
+        new_height = int(spec.resize * height / width)
+        new_width = spec.resize
+    crop_height, crop_width = spec.size
+    return max(new_height, crop_height), max(new_width, crop_width)
 
 
 def _flipped(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    return mirrored(pixels) if rng.random() < 0.5 else pixels
+    """Mirror a view every other time."""
+    if rng.random() < 0.5:
+        return mirrored(pixels)
+    return pixels
 
 
 def _random_box(image: Image.Image, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draw the part of a picture that a random resized crop shows: left, top, right, bottom."""
     width, height = image.size
     for _ in range(10):
         area = width * height * rng.uniform(*_CROP_AREA)
@@ -157,17 +165,18 @@ def _random_box(image: Image.Image, rng: np.random.Generator) -> tuple[int, int,
     return left, top, left + w, top + h
 
 
-def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Callable[[Image.Image], Image.Image]:
-    return lambda image: image.transform(image.size, Image.Transform.AFFINE, (a, b, c, d, e, f))
+def _affine(image: Image.Image, *factors: float) -> Image.Image:
+    """Take each pixel (x, y) from (a x + b y + c, d x + e y + f); what lies outside is black."""
+    return image.transform(image.size, Image.Transform.AFFINE, factors)
 
 
 # Name -> (picture, signed strength in -1..1) -> picture. The unsigned operations use the strength's size.
 _OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "identity": lambda image, _: image,
-    "shear_x": lambda image, m: _affine(1, 0.99 * m, 0, 0, 1, 0)(image),
-    "shear_y": lambda image, m: _affine(1, 0, 0, 0.99 * m, 1, 0)(image),
-    "translate_x": lambda image, m: _affine(1, 0, 32 * m, 0, 1, 0)(image),
-    "translate_y": lambda image, m: _affine(1, 0, 0, 0, 1, 32 * m)(image),
+    "shear_x": lambda image, m: _affine(image, 1, 0.99 * m, 0, 0, 1, 0),
+    "shear_y": lambda image, m: _affine(image, 1, 0, 0, 0.99 * m, 1, 0),
+    "translate_x": lambda image, m: _affine(image, 1, 0, 32 * m, 0, 1, 0),
+    "translate_y": lambda image, m: _affine(image, 1, 0, 0, 0, 1, 32 * m),
     "rotate": lambda image, m: image.rotate(135 * m),
     "brightness": lambda image, m: ImageEnhance.Brightness(image).enhance(1 + 0.99 * m),
     "color": lambda image, m: ImageEnhance.Color(image).enhance(1 + 0.99 * m),
@@ -183,7 +192,8 @@ _OPERATION_NAMES = tuple(_OPERATIONS)
 
 def _trivial_augment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Apply one operation, drawn uniformly, at one of 31 strengths."""
-    operation = _OPERATIONS[_OPERATION_NAMES[rng.integers(len(_OPERATION_NAMES))]]
+    name = _OPERATION_NAMES[rng.integers(len(_OPERATION_NAMES))]
+    operation = _OPERATIONS[name]
     strength = rng.integers(31) / 30
     if rng.random() >= 0.5:
         strength = -strength
