@@ -97,7 +97,7 @@ def run_cells(
         RunError: A cell failed, and `failed` is None.
     """
     progress = progress or StudyProgress(None)
-    problems = failed if failed is not None else {}
+    problems = {} if failed is None else failed
     _check_study(cells, seeds, out)
     jobs = []
     for seed, cell in itertools.product(seeds, cells):
@@ -106,7 +106,7 @@ def run_cells(
         _check_folder(job)
 
     with progress, Reading(cells[0].config, progress.of_run()) as reading:
-        work = _prepare(jobs, reading, problems)
+        work = _prepare_cells(jobs, reading, problems)
         # Small ones first: a process keeps some of the memory that a run needed, which then counts as the next one's.
         jobs.sort(key=lambda job: (seeds.index(job.seed), work.get(job.cell.name, 0.0)))
         progress.plan([(job.cell.name, work.get(job.cell.name, 0.0)) for job in jobs])
@@ -116,12 +116,13 @@ def run_cells(
             else:
                 _attempt(job, jobs, reading, progress, problems)
     if problems and failed is None:
-        raise RunError("; ".join(f"{name} failed: {why}" for name, why in problems.items()))
+        reasons = [f"{name} failed: {why}" for name, why in problems.items()]
+        raise RunError("; ".join(reasons))
 
     found = {}
     for cell in cells:
         if cell.name not in problems:
-            found[cell.name] = tuple(runs.open_run(job.path) for job in jobs if job.cell.name == cell.name)
+            found[cell.name] = tuple(runs.open_run(cell.folder(out, seed)) for seed in seeds)
     return found
 
 
@@ -172,7 +173,10 @@ def _check_folder(job: _Job) -> None:
     there = settings_key(run.settings())
     if not resolved.batch_size:  # found by timing
         here.pop("batch_size")
-    others = [f"{key}={there[key]} (here {value})" for key, value in here.items() if there[key] != value]
+    others = []
+    for key, value in here.items():
+        if there[key] != value:
+            others.append(f"{key}={there[key]} (here {value})")
     if config.selection_score and not run.config().selection_score:
         others.append("selection_score=False (here True)")
     if others:
@@ -181,7 +185,7 @@ def _check_folder(job: _Job) -> None:
         )
 
 
-def _prepare(jobs: Sequence[_Job], reading: Reading, problems: dict[str, str]) -> dict[str, float]:
+def _prepare_cells(jobs: Sequence[_Job], reading: Reading, problems: dict[str, str]) -> dict[str, float]:
     """Check all that can be checked before training.
 
     Returns:
@@ -196,7 +200,7 @@ def _prepare(jobs: Sequence[_Job], reading: Reading, problems: dict[str, str]) -
     work = {}
     for name, config in to_run.items():
         try:
-            work[name] = _work(Experiment.prepare(config, reading=reading))
+            work[name] = _guessed_work(Experiment.prepare(config, reading=reading))
         except PlanError as error:  # a strategy that does not fit this network; with another one it may
             problems[name] = str(error)
         except (ConfigError, ModelError) as error:
@@ -215,7 +219,7 @@ def _check_images(path: Path, manifest: Manifest) -> None:
         )
 
 
-def _work(experiment: "Experiment") -> float:
+def _guessed_work(experiment: "Experiment") -> float:
     """Guess the relative cost of a run: a forward pass below the boundary once, three of them above it per epoch."""
     from headstart.training.plan import resolve
 
@@ -232,7 +236,7 @@ def _attempt(
 ) -> None:
     """Do one run; where it fails, note why, so that the other cells go on."""
     try:
-        _run(job, jobs, reading, progress)
+        _run_unless_finished(job, jobs, reading, progress)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note("the same command goes on: what is finished is not run again")
         raise
@@ -242,19 +246,19 @@ def _attempt(
         progress.skip(job.cell.name)
 
 
-def _run(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress) -> None:
+def _run_unless_finished(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress) -> None:
     """Run, resume or skip one run."""
     run = Run(job.path)
     if not run.is_finished:
         progress.begin(job.title)
         started = time.monotonic()
-        _finish(job, jobs, reading, progress)
+        _train_or_resume(job, jobs, reading, progress)
         seconds = time.monotonic() - started
-        progress.say(f"{job.title}: {_outcome(run.metrics())}, {seconds:.0f} s")
+        progress.say(f"{job.title}: {_result_text(run.metrics())}, {seconds:.0f} s")
     progress.end(job.cell.name, run.metrics()["time_s"]["total"])
 
 
-def _outcome(metrics: Mapping[str, Any]) -> str:
+def _result_text(metrics: Mapping[str, Any]) -> str:
     """Say how good a run is, in a few words."""
     accuracy = f"accuracy {metrics['accuracy']['value']:.3f}"
     if "selection" not in metrics:
@@ -262,7 +266,7 @@ def _outcome(metrics: Mapping[str, Any]) -> str:
     return f"{accuracy}, selection log loss {metrics['selection']['log_loss']:.3f}"
 
 
-def _finish(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress) -> None:
+def _train_or_resume(job: _Job, jobs: Sequence[_Job], reading: Reading, progress: StudyProgress) -> None:
     """Train, or go on with what was interrupted."""
     from headstart import experiment
 

@@ -52,7 +52,7 @@ class Row:
         accuracies: On the reported images, per seed.
         balanced_accuracy: Mean recall of the classes on the reported images, mean over the seeds; None in an old run.
         selection_log_loss: On the images that rank, mean over the seeds, nats; None where a run has no such score.
-        selection_accuracy: On the same.
+        selection_accuracy: On the images that rank, mean over the seeds; None where a run has no such score.
         seconds: Of a run without its scoring, mean over the seeds.
         trainable_parameters: The most that any phase trains.
         peak_memory_mb: The most that a run held, of the process or, on a GPU, of what training allocated there. Of the
@@ -127,9 +127,9 @@ class Comparison:
 
     def to_csv(self) -> str:
         """Return a line per row, best first; several values in a cell are separated by spaces."""
-        return csv_text([self._flat(row) for row in self.rows])
+        return csv_text([self._csv_line(row) for row in self.rows])
 
-    def _flat(self, row: Row) -> dict[str, Any]:
+    def _csv_line(self, row: Row) -> dict[str, Any]:
         """Return one line of the CSV file; what does not apply is empty."""
         several = ("accuracies", "seeds", "runs")
         flat = {key: value for key, value in vars(row).items() if key not in ("accuracy", *several)}
@@ -185,7 +185,9 @@ def compare(
             "several --backbones, or values of a setting such as --vary lr=1e-4,1e-3"
         )
     data = Path(os.path.abspath(Path(config.data).expanduser()))
-    out = Path(config.out) if config.out else Path("runs") / f"compare-{folder_name_part(data_name(data))}"
+    out = Path("runs") / f"compare-{folder_name_part(data_name(data))}"
+    if config.out:
+        out = Path(config.out)
     refuse_inside(out, config.data, "--out")
     if locate(out).is_run:
         raise ConfigError(f"{out} is a run; name another folder for the study with --out")
@@ -193,7 +195,8 @@ def compare(
         failed: dict[str, str] = {}
         runs = run_cells(cells, range(config.seed, config.seed + seeds), out, progress=progress, failed=failed)
         if not runs:
-            raise RunError("every cell failed: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+            reasons = [f"{name}: {why}" for name, why in failed.items()]
+            raise RunError(f"every cell failed: {'; '.join(reasons)}")
         comparison = with_failures(compare_runs(runs, level=level), failed)
         lines = write_comparison(comparison, out)
     for line in [f"runs, comparison.json and comparison.csv: {out}", *lines]:
@@ -262,9 +265,9 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
     for name, of_cell in reported.items():
         correct[name] = np.array([one.correct for one in of_cell])
         accuracy = accuracy_interval(correct[name], groups, level=level, seed=0)
-        rows.append(_row(name, of_cell, accuracy))
+        rows.append(_unranked_row(name, of_cell, accuracy))
     ranked_by = _ranked_by([one.metrics for one in every])
-    rows.sort(key=_order(ranked_by))
+    rows.sort(key=_sort_key(ranked_by))
     rows = [replace(row, rank=rank) for rank, row in enumerate(rows, start=1)]
 
     # The first against each other one.
@@ -298,19 +301,22 @@ def _num_groups(groups: npt.NDArray[np.int64] | None) -> int | None:
 
 def _ranked_by(metrics: Sequence[Mapping[str, Any]]) -> RankedBy:
     """Say what all runs have in common to be ranked by."""
-    scores = [each.get("selection") for each in metrics]
-    is_common = all(scores) and len({score["images_sha256"] for score in scores if score}) == 1
-    return "selection" if is_common else "accuracy"
+    sets_of_images = set()
+    for each in metrics:
+        if not each.get("selection"):
+            return "accuracy"
+        sets_of_images.add(each["selection"]["images_sha256"])
+    return "selection" if len(sets_of_images) == 1 else "accuracy"
 
 
-def _order(ranked_by: RankedBy) -> Callable[[Any], Any]:
+def _sort_key(ranked_by: RankedBy) -> Callable[[Any], Any]:
     """Return the key by which rows are sorted."""
     if ranked_by == "selection":
         return lambda row: (row.selection_log_loss, -row.selection_accuracy, row.seconds)
     return lambda row: (-row.accuracy.value, row.seconds)
 
 
-def _row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
+def _unranked_row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:
     """Put the runs of a cell into one row; its rank is not known yet."""
     metrics = [one.metrics for one in reported]
     scores = [each.get("selection") or {} for each in metrics]
@@ -424,7 +430,8 @@ def _baseline_line(comparison: Comparison) -> str:
     line = f"{simplest[:1].upper()}{simplest[1:]} on these images"
     no_better = [row.name for row in comparison.rows if row.accuracy.low <= comparison.baseline.accuracy]
     if no_better:
-        line += f"; {listed(no_better, 3)} {'is' if len(no_better) == 1 else 'are'} not clearly better"
+        are = "is" if len(no_better) == 1 else "are"
+        line += f"; {listed(no_better, 3)} {are} not clearly better"
     return f"{line}."
 
 

@@ -1,9 +1,8 @@
 """Which pretrained network suits a data set, before anything is trained: the features of each, judged as they are."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat, takewhile
 
 import numpy as np
 
@@ -38,7 +37,7 @@ class Ranked:
         backbone: Its name.
         probe_loss: Log loss of a linear classifier on its features, on held-out training images, nats; None where there
             are too few to hold some out. Its penalty is the one with the lowest such loss.
-        probe_accuracy: Of the same.
+        probe_accuracy: Accuracy of that classifier on the same held-out images; None where there are none.
         logme: Log evidence of a Bayesian linear model of the classes, nats per image; higher is better.
         num_images: Training images.
         features: Width of what the head sees.
@@ -84,6 +83,8 @@ def rank(config: Config, backbones: Sequence[str], *, display: Display | None = 
         raise ConfigError(f"weights={config.weights!r} belong to one backbone; leave them out, and each has its own")
     for name in backbones:
         find_origin(name)  # before anything is read
+
+    # Of the settings, those that say what the features are.
     display = display or Display()
     others = sorted(config.model_fields_set - _SETTINGS - {"repeat"})
     ineffective = [key for key in others if getattr(config, key) != Config.model_fields[key].default]
@@ -91,16 +92,27 @@ def rank(config: Config, backbones: Sequence[str], *, display: Display | None = 
         display.note(f"nothing is trained here, so {', '.join(ineffective)} has no effect")
     kept = config.model_dump(include=config.model_fields_set & _SETTINGS)
     config = make_config({"batch_size": 32, **kept, "strategy": "head", "views": 1})
+
     with Reading(config, display) as reading:
         reading.result()
         configs = [config.model_copy(update={"backbone": name}) for name in backbones]
-        found = [_judge(each, reading, display) for each in configs]
+        found = []
+        for each in configs:
+            found.append(_judge(each, reading, display))
+
     if any(row.probe_loss is None for row in found):
         display.note(
             "there are too few images per class to hold some out, so backbones are ranked by LogME, not by a probe"
         )
-    found.sort(key=lambda row: -row.logme if row.probe_loss is None else row.probe_loss)
+    found.sort(key=_rank_key)
     return tuple(replace(row, rank=position) for position, row in enumerate(found, start=1))
+
+
+def _rank_key(row: Ranked) -> float:
+    """Return what a backbone is ranked by, less being better: the loss of its probe, or without one its LogME."""
+    if row.probe_loss is None:
+        return -row.logme
+    return row.probe_loss
 
 
 class _Named(Display):
@@ -137,14 +149,15 @@ def _judge(config: Config, reading: Reading, display: Display) -> Ranked:
             f"{name} cannot be ranked: its head is no linear layer on one row of features per image, or the features "
             "of all training images fit neither on disk nor in memory; leave it out, or use --max-per-class"
         )
-    first = [(i, (0,)) for i in range(min(2 * NUM_SAMPLES, len(experiment.train)))]
-    pixels = next(iter(supply.numbered.views(first, len(first))))
-    return _row(config, model, inputs.features, inputs.trunk.open(), pixels)
+    num_timed = min(2 * NUM_SAMPLES, len(experiment.train))
+    views = [(image, (0,)) for image in range(num_timed)]
+    pixels = next(iter(supply.numbered.views(views, num_timed)))
+    return _unranked(config, model, inputs.features, inputs.trunk.open(), pixels)
 
 
-def _row(config: Config, model: ClassifierNetwork, features: Features, engine: Engine, pixels: Pixels) -> Ranked:
+def _unranked(config: Config, model: ClassifierNetwork, features: Features, engine: Engine, pixels: Pixels) -> Ranked:
     """Gather what is said of a backbone; its rank is not known yet."""
-    tensors = model.network.state_dict().values()
+    num_bytes = sum(tensor.nbytes for tensor in model.network.state_dict().values())
     head = solve_head(features, features.targets, model.labels, groups=features.groups, seed=config.seed)
     return Ranked(
         rank=0,
@@ -155,17 +168,24 @@ def _row(config: Config, model: ClassifierNetwork, features: Features, engine: E
         num_images=features.num_images,
         features=features.width,
         parameters=sum(parameter.numel() for parameter in model.network.parameters()),
-        megabytes=round(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6, 2),
-        images_per_s=round(_speed(engine, pixels), 1),
+        megabytes=round(num_bytes / 1e6, 2),
+        images_per_s=round(_images_per_s(engine, pixels), 1),
         engine=f"{engine.name} {engine.precision}",
     )
 
 
-def _speed(engine: Engine, pixels: Pixels) -> float:
+def _images_per_s(engine: Engine, pixels: Pixels) -> float:
     """Return how many images/s an engine computes of pictures that are decoded already."""
     for _ in engine.run([pixels]):  # kernels for this size of batch
         pass
     started = time.perf_counter()
-    batches = takewhile(lambda batch: time.perf_counter() - started < _TIMED_S, repeat(pixels))
-    done = sum(len(rows) for rows in engine.run(batches))
-    return done / (time.perf_counter() - started)
+    num_images = 0
+    for rows in engine.run(_repeated(pixels, started + _TIMED_S)):
+        num_images += len(rows)
+    return num_images / (time.perf_counter() - started)
+
+
+def _repeated(pixels: Pixels, until_s: float) -> Iterator[Pixels]:
+    """Give the same batch again and again, until `time.perf_counter` has reached a time."""
+    while time.perf_counter() < until_s:
+        yield pixels

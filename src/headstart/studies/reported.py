@@ -26,8 +26,8 @@ class Reported:
         run: The run.
         metrics: Its metrics.json.
         images: (SHA-256, or the key where there is none; class) of each image, sorted.
-        paths: Keys of the same.
-        groups: Of the same; None: an image for itself.
+        paths: Key of each of these images.
+        groups: Group of each of these images; None: an image for itself.
         correct: Whether the prediction was right, `(N,)`.
     """
 
@@ -76,12 +76,16 @@ def check_same_images(first: Reported, other: Reported) -> None:
         return
 
     # An example, and how many are one picture with two classes.
-    owner, missing = (first, only_here) if only_here else (other, only_there)
+    owner, missing = other, only_there
+    if only_here:
+        owner, missing = first, only_here
     paths = [path for path, image in zip(owner.paths, owner.images, strict=True) if image in missing]
     contents_here = {content for content, _ in only_here}
     contents_there = {content for content, _ in only_there}
     num_relabelled = len(contents_here & contents_there)
-    labels = f" ({num_relabelled} of them the same picture with another class)" if num_relabelled else ""
+    labels = ""
+    if num_relabelled:
+        labels = f" ({num_relabelled} of them the same picture with another class)"
     raise DataError(
         f"the reported images differ: {first.run.path} reports {len(first.images)} and {other.run.path} "
         f"{len(other.images)}; {only_here.total()} are in the first alone and {only_there.total()} in the second"
@@ -100,11 +104,11 @@ def common_groups(reported: Iterable[Reported]) -> npt.NDArray[np.int64] | None:
         if not any(one.groups):
             continue
         found = np.array(group_numbers(one.groups), dtype=np.int64)
-        numbers = found if numbers is None else _joined(numbers, found)
+        numbers = found if numbers is None else _joined_groups(numbers, found)
     return numbers
 
 
-def _joined(numbers: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _joined_groups(numbers: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the finest grouping in which whatever is together in either of two is together."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -146,19 +150,23 @@ def group_runs(paths: Sequence[str | Path]) -> dict[str, tuple[Run, ...]]:
             grouped.append(tuple(each))
         else:  # the same seed twice: each run is compared by itself
             grouped += [(run,) for run in each]
-    return dict(zip(_names(grouped), grouped, strict=True))
+    return dict(zip(_cell_names(grouped), grouped, strict=True))
 
 
-def _names(cells: Sequence[Sequence[Run]]) -> list[str]:
+def _cell_names(cells: Sequence[Sequence[Run]]) -> list[str]:
     """Name each cell by its strategy, and what tells it apart from the others."""
     settings = [settings_key(each[0].settings()) for each in cells]
     names = [str(key["strategy"]) for key in settings]
     if len({key["backbone"] for key in settings}) > 1:
         names = [f"{key['backbone']}: {key['strategy']}" for key in settings]
+
+    # Of those with one name, the settings that differ are told too.
+    with_name: dict[str, list[Mapping[str, Any]]] = {}
+    for name, key in zip(names, settings, strict=True):
+        with_name.setdefault(name, []).append(key)
     titles = []
     for name, key in zip(names, settings, strict=True):
-        alike = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
-        titles.append(", ".join([name, *_differing(key, alike)]))
+        titles.append(", ".join([name, *_differing(key, with_name[name])]))
 
     # Where settings do not tell them apart, the folder does.
     unique = []

@@ -102,8 +102,8 @@ def _run_part(lesson: Lesson, part: Part, progress: StudyProgress) -> Outcome:
             raise
         return Outcome(part, left_out=str(error))
     if not runs:
-        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
-        return Outcome(part, left_out=reasons, has_failed=True)
+        reasons = [f"{name}: {why}" for name, why in failed.items()]
+        return Outcome(part, left_out="; ".join(reasons), has_failed=True)
     comparison = with_failures(compare_runs(runs), failed)
     write_json(lesson.comparison_file(part), comparison.to_dict(relative_to=lesson.out))
     return Outcome(part, runs, comparison, has_failed=bool(failed))
@@ -115,11 +115,14 @@ def _write_summary(lesson: Lesson, outcome: Outcome) -> None:
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError, LookupError, TypeError):  # none there, or a damaged one
         known = dict(json.loads(file.read_bytes())["parts"])
+    comparison = None
+    if outcome.comparison is not None:
+        comparison = outcome.comparison.to_dict(relative_to=lesson.out)
     part = {
         "question": outcome.part.question,
         "left_out": outcome.left_out,
         "published": [figure.model_dump() for figure in outcome.part.published],
-        "comparison": outcome.comparison and outcome.comparison.to_dict(relative_to=lesson.out),
+        "comparison": comparison,
         "trained": trained_parameters(outcome.runs),
     }
     summary = {
