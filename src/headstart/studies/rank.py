@@ -159,11 +159,17 @@ def _unranked(config: Config, model: ClassifierNetwork, features: Features, engi
     """Gather what is said of a backbone; its rank is not known yet."""
     num_bytes = sum(tensor.nbytes for tensor in model.network.state_dict().values())
     head = solve_head(features, features.targets, model.labels, groups=features.groups, seed=config.seed)
+    probe_loss = None
+    probe_accuracy = None
+    if head.losses:
+        strength = min(head.losses, key=head.losses.__getitem__)
+        probe_loss = head.losses[strength]
+        probe_accuracy = head.accuracies[strength]
     return Ranked(
         rank=0,
         backbone=config.backbone,
-        probe_loss=head.losses.get(head.strength),
-        probe_accuracy=head.held_out_accuracy,
+        probe_loss=probe_loss,
+        probe_accuracy=probe_accuracy,
         logme=logme(features.view(0, np.arange(features.num_images)), features.targets, len(model.labels)),
         num_images=features.num_images,
         features=features.width,

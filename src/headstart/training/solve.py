@@ -16,7 +16,7 @@ from headstart.features.batches import Features
 # Strengths are 10^(n/2). From the start the walk goes down while the loss falls, and up where the start was best.
 _START, _WEAKEST, _STRONGEST = 1, -12, 6
 _NUM_FOLDS = 5
-_TIE = 1e-3  # nats; on data that a plane can part, the loss would fall for ever
+_TIE = 1e-3  # nats; a loss that falls by no more has come to rest: on data that a plane can part it falls for ever
 _WITHOUT_FOLDS = 0.1  # the best of ants/bees, hot dog and CIFAR-10 (100 images a class) with EfficientNet-Lite0
 
 # |gradient| <= relative * strength * |W| + absolute. The curvature is at least the strength, so W is then about that
@@ -37,9 +37,10 @@ class SolvedHead:
         bias: (C,).
         strength: Of the penalty, as chosen.
         losses: Strength -> mean log loss of held-out rows, in nats; empty where there was too little to hold out.
+        accuracies: Strength -> accuracy of held-out rows.
+        standard_error: Of the lowest loss, in nats; None where there was too little to hold out.
         train_loss: Mean log loss of all rows, without the penalty.
         train_accuracy: Of all rows.
-        held_out_accuracy: Of held-out rows, at the chosen strength; None where there was too little to hold out.
         distance: About how far W is from the optimum, relative to |W|: |gradient| / (strength * |W|), or less.
     """
 
@@ -47,9 +48,10 @@ class SolvedHead:
     bias: npt.NDArray[np.float32]
     strength: float
     losses: dict[float, float]
+    accuracies: dict[float, float]
+    standard_error: float | None
     train_loss: float
     train_accuracy: float
-    held_out_accuracy: float | None
     distance: float
 
     @property
@@ -70,9 +72,11 @@ def solve_head(
 
     With x = (features - mean) / std over all rows, it minimises mean(-ln softmax(W x + b)[target]) + strength/2 |W|²;
     b is free. With two classes that is the binary problem in w = W[1] - W[0] with strength/4 |w|². The strength is the
-    one with the lowest log loss on held-out images, all views together; of those that tie, the strongest. The path
-    starts strong, each solution is the next one's start (Friedman et al. 2010, doi:10.18637/jss.v033.i01). At the end
-    weight = W / std and bias = b - W (mean / std), which gives the same logits from raw features.
+    strongest whose log loss on held-out images, all views together, is within one standard error of the lowest
+    (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3): images cannot tell it from the best, and
+    it is less sure of itself (docs/decisions/0015). The path starts strong, each solution is the next one's start
+    (Friedman et al. 2010, doi:10.18637/jss.v033.i01). At the end weight = W / std and bias = b - W (mean / std), which
+    gives the same logits from raw features.
 
     Args:
         features: N images, V views, width F.
@@ -96,19 +100,32 @@ def solve_head(
     row_targets = np.tile(targets, features.num_views)
     start = torch.zeros(len(trains), len(labels), features.width + 1)
     start[..., -1] = torch.from_numpy(np.log(counts) - np.log(counts).mean())
-    strength, losses, held_out_accuracy, parameters = _cross_validate(_Problem(rows, row_targets, trains), start)
+    strength = _WITHOUT_FOLDS
+    parameters = start
+    validated = _Validated({}, {}, None)
+    if len(trains) > 1:
+        units = np.tile(_group_numbers(groups, len(targets)), features.num_views)
+        strength, parameters, validated = _cross_validate(_Problem(rows, row_targets, trains), units, start)
 
     problem = _Problem(rows, row_targets, trains[-1:])
     parameters = _minimise(problem, parameters, strength, _TOLERANCE_FINAL)
     distance = _distance(problem, parameters, strength)
-    train_loss, train_accuracy = problem.score(parameters, problem.trains)
+    train_losses, train_hits = problem.score(parameters, problem.trains)
 
     head = parameters[0].double().numpy()
     head -= head.mean(axis=0)  # 0 at the optimum, and of no effect: only rounding shows there
     weight = head[:, :-1] * rows.scale
     bias = (head[:, -1] - weight @ rows.mean).astype(np.float32)
     return SolvedHead(
-        weight.astype(np.float32), bias, strength, losses, train_loss, train_accuracy, held_out_accuracy, distance
+        weight.astype(np.float32),
+        bias,
+        strength,
+        validated.losses,
+        validated.accuracies,
+        validated.standard_error,
+        float(train_losses.mean()),
+        float(train_hits.mean()),
+        distance,
     )
 
 
@@ -122,6 +139,14 @@ def _distance(problem: "_Problem", parameters: Tensor, strength: float) -> float
     return excess / scale
 
 
+def _group_numbers(groups: Sequence[str] | None, num_images: int) -> npt.NDArray[np.int64]:
+    """Return a number for the group of each image, (N,); every image is one where there are no groups."""
+    if groups is None:
+        return np.arange(num_images)
+    numbers: npt.NDArray[np.int64] = np.unique(list(groups), return_inverse=True)[1]
+    return numbers
+
+
 def _folds(targets: npt.NDArray[np.int64], groups: Sequence[str] | None, seed: int) -> npt.NDArray[np.int64]:
     """Return the fold of each image, (N,): stratified, groups kept together; -1 for what is never held out.
 
@@ -129,9 +154,7 @@ def _folds(targets: npt.NDArray[np.int64], groups: Sequence[str] | None, seed: i
     a class into a single fold, its groups stay in training, which would lack the class otherwise. Where then fewer than
     two classes can be held out, nothing is.
     """
-    group_of = np.arange(len(targets))
-    if groups is not None:
-        group_of = np.unique(list(groups), return_inverse=True)[1]
+    group_of = _group_numbers(groups, len(targets))
     _, first = np.unique(group_of, return_index=True)
     order = np.lexsort((np.random.default_rng(seed).random(len(first)), targets[first]))
     dealt = np.empty(len(first), dtype=np.int64)
@@ -230,44 +253,95 @@ class _Problem:
             gradient.flatten(0, 1).addmm_(residuals.flatten(0, 1), block)
         return value, gradient
 
-    def score(self, parameters: Tensor, counted: Tensor) -> tuple[float, float]:
-        """Return mean log loss and accuracy over the rows that count (K, N * V)."""
-        loss = 0.0
-        num_hits = 0
-        num_rows = int(counted.sum())
+    def score(self, parameters: Tensor, counted: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Return the log loss and whether the answer is right, of each row that counts in a problem (K, N * V)."""
+        losses = np.zeros(counted.shape[1])
+        hits = np.zeros(counted.shape[1], dtype=bool)
         for span, _, logs, index in self._log_probabilities(parameters):
-            loss -= float(logs.gather(1, index)[:, 0][counted[:, span]].sum(dtype=torch.float64))
-            num_hits += int((logs.argmax(dim=1) == index[:, 0])[counted[:, span]].sum())
-        return loss / num_rows, num_hits / num_rows
+            counts = counted[:, span]
+            losses[span] = -(logs.gather(1, index)[:, 0].double() * counts).sum(dim=0).numpy()
+            hits[span] = ((logs.argmax(dim=1) == index[:, 0]) & counts).any(dim=0).numpy()
+        is_scored = counted.any(dim=0).numpy()
+        return losses[is_scored], hits[is_scored]
 
 
-def _cross_validate(problem: _Problem, start: Tensor) -> tuple[float, dict[float, float], float | None, Tensor]:
-    """Return the best strength, the loss of each tried, and at the best the accuracy and (1, C, F + 1) of all rows."""
+@dataclass(frozen=True)
+class _Validated:
+    """What held-out rows say; the attributes are those of `SolvedHead`."""
+
+    losses: dict[float, float]
+    accuracies: dict[float, float]
+    standard_error: float | None
+
+
+def _cross_validate(problem: _Problem, units: npt.NDArray[np.int64], start: Tensor) -> tuple[float, Tensor, _Validated]:
+    """Return the chosen strength, the solution (1, C, F + 1) of all rows at it, and what held-out rows say.
+
+    Args:
+        problem: The folds, and last the problem on all rows.
+        units: (N * V,), what was drawn by itself: rows of one image, or of one group, err together.
+        start: (K, C, F + 1).
+    """
+    held_out = ~problem.trains
+    held_out_units = units[held_out.any(dim=0).numpy()]
     losses: dict[int, float] = {}
     accuracies: dict[int, float] = {}
+    errors: dict[int, float] = {}
     solutions: dict[int, Tensor] = {}
 
-    def best() -> int:
-        return max(step for step, loss in losses.items() if loss <= min(losses.values()) + _TIE)
+    def try_step(step: int, path: deque[Tensor]) -> None:
+        guess = path[-1]
+        if len(path) > 1:
+            guess = 2 * path[-1] - path[0]  # W is about linear in ln(strength)
+        path.append(_minimise(problem, guess, _strength(step), _TOLERANCE_FOLDS))
+        row_losses, row_hits = problem.score(path[-1], held_out)
+        losses[step] = float(row_losses.mean())
+        accuracies[step] = float(row_hits.mean())
+        errors[step] = _standard_error(row_losses, held_out_units)
+        solutions[step] = path[-1][-1:]
 
-    def walk(steps: range, path: deque[Tensor]) -> None:
-        for step in steps:
-            guess = 2 * path[-1] - path[0] if len(path) > 1 else path[0]  # W is about linear in ln(strength)
-            path.append(_minimise(problem, guess, 10 ** (step / 2), _TOLERANCE_FOLDS))
-            losses[step], accuracies[step] = problem.score(path[-1], ~problem.trains)
-            solutions[step] = path[-1][-1:]
-            if abs(step - best()) >= 2:
-                break
+    def standard_error() -> float:
+        return errors[min(losses, key=losses.__getitem__)]
 
-    if len(start) == 1:
-        return _WITHOUT_FOLDS, {}, None, start
+    def strongest_within(margin: float) -> int:
+        limit = min(losses.values()) + margin
+        return max(step for step, loss in losses.items() if loss <= limit)
+
     first = deque([start], maxlen=1)
-    walk(range(_START, _START + 1), first)
-    walk(range(_START - 1, _WEAKEST - 1, -1), deque(first, maxlen=2))
-    if best() == _START:
-        walk(range(_START + 1, _STRONGEST + 1), deque(first, maxlen=2))
-    by_strength = {10 ** (step / 2): loss for step, loss in losses.items()}
-    return 10 ** (best() / 2), by_strength, accuracies[best()], solutions[best()]
+    try_step(_START, first)
+    weaker = deque(first, maxlen=2)
+    for step in range(_START - 1, _WEAKEST - 1, -1):
+        try_step(step, weaker)
+        if step <= strongest_within(_TIE) - 2:
+            break
+    stronger = deque(first, maxlen=2)
+    for step in range(_START + 1, _STRONGEST + 1):
+        if strongest_within(standard_error()) < step - 1:
+            break
+        try_step(step, stronger)
+
+    chosen = strongest_within(max(standard_error(), _TIE))
+    validated = _Validated(
+        {_strength(step): loss for step, loss in losses.items()},
+        {_strength(step): accuracy for step, accuracy in accuracies.items()},
+        standard_error(),
+    )
+    return _strength(chosen), solutions[chosen], validated
+
+
+def _strength(step: int) -> float:
+    """Return the strength at a step of the walk."""
+    return float(10 ** (step / 2))
+
+
+def _standard_error(losses: npt.NDArray[np.float64], units: npt.NDArray[np.int64]) -> float:
+    """Return the standard error of the mean of rows (R,), where rows of one unit (R,) err together.
+
+    It is the root of the sum over units of the square of their summed deviations, divided by R: s / sqrt(R) where every
+    row is a unit (Liang and Zeger 1986, doi:10.1093/biomet/73.1.13).
+    """
+    deviations = np.bincount(units, losses - losses.mean())
+    return float(np.sqrt(np.square(deviations).sum()) / len(losses))
 
 
 def _minimise(problem: _Problem, parameters: Tensor, strength: float, tolerance: float) -> Tensor:
