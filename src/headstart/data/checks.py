@@ -16,7 +16,6 @@ from headstart.data.split_names import SPLITS
 from headstart.data.threads import map_ahead
 from headstart.decoding import open_image, read_measured, why_unreadable
 from headstart.errors import DataError, UnreadableImageError, did_you_mean, listed
-from headstart.text import visible_line
 from headstart.types import GreyRange, Progress
 
 _RANK = {"train": 0, "validation": 1, "test": 2}
@@ -108,20 +107,6 @@ class DataReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return asdict(self)
-
-
-def data_lines(report: DataReport) -> tuple[str, str]:
-    """Say in two lines what a data set was understood as: its classes, and its splits, with how many images each."""
-    of_class: Counter[str] = Counter()
-    of_split: dict[str, int] = {}
-    for split, counts in report.counts.items():
-        of_class.update(counts)
-        of_split[split] = sum(counts.values())
-    classes = listed((f"{visible_line(name)} {count}" for name, count in of_class.items()), 8)
-    splits = ", ".join(f"{split} {count}" for split, count in of_split.items())
-    if report.splits_made:
-        splits += " (made here: the data brings none)"
-    return f"data: {of_class.total()} images of {len(of_class)} classes: {classes}", f"splits: {splits}"
 
 
 def unreadable_headers(

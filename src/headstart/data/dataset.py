@@ -25,11 +25,11 @@ from headstart.data.checks import (
     find_shared_groups,
     fingerprint,
     raise_unreadable,
-    shared_group_text,
     unreadable_headers,
 )
 from headstart.data.folders import Listing
 from headstart.data.manifest import ImageRecord, Manifest, scan
+from headstart.data.report_text import report_sentences
 from headstart.data.sources import shown
 from headstart.data.splits import make_splits, subset
 from headstart.data.threads import default_threads
@@ -161,7 +161,7 @@ def load_dataset(
         grey_range=grey_range,
         warnings=(),
     )
-    return manifest, replace(report, warnings=(*warnings, *_sentences(report), *grey_warnings))
+    return manifest, replace(report, warnings=(*warnings, *report_sentences(report), *grey_warnings))
 
 
 def _find_source(source: str | Path, progress: Progress | None) -> tuple[Path, str | None, tuple[str, ...]]:
@@ -291,32 +291,3 @@ def _refuse_leaks(leaks: Sequence[Leak]) -> None:
     if len(leaks) > 1:
         copies += f", and {len(leaks) - 1} more such copies"
     raise DataError(f"{copies}; remove them, or use --leaks drop")
-
-
-def _sentences(report: DataReport) -> list[str]:
-    """Return what the checks found in sentences for people."""
-    sentences = []
-    bad = report.unreadable
-    if bad:
-        sentences.append(f"left out {counted(bad, 'unreadable ')}, first {bad[0].path}: {bad[0].reason}")
-    leaks = report.leaks
-    if leaks:
-        done = "dropped" if report.leaks_policy == "drop" else "kept"
-        sentences.append(
-            f"{done} {counted(leaks)} with exactly the pixels of one in another split, first {leaks[0].path} "
-            f"({leaks[0].split}), a copy of {leaks[0].copy_of} ({leaks[0].copy_of_split})"
-        )
-    shared = report.shared_groups
-    if shared:
-        groups = "1 group" if len(shared) == 1 else f"{len(shared)} groups"
-        sentences.append(f"kept {groups} in more than one split, first {shared_group_text(shared[0])}")
-    duplicates = report.duplicates
-    if duplicates:
-        sentences.append(f"{counted(duplicates)} found more than once within a split, first {duplicates[0][0]}")
-    conflicts = report.conflicts
-    if conflicts:
-        (first, its_label), *copies = conflicts[0]
-        (other, other_label), *_ = [copy for copy in copies if copy[1] != its_label]
-        pictures = f"{first} ({its_label}) and {other} ({other_label})"
-        sentences.append(f"{counted(conflicts)} found under different labels, first {pictures}")
-    return sentences

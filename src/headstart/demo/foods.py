@@ -1,30 +1,31 @@
 """The foods of `snacks`: hot dogs, and what must not be mistaken for one. Each function draws one food with a `Pen`."""
 
-import itertools
 from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
-from headstart.demo.pen import Array, Color, Pen, bow, dim, lobes
-
-BREADS: Final[tuple[Color, ...]] = ((214, 152, 82), (228, 178, 108), (186, 117, 56), (236, 204, 150), (158, 96, 48))
-SAUSAGES: Final[tuple[Color, ...]] = ((186, 78, 52), (160, 62, 44), (204, 108, 76), (130, 56, 38), (196, 92, 84))
-LEAVES: Final[tuple[Color, ...]] = ((104, 158, 52), (134, 180, 74), (78, 128, 44))
-MUSTARD = (238.0, 190.0, 40.0)
-KETCHUP = (192.0, 32.0, 24.0)
-MAYO = (246.0, 238.0, 212.0)
-CHOCOLATE = (74.0, 42.0, 28.0)
-CREAM = (250.0, 240.0, 218.0)
-CRUMB = (248.0, 226.0, 182.0)
-TOMATO = (206.0, 54.0, 36.0)
-CHEESE = (246.0, 188.0, 60.0)
-ONION = (244.0, 236.0, 226.0)
-MEAT = (104.0, 62.0, 40.0)
-RELISH = (112.0, 140.0, 48.0)
-WHITE = (240.0, 238.0, 232.0)
-SAUCES: Final = (MUSTARD, KETCHUP, MAYO)
-_SAUCE_SHARES: Final = (0.65, 0.45, 0.12)  # of hot dogs, that have each sauce
+from headstart.demo.pen import Pen, bow, dim, lobes
+from headstart.demo.toppings import (
+    BREADS,
+    CHEESE,
+    CHOCOLATE,
+    CREAM,
+    CRUMB,
+    KETCHUP,
+    LEAVES,
+    MEAT,
+    MUSTARD,
+    ONION,
+    SAUCES,
+    TOMATO,
+    WHITE,
+    draw_paper_boat,
+    draw_sauces,
+    draw_sausage,
+    draw_seeds,
+    draw_tomatoes,
+)
 
 
 def hot_dog(pen: Pen) -> None:
@@ -37,7 +38,7 @@ def hot_dog(pen: Pen) -> None:
     seen_from = rng.uniform(0, 1)
     gap = rng.uniform(0.16, 0.24)
     if rng.random() < 0.3:
-        _paper_boat(pen)
+        draw_paper_boat(pen)
     pen.tube(bow(reach, bend, -gap), rng.uniform(0.26, 0.32), bread)
     pen.tube(bow(reach * 0.97, bend), rng.uniform(0.2, 0.26), pen.vary(CRUMB, 8))
 
@@ -49,62 +50,11 @@ def hot_dog(pen: Pen) -> None:
     if rng.random() < 0.3:
         pen.ruffle(bow(reach, bend, -0.08), 0.24, pen.pick(LEAVES))
     line = bow(reach * rng.uniform(0.98, 1.25), bend * 1.2, -0.06 * seen_from)
-    _sausage(pen, line, thick)
+    draw_sausage(pen, line, thick)
     if seen_from >= 0.4:
         put_front()
-        _seeds(pen, bow(reach * 0.8, bend, gap + 0.15))
-    _dress(pen, bow(reach * 0.92, bend, -0.06 * seen_from - 0.02), thick)
-
-
-def _sausage(pen: Pen, line: Array, thick: float) -> None:
-    """Draw a sausage along a line, sometimes grilled."""
-    rng = pen.rng
-    color = pen.pick(SAUSAGES)
-    for end in (0, -1):
-        tip = line[end, 0] + np.sign(line[end, 0]) * thick * 0.95
-        pen.disc((tip, line[end, 1]), thick * 0.25, dim(color, 0.8), levels=3)
-    pen.tube(line, thick, color, gloss=rng.uniform(0, 0.7))
-    if rng.random() < 0.4:
-        for x, y in line[3:-3:4]:
-            lean = rng.uniform(0.02, 0.08)
-            pen.line(np.array([[x - lean, y - thick * 0.7], [x + lean, y + thick * 0.6]]), 0.035, dim(color, 0.5))
-
-
-def _dress(pen: Pen, line: Array, thick: float) -> None:
-    """Put sauces and bits on a sausage or on what is shaped like one."""
-    rng = pen.rng
-    if rng.random() < 0.25:
-        places = pen.scatter(line, int(rng.integers(15, 60)), thick)
-        pen.crumbs(places, 0.045, (RELISH, ONION, TOMATO)[: rng.integers(1, 4)])
-    is_taken = [rng.random() < share for share in _SAUCE_SHARES]
-    for sauce in itertools.compress(SAUCES, is_taken):
-        turns = int(rng.integers(4, 10))
-        swing = 0.02
-        if rng.random() < 0.8:
-            swing = thick * rng.uniform(0.3, 0.85)
-        place = line + (0, rng.uniform(-0.04, 0.04))
-        pen.squiggle(place, rng.uniform(0.04, 0.08), pen.vary(sauce, 8), swing=swing, turns=turns)
-    if rng.random() < 0.25:
-        pen.crumbs(pen.scatter(line, int(rng.integers(10, 50)), thick), 0.035, (ONION, CHEESE, RELISH), long=2.5)
-
-
-def _seeds(pen: Pen, line: Array) -> None:
-    """Draw seeds along a line, sometimes."""
-    if pen.rng.random() < 0.25:
-        pen.crumbs(pen.scatter(line, 40, 0.12), 0.022, ((244, 228, 190), (70, 56, 50)), long=1.6)
-
-
-def _tomatoes(pen: Pen, places: Array) -> None:
-    for x, y in places:
-        pen.disc((x, y), 0.2, pen.vary(TOMATO), squash=0.6, levels=5)
-
-
-def _paper_boat(pen: Pen) -> None:
-    """Draw a tray of paper under something long."""
-    color = pen.pick((WHITE, (226, 206, 170), (204, 60, 48)))
-    outline = np.array([[-1.12, -0.5], [1.12, -0.5], [1.3, 0.0], [1.12, 0.55], [-1.12, 0.55], [-1.3, 0.0]])
-    pen.fill(outline, dim(color, 0.75))
-    pen.fill(outline * (0.88, 0.8), color)
+        draw_seeds(pen, bow(reach * 0.8, bend, gap + 0.15))
+    draw_sauces(pen, bow(reach * 0.92, bend, -0.06 * seen_from - 0.02), thick)
 
 
 def sub(pen: Pen) -> None:
@@ -114,21 +64,21 @@ def sub(pen: Pen) -> None:
     reach = rng.uniform(0.75, 1.1)
     bread = pen.pick(BREADS)
     if rng.random() < 0.3:
-        _paper_boat(pen)
+        draw_paper_boat(pen)
     pen.tube(bow(reach, bend, -0.2), 0.28, bread)
     pen.tube(bow(reach * 0.96, bend), 0.22, pen.vary(CRUMB, 8))
     line = bow(reach * 0.95, bend)
     fillings: list[Callable[[], None]] = [
         lambda: pen.ruffle(line - (0, 0.08), 0.22, pen.pick(LEAVES)),
         lambda: pen.ruffle(line, 0.17, pen.pick(((222, 140, 130), (200, 110, 100), (236, 176, 160)))),
-        lambda: _tomatoes(pen, line[2::4]),
+        lambda: draw_tomatoes(pen, line[2::4]),
         lambda: pen.fill(line[1:-1:2] + rng.uniform(-0.2, 0.25, (10, 2)) * (0.2, 1), pen.vary(CHEESE)),
         lambda: pen.crumbs(pen.scatter(line, 60, 0.17), 0.06, (MEAT, (150, 96, 60), (226, 190, 150))),
     ]
     for k in rng.permutation(5)[: rng.integers(2, 5)]:
         fillings[k]()
     pen.tube(bow(reach, bend, rng.uniform(0.2, 0.28)), 0.28, bread)
-    _seeds(pen, bow(reach * 0.8, bend, 0.3))
+    draw_seeds(pen, bow(reach * 0.8, bend, 0.3))
     if rng.random() < 0.4:
         for x, y in bow(reach * 0.8, bend, 0.27)[2:-2:5]:
             pen.line(np.array([[x - 0.06, y - 0.14], [x + 0.06, y + 0.1]]), 0.04, dim(bread, 1.2))
@@ -167,7 +117,7 @@ def bratwurst(pen: Pen) -> None:
     num = int(rng.integers(1, 4))
     for k in range(num):
         line = bow(rng.uniform(0.6, 0.85), rng.uniform(-0.3, 0.3), (k - (num - 1) / 2) * thick * 2.3)
-        _sausage(pen, line, thick)
+        draw_sausage(pen, line, thick)
         if rng.random() < 0.25:
             pen.squiggle(line, 0.06, pen.vary(SAUCES[k]), swing=thick * 0.6, turns=int(rng.integers(4, 9)))
     if rng.random() < 0.6:
@@ -179,7 +129,7 @@ def banana(pen: Pen) -> None:
     rng = pen.rng
     bend = rng.uniform(0.3, 0.6) * rng.choice([-1, 1])
     if rng.random() < 0.3:
-        _paper_boat(pen)
+        draw_paper_boat(pen)
     for k in range(int(rng.integers(1, 3))):
         line = bow(rng.uniform(0.8, 0.95), bend, -0.25 * bend + 0.27 * k)
         profile = rng.uniform(0.17, 0.22) * np.sqrt(np.clip(1.06 - np.linspace(-1, 1, len(line)) ** 4, 0.05, 1))

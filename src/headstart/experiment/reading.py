@@ -8,10 +8,11 @@ from concurrent.futures import CancelledError, Future
 from typing import Self
 
 from headstart.config import Config
-from headstart.data.checks import DataReport, data_lines
+from headstart.data.checks import DataReport
 from headstart.data.dataset import Keep, load_dataset
 from headstart.data.manifest import Manifest
 from headstart.data.pictures import Pictures
+from headstart.data.report_text import data_lines
 from headstart.display import Display
 from headstart.errors import ConfigError
 

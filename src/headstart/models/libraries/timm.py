@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from headstart.errors import ModelError
 from headstart.machine import package_version
+from headstart.models.hubs import hugging_face_file, torch_hub_file
 from headstart.models.libraries.families import DENSENET, RESNET, VGG, blocks
 from headstart.models.libraries.library import Library, Loaded, Origin, Publication, Size
-from headstart.models.weights import hugging_face_file, torch_hub_file
 from headstart.types import InputSpec
 
 _PREFIX = "timm/"

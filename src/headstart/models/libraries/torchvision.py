@@ -7,9 +7,10 @@ from torch import nn
 
 from headstart.errors import ModelError
 from headstart.machine import package_version
+from headstart.models.hubs import torch_hub_file
 from headstart.models.libraries.families import DENSENET, RESNET, VGG, blocks
 from headstart.models.libraries.library import IMAGENET_TERMS, Library, Loaded, Origin, Publication, Size
-from headstart.models.weights import load_into, read_state_dict, torch_hub_file
+from headstart.models.weights import load_into, read_state_dict
 from headstart.types import InputSpec
 
 _FEATURES = blocks(r"features\.[1-9]\d*", "features")
