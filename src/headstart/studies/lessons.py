@@ -63,20 +63,22 @@ class Lesson:
     @property
     def changes(self) -> list[str]:
         """What is not as the lesson has it: its figures are then no measure of what comes out."""
-        own = {
-            "data": self.data == self.recipe.data,
-            "network": self.backbones[0] == self.recipe.backbones[0],
-            "length": not self.is_quick,
-        }
-        return [name for name, is_own in own.items() if not is_own]
+        changes = []
+        if self.data != self.recipe.data:
+            changes.append("data")
+        if self.backbones[0] != self.recipe.backbones[0]:
+            changes.append("network")
+        if self.is_quick:
+            changes.append("length")
+        return changes
 
     def cells(self, part: Part) -> tuple[Cell, ...]:
         """Return the rows of a part as settings that `headstart train` takes."""
         if part.needs != "backbones":
             return tuple(Cell(name, self.config(name)) for name in part.cells)
         cells = []
-        for backbone in self.backbones:
-            cells += [Cell(f"{backbone}: {name}", self.config(name, backbone)) for name in part.cells]
+        for backbone, name in itertools.product(self.backbones, part.cells):
+            cells.append(Cell(f"{backbone}: {name}", self.config(name, backbone)))
         return tuple(cells)
 
     def config(self, cell: str, backbone: str | None = None) -> Config:
@@ -99,8 +101,11 @@ class Lesson:
             settings["match"] = self._matching_rows(settings["match"])
         if self.is_quick:
             settings = _quick(settings)
-        data = {"data": self.data, "map": self.label_map, "max_per_class": self.max_per_class}
-        return make_config({**settings, **{key: value for key, value in data.items() if value}})
+        of_data = {"data": self.data, "map": self.label_map, "max_per_class": self.max_per_class}
+        for key, value in of_data.items():
+            if value:
+                settings[key] = value
+        return make_config(settings)
 
     def _matching_rows(self, rows: Mapping[str, int | str]) -> dict[str, int | str]:
         """Return the rows for the classes as the data spells them, where the recipe's numbers are of these weights."""
@@ -115,9 +120,14 @@ class Lesson:
 
     def pretraining(self) -> Cell:
         """Return how the source network is trained."""
-        settings = self.recipe.source.checked_settings() if self.recipe.source else {}
-        settings = {**settings, "backbone": self.backbones[0], "data": self.source}
-        return Cell(SOURCE, make_config(_quick(settings) if self.is_quick else settings))
+        settings: dict[str, Any] = {}
+        if self.recipe.source is not None:
+            settings = self.recipe.source.checked_settings()
+        settings["backbone"] = self.backbones[0]
+        settings["data"] = self.source
+        if self.is_quick:
+            settings = _quick(settings)
+        return Cell(SOURCE, make_config(settings))
 
 
 def make_lesson(
@@ -159,7 +169,9 @@ def make_lesson(
         raise ConfigError("--quick is a smoke run with one seed; leave out --seeds")
 
     # Networks and weights.
-    given = tuple(word.strip() for word in backbone.split(",")) if backbone else ()
+    given: tuple[str, ...] = ()
+    if backbone:
+        given = tuple(word.strip() for word in backbone.split(","))
     backbones = given or recipe.backbones
     if len(given) > 1 and not any(part.needs == "backbones" for part in chosen):
         raise ConfigError(
@@ -172,25 +184,31 @@ def make_lesson(
     if source is not None and not trains_source:
         raise ConfigError(f"--source has no use here: with these options recipe {recipe.name} trains no source network")
 
-    # Folders.
+    # Folders, and what is drawn into them.
     folder = Path(out or _default_folder(recipe, backbones[0], quick))
     drawing: Mapping[str, int] = {}
     if trains_source:
         weights = Cell(SOURCE, Config()).folder(folder, 0)
-        if source is None:
-            source = folder / "source-data" if quick else data_root() / "snacks-large"
-            drawing = _QUICK_DRAWN if quick else _DRAWN
+        if source is None and quick:
+            source = folder / "source-data"
+            drawing = _QUICK_DRAWN
+        elif source is None:
+            source = data_root() / "snacks-large"
+            drawing = _DRAWN
 
-    labels, label_map, max_per_class = _fit_to_data(recipe, str(data or recipe.data), fetch, progress)
+    # The target's data, its classes and its size.
+    target = str(data or recipe.data)
+    labels, label_map, max_per_class = _fit_to_data(recipe, target, fetch, progress)
+    num_seeds = 1 if quick else (seeds or 3)
     return Lesson(
         recipe=recipe,
         parts=chosen,
-        data=str(data or recipe.data),
+        data=target,
         backbones=backbones,
         weights=None if weights is None else str(weights),
         source=None if source is None else str(source),
         drawing=drawing,
-        seeds=tuple(range(1 if quick else seeds or 3)),
+        seeds=tuple(range(num_seeds)),
         out=folder,
         is_quick=quick,
         labels=labels,
@@ -221,16 +239,19 @@ def _check_networks(backbones: Iterable[str], weights: str | Path | None) -> Non
 def _check_cells(recipe: Recipe, parts: Sequence[Part], backbones: Sequence[str]) -> None:
     """Refuse networks of cells that are not known, and tables called as strategies, before anything is fetched."""
     _check_networks(backbones, None)
-    for cell in itertools.chain.from_iterable(part.cells for part in parts):
-        settings = recipe.settings_of(cell)
-        if "backbone" in settings:
-            _check_networks([settings["backbone"]], None)
+    for part in parts:
+        for cell in part.cells:
+            settings = recipe.settings_of(cell)
+            if "backbone" in settings:
+                _check_networks([settings["backbone"]], None)
 
 
 def _trains_source(recipe: Recipe, backbone: str) -> bool:
     """Tell whether a source network has to be trained first."""
-    if recipe.source is None or recipe.source.always:
-        return recipe.source is not None
+    if recipe.source is None:
+        return False
+    if recipe.source.always:
+        return True
     from headstart.models.origins import find_origin
 
     # Without published weights there is nothing else to start from.
@@ -243,7 +264,9 @@ def _chosen_parts(recipe: Recipe, names: Sequence[str]) -> tuple[Part, ...]:
     for name in names:
         if name not in known:
             raise ConfigError(f"recipe {recipe.name}: {unknown('part', name, known)}")
-    return tuple(part for part in recipe.parts if part.name in names or not names)
+    if not names:
+        return recipe.parts
+    return tuple(part for part in recipe.parts if part.name in names)
 
 
 def _fit_to_data(
@@ -253,6 +276,8 @@ def _fit_to_data(
     path = Path(data).expanduser()
     if not path.exists() and is_catalog_name(data) and (fetch or (data_root() / data).exists()):
         path = resolve(data, progress)
+
+    # What the data says of itself, where it is at hand.
     reported = "test"
     labels: tuple[str, ...] = ()
     if path.exists():
@@ -260,9 +285,11 @@ def _fit_to_data(
         labels = manifest.labels
         if manifest.splits not in ((), ("train",)):
             reported = manifest.reported
+
     label_map = recipe.map if set(recipe.map) <= set(labels) else {}
     per_class = {"train": recipe.train_per_class, reported: recipe.reported_per_class}
-    return labels, label_map, {split: count for split, count in per_class.items() if count}
+    max_per_class = {split: count for split, count in per_class.items() if count}
+    return labels, label_map, max_per_class
 
 
 def _half_of(backbone: str) -> int:
@@ -272,7 +299,8 @@ def _half_of(backbone: str) -> int:
     from headstart.models.backbones import create_backbone
 
     with torch.device("meta"):  # only the names are wanted
-        return max(1, (len(create_backbone(backbone, weights="none").stages) - 1) // 2)
+        stages = create_backbone(backbone, weights="none").stages
+    return max(1, (len(stages) - 1) // 2)  # the last one is the head
 
 
 def _letters(label: str) -> str:

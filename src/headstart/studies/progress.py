@@ -135,17 +135,12 @@ class StudyProgress:
     def update(self, text: str) -> None:
         """Show what the run is at."""
         if self._is_bar:
-            parts = [part for part in (self._title, text) if part]
+            what = ", ".join(part for part in (self._title, text) if part)
             count = ""
             if self._num_runs:
                 count = f"{self._num_done} of {self._num_runs} runs{self._left_text(', {} left')}"
-            self._bar.update(
-                self._task,
-                description=", ".join(parts),
-                completed=self._num_done,
-                total=self._num_runs or None,
-                count=count,
-            )
+            total = self._num_runs or None
+            self._bar.update(self._task, description=what, completed=self._num_done, total=total, count=count)
         elif self._console is not None and text and time.monotonic() - self._said >= _EVERY_S:
             lead = f"{self._title}: " if self._title else ""
             self.say(f"{lead}{text}{self._left_text('; {} left for all')}")

@@ -67,15 +67,21 @@ def find_recipe(name: str | Path) -> Recipe:
     try:
         return Recipe.model_validate({**values, "name": path.stem})
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_describe(error)}") from error
+        raise ConfigError(f"{path}: {_first_recipe_error(error)}") from error
     except ConfigError as error:  # of the values of settings
         raise ConfigError(f"{path}: {error}") from error
 
 
 def _read_plain(path: Path) -> dict[str, Any]:
+    """Read a file as plain data: mappings, lists, texts and numbers.
+
+    Raises:
+        ConfigError: It cannot be read, is no YAML, or holds no mapping.
+    """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{path} is larger than any recipe: {path.stat().st_size:,} bytes; expected a YAML file")
+        num_bytes = path.stat().st_size
+        if num_bytes > _MOST_BYTES:
+            raise ConfigError(f"{path} is larger than any recipe: {num_bytes:,} bytes; expected a YAML file")
         values = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; give the path of a recipe's YAML file") from error
@@ -90,31 +96,39 @@ def _read_plain(path: Path) -> dict[str, Any]:
 
 
 def _yaml_problem(error: Exception) -> str:
+    """Say what is wrong with a YAML file, with line and column where they are known."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
     return " ".join(str(error).split())
 
 
-def _describe(error: ValidationError) -> str:
+def _first_recipe_error(error: ValidationError) -> str:
     """Say where the first problem is, and what: `parts[0].question is missing`."""
     # What a misspelt key leaves missing is an error too, and says less.
-    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    place = _place(first["loc"])
+    errors = error.errors()
+    unknown_keys = [each for each in errors if each["type"] == "extra_forbidden"]
+    first = (unknown_keys or errors)[0]
+
+    location = first["loc"]
+    place = _place_in_file(location)
     if first["type"] == "extra_forbidden":
-        return f"unknown key {place}.{did_you_mean(str(first['loc'][-1]), _known_keys(first['loc']))}"
+        suggestion = did_you_mean(str(location[-1]), _known_keys(location))
+        return f"unknown key {place}.{suggestion}"
     if first["type"] == "missing":
         return f"{place} is missing"
     message = str(first["msg"])
     if first["type"] == "value_error":
         message = message.removeprefix("Value error, ")
         return f"{place}: {message}" if place else message
+
+    # What pydantic says of a wrong type, in the words of YAML.
     for theirs, ours in _YAML_WORDS.items():
         message = message.replace(theirs, ours)
     return f"{place}={reprlib.repr(first['input'])} is not valid: {message[:1].lower()}{message[1:]}"
 
 
-def _place(location: Sequence[str | int]) -> str:
+def _place_in_file(location: Sequence[str | int]) -> str:
     """Write a place in the file: `parts[0].published[1].accuracy`."""
     place = ""
     for part in location:

@@ -52,19 +52,21 @@ WORDINGS: Final = {
 
 
 def _check_text(text: str) -> str:
+    """Refuse a text that is empty or not one printable line."""
     if not text.strip() or not text.isprintable():
         raise ValueError("expected one line of printable text")
     return text
 
 
 def _check_data(text: str) -> str:
+    """Refuse a data set that is an address, or looks like an option."""
     if text.startswith("-") or "://" in text:
         raise ValueError("expected a catalogue name, a folder or a manifest")
     return text
 
 
 def _check_texts(value: object) -> None:
-    """Check every text in a setting, names of its inner keys included."""
+    """Check every text in a setting, including the names of inner keys."""
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, dict):
@@ -75,15 +77,17 @@ def _check_texts(value: object) -> None:
 
 
 def _check_part_name(name: str) -> str:
-    # It becomes part of the names of files.
+    """Refuse a name that could not be part of the name of a file, because it becomes one."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,59}", name):
         raise ValueError(f"{name!r} is not possible: expected letters, digits, spaces, - and _, 60 at most")
     return name
 
 
 def _check_wording(setting: str, value: Any) -> Any:
-    if not re.fullmatch(WORDINGS[setting].pattern, str(value)):
-        raise ValueError(f"{setting}={value!r} is not possible in a recipe: expected {WORDINGS[setting].expected}")
+    """Refuse a text that could name a file or something to fetch, where the setting takes other names only."""
+    wording = WORDINGS[setting]
+    if not re.fullmatch(wording.pattern, str(value)):
+        raise ValueError(f"{setting}={value!r} is not possible in a recipe: expected {wording.expected}")
     return value
 
 
@@ -104,8 +108,10 @@ def _check_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_names(value: object) -> object:
-    """Read one name, or a list of them."""
-    return [value] if isinstance(value, str) else value
+    """Return one name as a list of one; what else there is stays."""
+    if isinstance(value, str):
+        return [value]
+    return value
 
 
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_check_text)]
@@ -173,6 +179,7 @@ class CellSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check_own_settings(self) -> Self:
+        """Refuse settings of the cell itself that a recipe must not decide."""
         _check_settings(dict(self.settings))
         return self
 
@@ -194,7 +201,7 @@ class SourceSpec(Spec):
         Raises:
             ConfigError: One is not valid, or two contradict each other.
         """
-        return _checked("source", self.settings)
+        return _checked_values("source", self.settings)
 
 
 class Recipe(Spec):
@@ -214,7 +221,7 @@ class Recipe(Spec):
         parts: In order; the first is the lesson as it is taught.
         map: Merges classes, where the data has all of those that it names.
         train_per_class: Balanced, seeded subset of train, or None for all.
-        reported_per_class: The same for the reported split.
+        reported_per_class: Balanced, seeded subset of the reported split, or None for all of it.
         match_suffix: The weight files that the numbers in `match` are of, by the end of their names; with other
             weights rows are found by the names of classes. Empty: all.
         source: A source network to train first, or None.
@@ -239,6 +246,7 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
+        """Refuse names of presets and cells that are not there, and names that come twice."""
         for name, cell in self.cells.items():
             _check_known(f"cells.{name}", "preset", cell.use, self.presets)
         _refuse_twice("parts", [part.name for part in self.parts])
@@ -246,11 +254,13 @@ class Recipe(Spec):
             place = f"parts.{part.name}"
             _check_known(place, "cell", part.cells, self.cells)
             _refuse_twice(place, part.cells)
-            _check_known(f"{place}.published", "cell of this part", [each.cell for each in part.published], part.cells)
+            published = [figure.cell for figure in part.published]
+            _check_known(f"{place}.published", "cell of this part", published, part.cells)
         return self
 
     @model_validator(mode="after")
     def _check_values(self) -> Self:
+        """Refuse settings that are not valid together."""
         for name in self.cells:
             self.settings_of(name)
         if self.source is not None:
@@ -267,12 +277,18 @@ class Recipe(Spec):
         for preset in self.cells[cell].use:
             settings |= self.presets[preset]
         settings |= self.cells[cell].settings
-        if settings.get("stages") == HALF:
-            return {**_checked(f"cells.{cell}", {**settings, "stages": 1}), "stages": HALF}
-        return _checked(f"cells.{cell}", settings)
+
+        # Half the stages are counted later; any number of them can be checked now.
+        is_half = settings.get("stages") == HALF
+        if is_half:
+            settings["stages"] = 1
+        checked = _checked_values(f"cells.{cell}", settings)
+        if is_half:
+            checked["stages"] = HALF
+        return checked
 
 
-def _checked(place: str, settings: Settings) -> dict[str, Any]:
+def _checked_values(place: str, settings: Settings) -> dict[str, Any]:
     """Return settings as the values that `Config` makes of them, without those that were not given."""
     try:
         config = make_config(settings)
@@ -285,12 +301,14 @@ def _checked(place: str, settings: Settings) -> dict[str, Any]:
 
 
 def _check_known(place: str, what: str, names: Sequence[str], known: Mapping[str, object] | Sequence[str]) -> None:
+    """Refuse names that are not known."""
     for name in names:
         if name not in known:
             raise ValueError(f"{place}: {unknown(what, name, known)}")
 
 
 def _refuse_twice(place: str, names: Sequence[str]) -> None:
+    """Refuse a name that comes more than once."""
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{place}: {name!r} is named twice; name it once")
