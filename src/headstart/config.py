@@ -211,6 +211,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
+        """Refuse settings that cannot both hold."""
         if self.head_lr is not None and "head_lr_mult" in self.model_fields_set:
             raise ValueError("head_lr and head_lr_mult both set the head's rate; give one of them")
         if self.resize is not None and len(self.resize) not in (1, 2):
@@ -218,7 +219,7 @@ class Config(BaseModel):
         if self.match and self.head_init == "random":
             raise ValueError("match names rows of the weights' own head, and head_init=random uses none; leave one out")
         if self.head_init == "source" and self.weights == "none":
-            raise ValueError("head_init=source needs pretrained weights, and random ones were asked for")
+            raise ValueError("head_init=source needs pretrained weights; leave out head_init, or weights=none")
         if self.head_init == "source" and self.head_hidden is not None:
             raise ValueError("head_init=source fills a head of one linear layer; leave out head_hidden")
         return self
@@ -239,7 +240,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a YAML file of settings and put `overrides` on top.
 
-    The settings of a run bring what the run decided with them, as `repeat`.
+    Where the file is that of a run, `repeat` names the run, so that it is decided as it was there.
 
     Raises:
         ConfigError: The file cannot be read, or a setting is not valid.

@@ -245,7 +245,7 @@ SETTINGS = [
     Row(
         "source head without weights",
         "train fruit --head-init source --weights none",
-        "error: head_init=source needs pretrained weights, and random ones were asked for",
+        "error: head_init=source needs pretrained weights; leave out head_init, or weights=none",
     ),
     Row(
         "source head and a hidden layer",
@@ -668,7 +668,7 @@ DATA = [
         "too few images to split",
         "train few",
         "error: too few images to have each class in both a train and a test split: 'apple' has 1 image. Add images, "
-        "leave out such classes with --exclude apple, or bring splits of your own (folders train and test, or a table "
+        "leave out such classes with --exclude apple, or make the splits yourself (folders train and test, or a table "
         "with a column split)",
         before=(
             copy("fruit/train/apple/000.jpg", "few/apple/000.jpg"),
@@ -679,7 +679,7 @@ DATA = [
         "too few images to select on",
         "train few {tiny} --best-epoch",
         "error: too few images to have each class in both a part that trains and one that selects: 'sky' has 1 "
-        "training image. Add images, leave out such classes with --exclude sky, or bring splits of your own (folders "
+        "training image. Add images, leave out such classes with --exclude sky, or make the splits yourself (folders "
         "train and test, or a table with a column split)",
         before=(
             copy("fruit", "few"),
@@ -1068,8 +1068,8 @@ WEIGHTS = [
         "source head without a known class",
         "train fruit --backbone simple-cnn --image-size 16 --strategy full --weights run --head-init source "
         "--map apple=a,leaf=b,sky=c",
-        "error: none of a, b, c is a class of the source; say which is with --match CLASS=NUMBER, or leave "
-        "out --head-init source",
+        "error: none of a, b, c is a class of the source. Say which is which with --match CLASS=NUMBER, or "
+        "leave out --head-init source",
     ),
     Row(
         "match of an unknown class of the data",
@@ -1090,8 +1090,8 @@ WEIGHTS = [
     Row(
         "two classes of one row",
         "train fruit --backbone simple-cnn --image-size 16 --strategy full --weights run --match apple=0,leaf=0",
-        "error: 'apple' and 'leaf' both mean 0 (apple) of the source; give one of them another with --match "
-        "leaf=NUMBER, or none in the number's place for a new row",
+        "error: 'apple' and 'leaf' both mean 0 (apple) of the source. Give one of them another class with "
+        "--match leaf=NUMBER, or none in the number's place for a new row",
     ),
 ]
 
@@ -1181,7 +1181,7 @@ RUNS = [
         "a delta without weights",
         "rebuild tuned.safetensors --out model",
         "error: tuned.safetensors belongs on simple-cnn with weights {any}... (it was trained from: file "
-        "run); got simple-cnn with {any}... (none): give the weights that it was trained from",
+        "run). Got simple-cnn with weights {any}... (none). Give the weights that it was trained from",
     ),
     Row(
         "settings damaged",
@@ -1224,7 +1224,7 @@ RUNS = [
         "model's config of another program",
         "predict run fruit",
         "error: run/model/config.json was not written by Headstart (no 'headstart' section); give a run or "
-        "model folder of it",
+        "model folder that it wrote",
         before=(without("run/model/config.json", "headstart"),),
     ),
     Row(

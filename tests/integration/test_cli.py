@@ -345,7 +345,7 @@ def test_every_command_says_what_it_understood_and_left_out(headstart, make_fold
     assert outcome.code == 0, outcome.err
     lines = outcome.err.splitlines()
     at = lines.index("data: 16 images of 2 classes: apple 8, leaf 8")
-    assert lines[at + 1] == "splits: train 12, test 4 (made here: the data brings none)"
+    assert lines[at + 1] == "splits: train 12, test 4 (made here: the data has none)"
     assert sum("left out '#recycle'" in line for line in lines) == 1
     assert sum("raw.CR2" in line for line in lines) == 1
 

@@ -427,7 +427,7 @@ def _note_strays(reading: Reading, tree: Tree, place: str) -> None:
     images = tree.folder.images
     if images:
         lie = "lies" if len(images) == 1 else "lie"
-        reading.notes.append(f"{counted(images)} {lie} right in {place}, outside any class; left out")
+        reading.notes.append(f"{counted(images)} {lie} directly in {place}, outside any class; left out")
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -83,7 +83,7 @@ class Manifest:
 
     @property
     def selection(self) -> str | None:
-        """The split that may select an epoch or a strength without being reported, if the data brings one."""
+        """The split that may select an epoch or a strength without being reported, if the data has one."""
         if "validation" in self.splits and "test" in self.splits:
             return "validation"
         return None

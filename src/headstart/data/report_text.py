@@ -17,7 +17,7 @@ def data_lines(report: DataReport) -> tuple[str, str]:
     classes = listed((f"{visible_line(name)} {count}" for name, count in of_class.items()), 8)
     splits = ", ".join(f"{split} {count}" for split, count in of_split.items())
     if report.splits_made:
-        splits += " (made here: the data brings none)"
+        splits += " (made here: the data has none)"
     return f"data: {of_class.total()} images of {len(of_class)} classes: {classes}", f"splits: {splits}"
 
 

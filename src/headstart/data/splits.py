@@ -1,4 +1,4 @@
-"""Make splits where the data brings none, inner splits of train, and balanced subsets. All seeded."""
+"""Make splits where the data has none, inner splits of train, and balanced subsets. All seeded."""
 
 import contextlib
 import shlex
@@ -131,8 +131,8 @@ def _held_out(
     in_groups = " in groups" if has_groups else ""
     raise DataError(
         f"too few images{in_groups} to have each class in both {purpose}: {listed(found)}. Add images, leave out such "
-        f"classes with --exclude {shlex.quote(','.join(excluded))}, or bring splits of your own (folders train and "
-        "test, or a table with a column split)"
+        f"classes with --exclude {shlex.quote(','.join(excluded))}, or make the splits yourself (folders train "
+        "and test, or a table with a column split)"
     )
 
 

@@ -23,7 +23,7 @@ _Identity = tuple[int, int]  # device and inode
 
 @dataclass
 class Folder:
-    """What lies right in a folder, without hidden names. Each list is sorted by name.
+    """What lies directly in a folder, without hidden names. Each list is sorted by name.
 
     Attributes:
         path: Of the folder.
@@ -89,7 +89,7 @@ class Tree:
             yield from folder.images
 
     def filled(self) -> dict[str, "Tree"]:
-        """Return the folders right in it that hold images, at any depth."""
+        """Return the folders directly in it that hold images, at any depth."""
         return {name: tree for name, tree in self.below.items() if any(tree.images())}
 
 

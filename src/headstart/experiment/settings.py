@@ -43,7 +43,7 @@ def strategy_of(config: Config) -> NamedStrategy:
         if config.weights not in (None, "none"):
             raise ConfigError(f"strategy {name!r} starts from random weights; leave out weights, or use 'full'")
         if config.head_init == "source":
-            raise ConfigError("head_init=source needs pretrained weights, and random ones were asked for")
+            raise ConfigError("head_init=source needs pretrained weights; leave out head_init, or weights=none")
     return NamedStrategy(name, table, row)
 
 

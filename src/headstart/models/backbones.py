@@ -55,13 +55,13 @@ def create_backbone(name: str, *, weights: str | None = None, image_size: int | 
         image_size: Side of the network's input, pixels, where it shall differ from that of the weights.
 
     Raises:
-        ModelError: The name is not known, the weights cannot be had or do not fit, or the size does not suit it.
+        ModelError: The name is not known, the weights cannot be fetched or do not fit, or the size does not suit it.
         MissingExtraError: The weights are in a package that is not installed.
     """
     origin = find_origin(name)
     library = origin.library.name
 
-    # A saved model brings its preprocessing; another size is the user's wish.
+    # A saved model has its own preprocessing; another size is the user's wish.
     saved = None
     spec = origin.spec
     if weights not in (None, "none"):

@@ -138,8 +138,8 @@ def load_delta(path: Path, base: Backbone) -> ClassifierNetwork:
     if got != info.base_sha256:
         raise ModelError(
             f"{path} belongs on {info.backbone} with weights {info.base_sha256[:12]}... (it was trained from: "
-            f"{info.config['headstart']['weights']}); got {base.name} with {got[:12]}... ({base.weights}): "
-            "give the weights that it was trained from"
+            f"{info.config['headstart']['weights']}). Got {base.name} with weights {got[:12]}... ({base.weights}). "
+            "Give the weights that it was trained from"
         )
     state = dict(origin)
     try:

@@ -109,6 +109,7 @@ class ResNetV2(nn.Module):
 
 
 def _stage(index: int, num_blocks: int) -> nn.Sequential:
+    """Build a stage; each but the first halves the side of its input."""
     width = _WIDTHS[index]
     if index == 0:
         blocks = [BasicBlockV2(width, width, stride=1)]

@@ -178,6 +178,7 @@ def _read_name(reader: _Reader) -> str:
 
 
 def _read_array(reader: _Reader, what: str) -> Tensor:
+    """Read one array; `what` names it in messages."""
     shape = _read_shape(reader, what)
     _, _, number = reader.numbers("iii", what)
     if not 0 <= number < len(_TYPES):

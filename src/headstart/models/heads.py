@@ -63,8 +63,8 @@ def num_features(head: nn.Module) -> int:
     if isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1):
         return head.in_channels
     raise ModelError(
-        f"the network's last layer is {describe_head(head)}; expected a linear layer or a 1x1 convolution: "
-        "choose another backbone, such as lite0"
+        f"the network's last layer is {describe_head(head)}; expected a linear layer or a 1x1 convolution. "
+        "Choose another backbone, such as lite0"
     )
 
 

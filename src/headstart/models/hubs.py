@@ -75,9 +75,9 @@ def _not_fetched(backbone: str, error: Exception, file: str, url: str, folder: P
     """Return the error that says which file is missing, where it belongs, and what to do."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return ModelError(
-        f"the weights of {backbone} are not on this machine and cannot be fetched ({reason[:200]}): missing file "
-        f"{file}, looked for in {folder}; get it from {url} on a machine with network and give --weights PATH or "
-        f"{advice}; lite0 needs no download, and --weights none starts from random weights"
+        f"the weights of {backbone} are not on this machine and cannot be fetched ({reason[:200]}). The file "
+        f"{file} is not in {folder}. Download it from {url} on a machine with network, and give --weights PATH or "
+        f"{advice}. lite0 needs no download, and --weights none starts from random weights"
     )
 
 

@@ -191,7 +191,7 @@ def check_config(config: dict[str, Any], file: str) -> None:
     own = config.get("headstart")
     if not isinstance(own, dict) or not isinstance(config.get("architecture"), str):
         raise ModelError(
-            f"{file} was not written by Headstart (no 'headstart' section); give a run or model folder of it"
+            f"{file} was not written by Headstart (no 'headstart' section); give a run or model folder that it wrote"
         )
     if not isinstance(own.get("format"), int) or own["format"] > _FORMAT:
         raise ModelError(

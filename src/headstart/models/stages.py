@@ -66,7 +66,7 @@ def _head_name(network: nn.Module, library: Library) -> str:
     if declared is not None and not isinstance(declared, str):
         raise ModelError(
             f"{type(network).__name__} has {len(declared)} classification layers ({', '.join(declared)}); "
-            "a backbone needs exactly one: choose another backbone, such as lite0"
+            "a backbone needs exactly one. Choose another backbone, such as lite0"
         )
     modules: dict[str, nn.Module] = dict(network.named_modules())
     if declared is None:

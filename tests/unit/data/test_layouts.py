@@ -182,7 +182,7 @@ def test_what_lies_outside_is_said(tmp_path: Path) -> None:
     listing = list_folder(tmp_path)
     assert counts(listing) == TWO
     assert listing.warnings == [
-        f"1 image lies right in {tmp_path / 'train'}, outside any class; left out",
+        f"1 image lies directly in {tmp_path / 'train'}, outside any class; left out",
         f"'more' beside the splits in {tmp_path}: left out",
-        f"1 image lies right in {tmp_path}, outside any class; left out",
+        f"1 image lies directly in {tmp_path}, outside any class; left out",
     ]

@@ -110,7 +110,7 @@ def test_folders_beside_splits_are_ignored_with_a_warning(tmp_path: Path) -> Non
 def test_images_outside_any_class_are_ignored_with_a_warning(tmp_path: Path) -> None:
     manifest, notes = scan(touch(tmp_path, "train/a/1.jpg", "val/a/2.jpg", "train/stray.jpg"))
     assert len(manifest.records) == 2
-    assert notes.warnings == [f"1 image lies right in {tmp_path / 'train'}, outside any class; left out"]
+    assert notes.warnings == [f"1 image lies directly in {tmp_path / 'train'}, outside any class; left out"]
 
 
 @pytest.mark.parametrize(

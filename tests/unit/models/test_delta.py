@@ -105,7 +105,7 @@ def test_another_base_is_refused(weights: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         other.network.conv1[0].weight[0, 0, 0, 0] += 1e-6
     with pytest.raises(
-        ModelError, match=r"belongs on timm/resnet10t with weights \w{12}.*file source\.safetensors.*got"
+        ModelError, match=r"belongs on timm/resnet10t with weights \w{12}.*file source\.safetensors.*Got"
     ):
         load_delta(tmp_path / "delta", other)
     head_only = base_of(weights)  # the source's head takes no part

@@ -55,7 +55,7 @@ class Publication:
 
     Attributes:
         load: Returns the network of an origin with its published weights, built for (height, width), pixels. Raises
-            ModelError where they cannot be had, or are for another size.
+            ModelError where they cannot be fetched, or are for another size.
         licence: Says under which licence they come, as far as their publisher states it.
     """
 
@@ -120,4 +120,7 @@ class Library:
             return self.make(architecture, size, **arguments)
         except (RuntimeError, AssertionError, TypeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{self.name} cannot build {architecture} for {size[0]} px inputs: {reason}") from error
+            raise ModelError(
+                f"{self.name} cannot build {architecture} for {size[0]} px inputs: {reason}; choose another image size "
+                "or backbone"
+            ) from error

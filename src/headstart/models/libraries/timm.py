@@ -43,6 +43,7 @@ def _find_origin(name: str) -> Origin | None:
 
 
 def _input_spec(cfg: Any) -> InputSpec:
+    """Return the preprocessing of the published weights."""
     _, height, width = cfg.input_size
     # As timm's own evaluation does: the shorter side, rounded down; 'squash' ignores the aspect ratio.
     resize = (math.floor(height / cfg.crop_pct), math.floor(width / cfg.crop_pct))
@@ -56,6 +57,7 @@ def _input_spec(cfg: Any) -> InputSpec:
 
 
 def _make_network(variant: str, size: Size, **arguments: Any) -> nn.Module:
+    """Build a network that has a head, for one size of input where it needs that."""
     cfg = timm.get_pretrained_cfg(variant, allow_unregistered=False)
     if cfg.num_classes == 0:
         # A feature extractor (DINOv2) gets a random head, so that there is one to replace.
@@ -76,6 +78,7 @@ def _load_published(origin: Origin, size: Size) -> Loaded:
 
 
 def _published_file(cfg: Any, backbone: str) -> Path:
+    """Return the file of published weights, fetched where it is not on this machine yet."""
     if cfg.hf_hub_id:
         names: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
         if cfg.hf_hub_filename:

@@ -37,6 +37,7 @@ def _default_weights(architecture: str) -> Any:
 
 
 def _input_spec(preset: Any) -> InputSpec:
+    """Return the preprocessing of the published weights."""
     (crop,) = preset.crop_size
     (resize,) = preset.resize_size
     return InputSpec(
@@ -54,6 +55,7 @@ def _make_network(architecture: str, size: Size) -> nn.Module:
 
 
 def _arguments(architecture: str, size: Size) -> dict[str, Any]:
+    """Return the arguments that an architecture needs beside its name."""
     if _has_position_embeddings(architecture):
         return {"image_size": size[0]}
     if architecture == "maxvit_t":

@@ -109,7 +109,7 @@ def match_labels(
     if not num_matched:
         unnamed = "" if names.are_known else ", whose classes' names are not known here"
         raise ConfigError(
-            f"none of {listed(words, _MOST_SHOWN)} is a class of the source{unnamed}; say which is with --match "
+            f"none of {listed(words, _MOST_SHOWN)} is a class of the source{unnamed}. Say which is which with --match "
             "CLASS=NUMBER, or leave out --head-init source"
         )
 
@@ -182,7 +182,9 @@ class _SourceNames:
         if len(hits) == 1:
             return hits[0]
         if hits:
-            raise ConfigError(f"match {label}={word} fits several: {'; '.join(map(self.show, hits))}: give the number")
+            raise ConfigError(
+                f"match {label}={word} fits several: {'; '.join(map(self.show, hits))}. Give the number of one"
+            )
         known: list[str] = []
         for source in self._classes:
             known += source.names
@@ -241,7 +243,7 @@ def _refuse_unclear(found: Mapping[str, list[int | str]], names: _SourceNames) -
     if len(unclear) > 1:
         shown += f"; so do {', '.join(map(repr, unclear[1:_MOST_SHOWN]))}"
     raise ConfigError(
-        f"class {label!r} fits several of the source's: {shown}: choose with {_match_flag(label, outputs[0])}, "
+        f"class {label!r} fits several of the source's: {shown}. Choose with {_match_flag(label, outputs[0])}, "
         f"or {NEW} in the number's place for a new row"
     )
 
@@ -268,7 +270,7 @@ def _refuse_shared(words: Mapping[str, int | str], names: _SourceNames) -> None:
         if word != NEW and word in owners:
             meant = "all other classes" if word == REST else names.show(word, meaning=False)
             raise ConfigError(
-                f"{owners[word]!r} and {label!r} both mean {meant} of the source; give one of them another with "
+                f"{owners[word]!r} and {label!r} both mean {meant} of the source. Give one of them another class with "
                 f"{_match_flag(label, 'NUMBER')}, or {NEW} in the number's place for a new row"
             )
         owners[word] = label

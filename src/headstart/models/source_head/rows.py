@@ -65,13 +65,13 @@ def read_source_head(
         given: As for `match_labels`.
 
     Raises:
-        ModelError: The weights brought no head of one layer.
+        ModelError: The weights have no head of one layer.
         ConfigError: The classes cannot be matched; see `match_labels`.
     """
     head = head_of(backbone.network, backbone.stages)
     if not backbone.has_source_head or not isinstance(head, nn.Linear | nn.Conv2d):
         raise ModelError(
-            f"{backbone.name} with weights {backbone.weights} brings no head of one layer to start from; "
+            f"{backbone.name} with weights {backbone.weights} has no head of one layer to start from; "
             "leave out --head-init source, or give other weights"
         )
     rows = head.weight.detach().clone().reshape(len(head.weight), num_features(head))

@@ -99,16 +99,16 @@ def test_the_users_word_goes_before_the_name(given, outputs, rest):
 @pytest.mark.parametrize(
     ("labels", "given", "message"),
     [
-        (["crane", "ants"], {}, "0 (crane: a bird); 4 (crane: lifts heavy objects): choose with --match crane=0"),
+        (["crane", "ants"], {}, "0 (crane: a bird); 4 (crane: lifts heavy objects). Choose with --match crane=0"),
         (["cranes", "ants"], {}, "class 'cranes' fits several"),
         (["hot dog", "hotdogs"], {}, "both mean 3 (hotdog, hot dog, red hot)"),
-        (["hot dog", "ants"], {"ants": 3}, "give one of them another with --match ants=NUMBER"),
+        (["hot dog", "ants"], {"ants": 3}, "Give one of them another class with --match ants=NUMBER"),
         (["ants", "not ants", "other"], {}, "'not ants' and 'other' both mean all other classes"),
         (["ants", "x"], {"x": 12}, "match x=12: the source's outputs are numbered from 0 to 11"),
         (["ants", "x"], {"x": "-1"}, "numbered from 0 to 11"),
         (["ants", "x"], {"x": "strawbery"}, "no class of that name. Did you mean 'strawberry'"),
         (["ants", "x"], {"y": 1}, "match names 'y', which is no class of the data"),
-        (["eskimo", "cat"], {}, "none of eskimo, cat is a class of the source; say which is with --match"),
+        (["eskimo", "cat"], {}, "none of eskimo, cat is a class of the source. Say which is which with --match"),
         (["other", "cat"], {}, "none of other, cat"),
     ],
 )

@@ -109,12 +109,12 @@ def test_what_a_seed_gives_does_not_depend_on_the_files_classes(run: str, tmp_pa
         heads.append(head_of(model.network, model.stages).weight)
     assert torch.equal(*heads)
     headless = create_backbone("simple-cnn", weights=str(tmp_path / "headless.safetensors"), image_size=32)
-    with pytest.raises(ModelError, match="brings no head of one layer"):
+    with pytest.raises(ModelError, match="has no head of one layer"):
         read_source_head(headless, str(tmp_path / "headless.safetensors"), ("a", "b"), {})
 
 
 def test_random_weights_know_nothing() -> None:
-    with pytest.raises(ModelError, match="with weights none brings no head"):
+    with pytest.raises(ModelError, match="with weights none has no head"):
         read_source_head(create_backbone("simple-cnn", image_size=32), None, ("a", "b"), {})
 
 
