@@ -69,16 +69,18 @@ def _print_error(error: BaseException) -> int | str | None:
     clear_bars()
     match error:
         case KeyboardInterrupt() | SystemExit(code=130):  # typer turns the one into the other
-            print(visible("; ".join(["interrupted", *_how_to_go_on(error)])), file=sys.stderr)
+            line = "; ".join(["interrupted", *_how_to_go_on(error)])
+            print(visible(line), file=sys.stderr)
             return 130
         case SystemExit():
             return error.code
         case HeadstartError():
-            print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
+            line = " ".join(str(error).split())
+            print(f"error: {visible(line)}", file=sys.stderr)
             return error.exit_code
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):  # of the stream that results are printed to, for one
-            where = f" {error.filename}" if error.filename else " the output"
-            print(visible(f"error: cannot write{where}: {error.strerror}; free some space"), file=sys.stderr)
+            where = error.filename or "the output"
+            print(visible(f"error: cannot write {where}: {error.strerror}; free some space"), file=sys.stderr)
             return 2
         case BrokenPipeError():
             # The reader (`| head`) is gone; Python would complain again when it flushes at exit.

@@ -98,9 +98,9 @@ def recipe_show(lesson: "Lesson") -> None:
     if lesson.source is not None:
         echo(f"\nsource network:\n    {train_command(lesson.pretraining(), lesson.out)}")
     shown: list[Cell] = []
-    for each in lesson.parts:
-        echo(f"\n{each.name}: {each.question}")
-        for cell in lesson.cells(each):
+    for part in lesson.parts:
+        echo(f"\n{part.name}: {part.question}")
+        for cell in lesson.cells(part):
             if cell in shown:
                 echo(f"  {cell.name}: as above")
                 continue
@@ -109,7 +109,7 @@ def recipe_show(lesson: "Lesson") -> None:
             echo(f"    {train_command(cell, lesson.out)}")
             if cell.config.table is not None:
                 echo("    with the table of this cell: write it into a file, and name that as --strategy")
-        for figure in each.published:
+        for figure in part.published:
             echo(f"  published: {figure.cell} {figure.accuracy} ({figure.source})")
 
 

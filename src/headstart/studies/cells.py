@@ -61,10 +61,12 @@ class _Job:
 
     @property
     def title(self) -> str:
+        """What lines about it begin with."""
         return f"{self.cell.name}, seed {self.seed}"
 
     @property
     def has_begun(self) -> bool:
+        """Whether its folder holds a run, finished or not."""
         return runs.locate(self.path).is_run
 
 

@@ -123,12 +123,15 @@ class _Named(Display):
         self._name = name
 
     def note(self, line: str) -> None:
+        """Show a note, with the backbone in front."""
         self._display.note(f"{self._name}: {line}")
 
     def detail(self, line: str) -> None:
+        """Show a detail, with the backbone in front."""
         self._display.detail(f"{self._name}: {line}")
 
     def progress(self, title: str, done: int, total: int) -> None:
+        """Show how far a long pass over the images is."""
         self._display.progress(title, done, total)
 
 

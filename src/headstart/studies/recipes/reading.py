@@ -24,12 +24,14 @@ class _PlainLoader(yaml.SafeLoader):
     """Reads plain data: no tags, no key twice, and no aliases, a few lines of which can stand for gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse an alias."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not taken; use presets", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is there twice; YAML itself would take the last one."""
         seen = set()
         for key, _ in node.value:
             if str(key.value) in seen:
