@@ -24,9 +24,9 @@ def data_list() -> None:
 @data_app.command("get")
 def data_get(name: Annotated[str, typer.Argument(help="a name from: headstart data list")]) -> None:
     """Fetch a data set of the catalogue and say where it is."""
-    from headstart.data.catalog import resolve
+    from headstart.data.catalog import data_set_folder
 
-    echo(str(resolve(name, terminal().progress)))
+    echo(str(data_set_folder(name, terminal().progress)))
 
 
 @data_app.command("show")

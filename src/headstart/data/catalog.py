@@ -45,7 +45,7 @@ def is_catalog_name(name: str) -> bool:
     return name in CATALOG
 
 
-def resolve(name: str, progress: Progress | None = None) -> Path:
+def data_set_folder(name: str, progress: Progress | None = None) -> Path:
     """Return the folder of a data set, fetching or rendering it on first use.
 
     Args:

@@ -176,7 +176,7 @@ def _find_source(source: str | Path, progress: Progress | None) -> tuple[Path, s
     if may_exist(path):
         return path, None, ()
     if is_name:
-        return catalog.resolve(word, progress), word, ()
+        return catalog.data_set_folder(word, progress), word, ()
 
     known: list[str] = []
     with contextlib.suppress(OSError):

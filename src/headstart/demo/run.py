@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headstart.config import make_config
-from headstart.data.catalog import resolve
+from headstart.data.catalog import data_set_folder
 from headstart.display import Display
 from headstart.experiment import train
 from headstart.experiment.tools import show_data
@@ -32,7 +32,7 @@ def run_demo(out: Path, echo: Callable[[str], None], display: Display) -> dict[s
     """
     started = time.monotonic()
     echo("Hot dog or not? The pictures are drawn by Headstart itself, so nothing is downloaded.")
-    folder = resolve("snacks", display.progress)
+    folder = data_set_folder("snacks", display.progress)
     sheet = out / "demo-contact-sheet.png"
     show_data(make_config({"data": str(folder)}), sheet)
     echo(f"contact sheet: {sheet}\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.config import Config, make_config
-from headstart.data.catalog import data_root, is_catalog_name, resolve
+from headstart.data.catalog import data_root, data_set_folder, is_catalog_name
 from headstart.data.manifest import scan
 from headstart.errors import ConfigError, unknown
 from headstart.studies.cells import Cell
@@ -275,7 +275,7 @@ def _fit_to_data(
     """Return the data's classes, the map of classes that suits them, and the size of the subset by its own splits."""
     path = Path(data).expanduser()
     if not path.exists() and is_catalog_name(data) and (fetch or (data_root() / data).exists()):
-        path = resolve(data, progress)
+        path = data_set_folder(data, progress)
 
     # What the data says of itself, where it is at hand.
     reported = "test"

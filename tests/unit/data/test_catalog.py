@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from headstart.data import catalog
-from headstart.data.catalog import CATALOG, data_root, is_catalog_name, resolve, write_animals_and_vehicles
+from headstart.data.catalog import CATALOG, data_root, data_set_folder, is_catalog_name, write_animals_and_vehicles
 from headstart.data.contact_sheet import contact_sheet
 from headstart.data.dataset import load_dataset
 from headstart.demo.snacks import render_snacks
@@ -25,13 +25,13 @@ def test_names():
     assert is_catalog_name("hotdog")
     assert not is_catalog_name("./hotdog")
     with pytest.raises(DownloadError, match="Did you mean 'hotdog'"):
-        resolve("hotdgo")
+        data_set_folder("hotdgo")
 
 
 @pytest.mark.parametrize("name", ["hotdog", "hymenoptera", "cifar10-animals-vehicles"])
 def test_without_a_network_the_error_says_where_to_put_the_file(name, tmp_path):
     with pytest.raises(DownloadError, match="in another way and put it"):
-        resolve(name)
+        data_set_folder(name)
     assert not (tmp_path / "data" / name).exists()
 
 
@@ -42,11 +42,11 @@ def test_an_archive_brought_by_hand_is_unpacked_once(tmp_path):
     Image.new("RGB", (4, 4)).save(picture, "PNG")
     with zipfile.ZipFile(downloads / "hymenoptera_data.zip", "w") as file:
         file.writestr("hymenoptera_data/train/ants/1.png", picture.getvalue())
-    folder = resolve("hymenoptera")
+    folder = data_set_folder("hymenoptera")
     assert (folder / "train" / "ants" / "1.png").exists()
     assert "CRC-32" in (downloads / "hymenoptera.json").read_text()
     (downloads / "hymenoptera_data.zip").unlink()
-    assert resolve("hymenoptera") == folder
+    assert data_set_folder("hymenoptera") == folder
 
 
 def test_a_wrong_hotdog_archive_is_refused():
@@ -55,7 +55,7 @@ def test_a_wrong_hotdog_archive_is_refused():
     with zipfile.ZipFile(downloads / "hotdog.zip", "w") as file:
         file.writestr("hotdog/train/hotdog/1.png", b"x")
     with pytest.raises(DownloadError, match="expected fba480ffa8aa7e0febbb511d181409f899b9baa5"):
-        resolve("hotdog")
+        data_set_folder("hotdog")
 
 
 def test_cifar_is_written_as_animals_and_vehicles(tmp_path):
@@ -71,7 +71,7 @@ def test_snacks_are_rendered_on_first_use(monkeypatch):
     monkeypatch.setattr(catalog, "render_snacks", small)
     told: list[tuple[str, int, int]] = []
     manifest, _ = load_dataset("snacks", progress=lambda *step: told.append(step))
-    assert len(manifest.records) == len(list(resolve("snacks").rglob("*.png"))) == 4
+    assert len(manifest.records) == len(list(data_set_folder("snacks").rglob("*.png"))) == 4
     assert told[:4] == [("rendering snacks", done, 4) for done in range(1, 5)]
     assert {title for title, _, _ in told[4:]} == {"reading headers", "checking pixels"}
 
@@ -87,7 +87,7 @@ def test_what_is_cancelled_leaves_nothing(tmp_path):
         raise CancelledError
 
     with pytest.raises(CancelledError):
-        resolve("snacks", cancel)
+        data_set_folder("snacks", cancel)
     assert list((tmp_path / "data").iterdir()) == []
 
 
