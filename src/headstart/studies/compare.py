@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -184,13 +184,8 @@ def compare(
             f"there is only {cells[0].name!r} to run, and nothing to compare it with; name several --strategies, "
             "several --backbones, or values of a setting such as --vary lr=1e-4,1e-3"
         )
-    data = Path(os.path.abspath(Path(config.data).expanduser()))
-    out = Path("runs") / f"compare-{folder_name_part(data_name(data))}"
-    if config.out:
-        out = Path(config.out)
-    refuse_inside(out, config.data, "--out")
-    if locate(out).is_run:
-        raise ConfigError(f"{out} is a run; name another folder for the study with --out")
+
+    out = _study_folder(config.data, config.out)
     with sole_writer(out):
         failed: dict[str, str] = {}
         runs = run_cells(cells, range(config.seed, config.seed + seeds), out, progress=progress, failed=failed)
@@ -202,6 +197,23 @@ def compare(
     for line in [f"runs, comparison.json and comparison.csv: {out}", *lines]:
         (progress or StudyProgress(None)).say(line)
     return comparison
+
+
+def _study_folder(data: str, out: str | None) -> Path:
+    """Return the folder of a study: the one that is named, or one that is called as the data is.
+
+    Raises:
+        ConfigError: It is a run, or lies in the data.
+    """
+    if out:
+        folder = Path(out)
+    else:
+        images = Path(os.path.abspath(Path(data).expanduser()))
+        folder = Path("runs") / f"compare-{folder_name_part(data_name(images))}"
+    refuse_inside(folder, data, "--out")
+    if locate(folder).is_run:
+        raise ConfigError(f"{folder} is a run; name another folder for the study with --out")
+    return folder
 
 
 def write_comparison(comparison: Comparison, out: Path) -> list[str]:
@@ -267,7 +279,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
         accuracy = accuracy_interval(correct[name], groups, level=level, seed=0)
         rows.append(_unranked_row(name, of_cell, accuracy))
     ranked_by = _ranked_by([one.metrics for one in every])
-    rows.sort(key=_sort_key(ranked_by))
+    rows.sort(key=lambda row: _sort_key(row, ranked_by))
     rows = [replace(row, rank=rank) for rank, row in enumerate(rows, start=1)]
 
     # The first against each other one.
@@ -309,11 +321,11 @@ def _ranked_by(metrics: Sequence[Mapping[str, Any]]) -> RankedBy:
     return "selection" if len(sets_of_images) == 1 else "accuracy"
 
 
-def _sort_key(ranked_by: RankedBy) -> Callable[[Any], Any]:
-    """Return the key by which rows are sorted."""
+def _sort_key(row: Any, ranked_by: RankedBy) -> tuple[float, ...]:
+    """Return what a row is sorted by: the best and fastest has the least."""
     if ranked_by == "selection":
-        return lambda row: (row.selection_log_loss, -row.selection_accuracy, row.seconds)
-    return lambda row: (-row.accuracy.value, row.seconds)
+        return (row.selection_log_loss, -row.selection_accuracy, row.seconds)
+    return (-row.accuracy.value, row.seconds)
 
 
 def _unranked_row(name: str, reported: Sequence[Reported], accuracy: Interval) -> Row:

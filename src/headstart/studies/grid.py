@@ -1,7 +1,7 @@
 """From strategies, backbones and values of settings to the cells of a study. Importing this module loads no torch."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,38 +47,45 @@ def make_cells(
     _refuse_twice("--strategies", strategies)
     _refuse_twice("--backbones", backbones)
     _check_varied(vary)
-    shared = config.model_dump(exclude_unset=True, exclude={"seed", "out", "repeat"})
     found: dict[str, Cell] = {}
     for backbone, strategy in itertools.product(backbones or (config.backbone,), strategies):
-        # What this strategy shares with the others, and what of it is varied.
-        is_file = strategy.endswith((".yaml", ".yml"))
-        values = dict(shared)
-        varied = dict(vary)
-        if strategy != config.strategy:
-            values.pop("table", None)
-        if not is_file and not find_strategy(strategy, values.get("table")).is_pretrained:
-            for key in _OF_WEIGHTS:
-                values.pop(key, None)
-                varied.pop(key, None)
-        make = partial(_configure, values, {"strategy": strategy, "backbone": backbone})
-
-        title = Path(strategy).stem if is_file else strategy
+        title = Path(strategy).stem if _is_file(strategy) else strategy
         if len(backbones) > 1:
             title = f"{backbone}: {title}"
-
-        for combination in itertools.product(*varied.values()):
-            given = dict(zip(varied, combination, strict=True))
-            given = _with_effect(make, given, varied)
-            name = ", ".join([title, *_settings_text(given)])
-            cell = Cell(name, make(given))
-            if found.setdefault(name, cell).config != cell.config:
-                raise ConfigError(f"two strategies are called {name!r}; give one of the files another name")
+        for cell in _cells_of(config, strategy, backbone, vary, title):
+            if found.setdefault(cell.name, cell).config != cell.config:
+                raise ConfigError(f"two strategies are called {cell.name!r}; give one of the files another name")
     for first, second in itertools.combinations(found.values(), 2):
         if first.config == second.config:
             raise ConfigError(
                 f"{first.name!r} and {second.name!r} are one and the same; give each value of --vary once"
             )
     return tuple(found.values())
+
+
+def _is_file(strategy: str) -> bool:
+    """Tell whether a strategy is named by the YAML file of its table."""
+    return strategy.endswith((".yaml", ".yml"))
+
+
+def _cells_of(
+    config: Config, strategy: str, backbone: str, vary: Mapping[str, Sequence[Any]], title: str
+) -> Iterator[Cell]:
+    """Give a cell of one strategy and backbone for each combination of the varied values; some may be the same."""
+    values = config.model_dump(exclude_unset=True, exclude={"seed", "out", "repeat"})
+    varied = dict(vary)
+    if strategy != config.strategy:
+        values.pop("table", None)
+    if not _is_file(strategy) and not find_strategy(strategy, values.get("table")).is_pretrained:
+        for key in _OF_WEIGHTS:
+            values.pop(key, None)
+            varied.pop(key, None)
+    make = partial(_configure, values, {"strategy": strategy, "backbone": backbone})
+
+    for combination in itertools.product(*varied.values()):
+        given = dict(zip(varied, combination, strict=True))
+        kept = _with_effect(make, given, varied)
+        yield Cell(", ".join([title, *_settings_text(kept)]), make(kept))
 
 
 def _refuse_twice(flag: str, names: Sequence[str]) -> None:
