@@ -203,7 +203,7 @@ def test_every_setting_that_takes_a_text_is_decided_about():
     ],
 )
 def test_what_is_not_known_is_refused_before_anything_is_fetched(write, monkeypatch, changes, error, message):
-    monkeypatch.setattr("headstart.studies.lessons.resolve", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr("headstart.studies.lessons.data_set_folder", lambda *_: pytest.fail("fetched"))
     with pytest.raises(error, match=message):
         make_lesson(write(changes))
 
