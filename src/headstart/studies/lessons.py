@@ -161,7 +161,7 @@ def make_lesson(
         progress: Told how far fetching it is.
 
     Raises:
-        HeadstartError: A name is not known, an option has no use here, or the data cannot be had.
+        HeadstartError: A name is not known, an option has no use here, or the data cannot be found.
     """
     recipe = find_recipe(name)
     chosen = _chosen_parts(recipe, parts)
