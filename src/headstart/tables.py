@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from headstart.studies.compare import Comparison
     from headstart.studies.rank import Ranked
     from headstart.training.lr_find import RangeTest
-    from headstart.training.plan import PhaseTable
+    from headstart.training.plan_table import PhaseTable
 
 
 _ANY_WIDTH = 10_000  # columns

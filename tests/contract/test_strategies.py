@@ -16,7 +16,8 @@ from headstart.models.classifier import build_classifier
 from headstart.models.stages import derive_stages
 from headstart.training.consumers import run_fit
 from headstart.training.loop import Fit
-from headstart.training.plan import describe, resolve
+from headstart.training.plan import resolve
+from headstart.training.plan_table import tabulate_plan
 from headstart.training.strategies import STRATEGIES
 from headstart.types import InputSpec
 from tests.helpers.fits import PixelSupply
@@ -47,7 +48,7 @@ def test_the_plan_covers_the_network_and_the_boundary_is_the_deepest(strategy, m
         assert resolved.boundary == trains.index(True)
         below = model.stages[: resolved.boundary]
         assert not any(stage.owns(name) for stage in below for name in resolved.training_modules if name)
-    shares = [table.trainable for table in describe(plan, model.network, model.stages)]
+    shares = [table.trainable for table in tabulate_plan(plan, model.network, model.stages)]
     assert shares == sorted(shares)
 
 

@@ -50,14 +50,14 @@ def plan(
     """Show what a strategy would train, per phase and stage, before anything runs."""
     from headstart.experiment.experiment import Experiment
     from headstart.tables import plan_json, print_plan
-    from headstart.training.plan import describe
+    from headstart.training.plan_table import tabulate_plan
 
     check_format(output_format, ("table", "json"))
     display = terminal()
     experiment = Experiment.prepare(config, display=display)
     for line in experiment.notes:
         display.note(line)
-    tables = describe(experiment.plan, experiment.model.network, experiment.model.stages)
+    tables = tabulate_plan(experiment.plan, experiment.model.network, experiment.model.stages)
     if output_format == "json":
         echo(plan_json(experiment.plan.strategy, tables))
     else:

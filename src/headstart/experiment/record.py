@@ -20,7 +20,7 @@ from headstart.machine import environment
 from headstart.models.classifier import ClassifierNetwork
 from headstart.resolved import Resolved
 from headstart.runs import Run
-from headstart.training.plan import describe
+from headstart.training.plan_table import tabulate_plan
 
 _SCORE = Path(runs.CHECKPOINTS) / "selection" / "score.json"
 
@@ -35,7 +35,7 @@ def create(experiment: Experiment, out: Path, *, overwrite: bool) -> Run:
     buffer = io.BytesIO()
     write_manifest(experiment.manifest, buffer)
     model = experiment.model
-    tables = [asdict(table) for table in describe(experiment.plan, model.network, model.stages)]
+    tables = [asdict(table) for table in tabulate_plan(experiment.plan, model.network, model.stages)]
     files: dict[str, bytes | str] = {
         runs.CONFIG: dump_config(_asked(experiment)),
         runs.RESOLVED: experiment.resolved.to_json(),

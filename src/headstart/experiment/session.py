@@ -35,7 +35,7 @@ from headstart.training.consumers import require_tensorboard, run_fit
 from headstart.training.events import FitResult
 from headstart.training.loop import Fit
 from headstart.training.phase_fit import PhaseFit
-from headstart.training.plan import describe
+from headstart.training.plan_table import tabulate_plan
 from headstart.training.rest_row import start_rest_row
 from headstart.types import StepChoice
 
@@ -205,7 +205,7 @@ class _Session:
             "strategy": plan.strategy,
             "backbone": model.backbone,
             "seed": self.experiment.config.seed,
-            "trainable_parameters": max(t.trainable for t in describe(plan, model.network, model.stages)),
+            "trainable_parameters": max(t.trainable for t in tabulate_plan(plan, model.network, model.stages)),
             "epochs_run": list(result.epochs_run),
             "best_epochs": list(result.best_epochs),
             "unchanged_trainable_tensors": list(result.unchanged),

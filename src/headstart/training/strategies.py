@@ -10,7 +10,8 @@ from typing import Any
 
 from headstart.errors import ConfigError, PlanError, unknown
 from headstart.training.penalties import L2SP
-from headstart.training.plan import BatchNormPolicy, Phase, Plan, Rule, Solver, parse_table
+from headstart.training.plan import BatchNormPolicy, Phase, Plan, Rule, Solver
+from headstart.training.user_table import parse_table
 from headstart.types import Parts, Stage
 
 
@@ -244,7 +245,7 @@ IGNORED_BY_SOME = {
 
 
 def table_strategy(name: str, table: Mapping[str, Any]) -> Strategy:
-    """Return the row of a table of one's own, as `plan.parse_table` reads it; its rates are those of `full`."""
+    """Return the row of a table of one's own, as `user_table.parse_table` reads it; its rates are those of `full`."""
 
     def plan(options: StrategyOptions) -> Plan:
         return parse_table(

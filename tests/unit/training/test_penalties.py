@@ -11,9 +11,11 @@ from headstart.models.adapters import insert_adapters, insert_lora
 from headstart.models.source_head import SourceHead
 from headstart.models.source_head.matching import Matching
 from headstart.training.penalties import L2SP, pretrained_start
-from headstart.training.plan import Phase, Plan, Rule, apply_modes, describe, parse_table, resolve
+from headstart.training.plan import Phase, Plan, Rule, apply_modes, resolve
+from headstart.training.plan_table import tabulate_plan
 from headstart.training.schedules import lr_factor
 from headstart.training.step import step_seed
+from headstart.training.user_table import parse_table
 from headstart.types import Stage
 from tests.helpers.displays import Killed, Killer
 from tests.helpers.fits import HEAD, Rows, assert_equal, run, state
@@ -213,7 +215,7 @@ def table(penalty, **phase):
 def test_a_table_of_ones_own_has_penalties_and_parts():
     plan = parse_table({**table({"alpha": "1e-2"}), "parts": "lora"}, name="mine", default_lr=1.0, default_epochs=1)
     assert plan.phases[0].penalty == L2SP(alpha=0.01, beta=0.01)
-    (row,) = describe(Plan("x", (PULLED,)), make_model().network, STAGES)
+    (row,) = tabulate_plan(Plan("x", (PULLED,)), make_model().network, STAGES)
     assert row.penalty == "L2-SP, 2 towards the start, 0.5 towards zero where new"
 
 

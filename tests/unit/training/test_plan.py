@@ -3,7 +3,9 @@ import torch
 from torch import nn
 
 from headstart.errors import PlanError
-from headstart.training.plan import Phase, Plan, Rule, apply_modes, describe, parse_table, resolve, share
+from headstart.training.plan import Phase, Plan, Rule, apply_modes, resolve
+from headstart.training.plan_table import share, tabulate_plan
+from headstart.training.user_table import parse_table
 from tests.helpers.tiny import STAGES, TinyNet
 
 
@@ -95,7 +97,7 @@ def test_share_is_printed_as_in_the_lessons():
 
 
 def test_describe_counts_per_stage():
-    (table,) = describe(Plan("x", (phase(("fc", 10.0), ("layer2", 1.0), ("*", None)),)), TinyNet(), STAGES)
+    (table,) = tabulate_plan(Plan("x", (phase(("fc", 10.0), ("layer2", 1.0), ("*", None)),)), TinyNet(), STAGES)
     rows = {row.stage: (row.parameters, row.trainable, row.learning_rates) for row in table.stages}
     assert rows["stem"] == (174, 0, ())
     assert rows["layer2"] == (600, 600, (0.1,))
