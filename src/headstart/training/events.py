@@ -99,11 +99,14 @@ class Position:
 
     def start_epoch(self, epoch: int) -> None:
         """Stand before the first step of an epoch."""
-        self.epoch, self.step = epoch, 0
-        self.loss_sum = self.num_correct = self.epoch_s = 0.0
+        self.epoch = epoch
+        self.step = 0
+        self.loss_sum = 0.0
+        self.num_correct = 0.0
         self.num_seen = 0
+        self.epoch_s = 0.0
 
     @property
     def best_name(self) -> str:
-        """Name of the best weights; one per phase, so that a kill in the next phase loses nothing that it needs."""
+        """The name of the best weights; one per phase, so that a kill in the next phase loses nothing that it needs."""
         return f"best-{self.phase + 1}"

@@ -14,7 +14,7 @@ _POSITIONS = ("pos_embed", "position_embedding", "position_embeddings", "rel_pos
 
 
 def is_decayed(name: str, parameter: Tensor, *, decay_all: bool) -> bool:
-    """Tell whether weight decay applies: everywhere, or (default) to the matrices and filters of linear maps alone.
+    """Tell whether weight decay applies to a parameter: to all, or (default) to matrices and filters of linear maps.
 
     Those are called `weight` in all libraries. What is not: biases, norms, scales such as LayerScale's `(C, 1, 1)`, the
     tokens of classes and registers, and tables of positions. Decay would pull these towards a zero that means nothing.
@@ -53,14 +53,19 @@ def build_optimizer(
     for key, rate in learning_rates.items():
         decayed = is_decayed(key, parameters[key], decay_all=decay_all)
         groups.setdefault((rate, decayed), []).append(parameters[key])
-    table: list[dict[str, Any]] = [
-        {"params": members, "lr": rate, "base_lr": rate, "weight_decay": weight_decay if decayed else 0.0}
-        for (rate, decayed), members in sorted(groups.items(), key=lambda item: item[0])
-    ]
+
+    table: list[dict[str, Any]] = []
+    for rate, decayed in sorted(groups):
+        group = {"params": groups[rate, decayed], "lr": rate, "base_lr": rate, "weight_decay": 0.0}
+        if decayed:
+            group["weight_decay"] = weight_decay
+        table.append(group)
+
     if name == "sgd":
         return torch.optim.SGD(table, momentum=momentum, fused=True)
-    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(table, fused=True)
+    if name == "adam":
+        return torch.optim.Adam(table, fused=True)
+    return torch.optim.AdamW(table, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -76,20 +81,28 @@ class WeightAverage:
     """
 
     def __init__(self, network: nn.Module, frozen: frozenset[str], decay: float) -> None:
-        self._network, self._frozen, self._decay = network, frozen, decay
+        self._network = network
+        self._frozen = frozen
+        self._decay = decay
         self.num_updates = 0
-        self.shadow = {name: tensor.detach().clone() for name, tensor in self._tensors()}
+        self.shadow = self._copies()
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        named = (*self._network.named_parameters(), *self._network.named_buffers())
-        return ((name, tensor) for name, tensor in named if name not in self._frozen)
+    def _changing_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters and buffers that are not frozen, by name."""
+        for name, tensor in (*self._network.named_parameters(), *self._network.named_buffers()):
+            if name not in self._frozen:
+                yield name, tensor
+
+    def _copies(self) -> dict[str, Tensor]:
+        """Copy the current weights."""
+        return {name: tensor.detach().clone() for name, tensor in self._changing_tensors()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the current weights."""
         self.num_updates += 1
         decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
-        for name, tensor in self._tensors():
+        for name, tensor in self._changing_tensors():
             if tensor.is_floating_point():
                 self.shadow[name].lerp_(tensor.detach(), 1 - decay)
             else:
@@ -98,17 +111,17 @@ class WeightAverage:
     @torch.no_grad()
     def copy_to_network(self) -> None:
         """Make the average the network's weights."""
-        for name, tensor in self._tensors():
+        for name, tensor in self._changing_tensors():
             tensor.copy_(self.shadow[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Use the averaged weights within the block, and put the current ones back bit for bit."""
-        current = {name: tensor.detach().clone() for name, tensor in self._tensors()}
+        current = self._copies()
         self.copy_to_network()
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, tensor in self._tensors():
+                for name, tensor in self._changing_tensors():
                     tensor.copy_(current[name])

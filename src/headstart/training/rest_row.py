@@ -27,24 +27,30 @@ def start_rest_row(
         checkpoints: Where the row is kept, if anywhere.
         say: Told where there is no such row.
     """
-    source, head = model.source_head, head_of(model.network, model.stages)
+    source = model.source_head
+    head = head_of(model.network, model.stages)
     if source is None or source.matching.rest is None or not isinstance(head, nn.Linear | nn.Conv2d):
         return
 
     saved = checkpoints.load(_NAME) if checkpoints is not None else None
-    tensors = _fitted(model, source, supply) if saved is None else saved[0]
-    if tensors is None:
+    if saved is not None:
+        tensors, _ = saved
+        write_rest_row(head, source.matching.rest, tensors["weight"], tensors["bias"])
+        return
+
+    fitted = _fit_row(model, source, supply)
+    if fitted is None:
         label = source.matching.labels[source.matching.rest]
         say(f"{label} starts from a new row: this network cannot be cut below its head, so there are no features")
         return
 
-    if checkpoints is not None and saved is None:
-        checkpoints.save(_NAME, tensors, {})
-    write_rest_row(head, source.matching.rest, tensors["weight"], tensors["bias"])
+    if checkpoints is not None:
+        checkpoints.save(_NAME, fitted, {})
+    write_rest_row(head, source.matching.rest, fitted["weight"], fitted["bias"])
 
 
-def _fitted(model: ClassifierNetwork, source: SourceHead, supply: FeatureSupply) -> dict[str, Tensor] | None:
-    """Fit the row; None where the network gives no features to fit it to."""
+def _fit_row(model: ClassifierNetwork, source: SourceHead, supply: FeatureSupply) -> dict[str, Tensor] | None:
+    """Fit the row to training features, or return None where the network gives none."""
     # A convolution's logits are pooled after it, so that no row of it gives the sum of the others.
     if not isinstance(head_of(model.network, model.stages), nn.Linear):
         return None

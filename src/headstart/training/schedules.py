@@ -19,9 +19,13 @@ def lr_factor(schedule: str, step: int, num_steps: int, warmup: float = 0.0, dec
         return 1.0
     if schedule == "step":
         return float(0.1 ** (step // (decay_steps or max(num_steps, 1))))
-    share, floor = (warmup, 0.0) if schedule == "cosine" else (0.3, 1 / 25)
+    # The rate rises over a first share of the phase, and falls by half a cosine over the rest.
+    rising_share = warmup if schedule == "cosine" else 0.3
     progress = (step + 0.5) / max(num_steps, 1)
-    if progress < share:
-        ramp = progress / share
-        return ramp if schedule == "cosine" else floor + (1 - floor) * (1 - math.cos(math.pi * ramp)) / 2
-    return (1 + math.cos(math.pi * (progress - share) / (1 - share))) / 2
+    if progress >= rising_share:
+        return (1 + math.cos(math.pi * (progress - rising_share) / (1 - rising_share))) / 2
+    ramp = progress / rising_share
+    if schedule == "cosine":
+        return ramp
+    floor = 1 / 25
+    return floor + (1 - floor) * (1 - math.cos(math.pi * ramp)) / 2

@@ -19,7 +19,8 @@ from headstart.types import Parts, Stage
 class StrategyOptions:
     """What a strategy may use: settings, named as in `Config` but for `num_`, and what is known of the network.
 
-    `small` are the names of the parameters of normalisation layers, and of biases.
+    Attributes:
+        small: Names of the parameters of normalisation layers, and of biases.
     """
 
     stages: tuple[Stage, ...]
@@ -44,21 +45,26 @@ class StrategyOptions:
 
     def rules(self, *multipliers: tuple[Stage, float], rest: float | None) -> tuple[Rule, ...]:
         """Build a table from stages, then one rule for all the rest."""
-        named = tuple(Rule(prefix, value) for stage, value in multipliers for prefix in stage.prefixes)
-        return (*named, Rule("*", rest))
+        rules = []
+        for stage, multiplier in multipliers:
+            for prefix in stage.prefixes:
+                rules.append(Rule(prefix, multiplier))
+        rules.append(Rule("*", rest))
+        return tuple(rules)
 
     def head_rule(self, lr: float) -> tuple[Stage, float]:
-        """The head's line of a table whose rate is `lr`."""
+        """Return the head's line of a table whose rate is `lr`."""
         return self.stages[-1], self.head_lr / lr
 
-
-def _phase(options: StrategyOptions, name: str, rules: tuple[Rule, ...], lr: float) -> Phase:
-    return Phase(name, rules, lr, options.epochs, options.batch_norm)
+    def phase(self, name: str, rules: tuple[Rule, ...], lr: float) -> Phase:
+        """Return a phase of the length and the BatchNorm policy that were asked for."""
+        return Phase(name, rules, lr, self.epochs, self.batch_norm)
 
 
 def scratch(options: StrategyOptions) -> Plan:
     """Train everything at one rate from random weights: the baseline."""
-    return Plan("scratch", (_phase(options, "all", options.rules(rest=1.0), options.lr),), is_pretrained=False)
+    everything = options.phase("all", options.rules(rest=1.0), options.lr)
+    return Plan("scratch", (everything,), is_pretrained=False)
 
 
 def head(options: StrategyOptions) -> Plan:
@@ -68,23 +74,24 @@ def head(options: StrategyOptions) -> Plan:
 
 def partial(options: StrategyOptions) -> Plan:
     """Train the head and the last `num_stages` stages."""
-    opened = _opened(options, default=1)
-    rules = options.rules(options.head_rule(options.lr), *((stage, 1.0) for stage in opened), rest=None)
-    return Plan("partial", (_phase(options, f"head + last {len(opened)}", rules, options.lr),))
+    opened = _opened_stages(options, default=1)
+    multipliers = [(stage, 1.0) for stage in opened]
+    rules = options.rules(options.head_rule(options.lr), *multipliers, rest=None)
+    return Plan("partial", (options.phase(f"head + last {len(opened)}", rules, options.lr),))
 
 
 def full(options: StrategyOptions) -> Plan:
     """Train everything, the new head at its own rate: discriminative learning rates."""
     rules = options.rules(options.head_rule(options.lr), rest=1.0)
-    return Plan("full", (_phase(options, "all", rules, options.lr),))
+    return Plan("full", (options.phase("all", rules, options.lr),))
 
 
 def layerwise(options: StrategyOptions) -> Plan:
     """Train everything, stage i of n at lr x layer_decay^(n-i) (Clark et al. 2020, arXiv:2003.10555, section 3.1)."""
     top = len(options.body) - 1
-    decayed = ((stage, options.layer_decay ** (top - i)) for i, stage in enumerate(options.body))
+    decayed = [(stage, options.layer_decay ** (top - i)) for i, stage in enumerate(options.body)]
     rules = options.rules(options.head_rule(options.lr), *decayed, rest=options.layer_decay**top)
-    return Plan("layerwise", (_phase(options, "all", rules, options.lr),))
+    return Plan("layerwise", (options.phase("all", rules, options.lr),))
 
 
 def gradual(options: StrategyOptions) -> Plan:
@@ -96,30 +103,35 @@ def gradual(options: StrategyOptions) -> Plan:
     if num_phases > len(options.stages):
         raise ConfigError(f"gradual has one phase per stage at most: {len(options.stages)} here; got {num_phases}")
     rates = _geometric(options.head_lr, options.lr, num_phases)
-    phases = [_head_phase(options, float(rates[0]))]
+    phases = [_head_phase(options, rates[0])]
     for count in range(1, num_phases):
         opened = options.stages[-1 - count :]
-        rules = options.rules(*((stage, 1.0) for stage in opened), rest=None)
-        phases.append(_phase(options, f"+ {opened[0].name}", rules, float(rates[count])))
+        multipliers = [(stage, 1.0) for stage in opened]
+        rules = options.rules(*multipliers, rest=None)
+        phases.append(options.phase(f"+ {opened[0].name}", rules, rates[count]))
     return Plan("gradual", tuple(phases))
 
 
 def _geometric(first: float, last: float, count: int) -> list[float]:
     """Return numbers from `first` to `last` with one ratio between each two."""
+    if count == 1:
+        return [first]
     import numpy as np
 
-    return [float(rate) for rate in np.geomspace(first, last, count)] if count > 1 else [first]
+    return [float(rate) for rate in np.geomspace(first, last, count)]
 
 
 def lp_ft(options: StrategyOptions) -> Plan:
     """Solve the head to its optimum, then train everything at one rate (Kumar et al. 2022, arXiv:2202.10054)."""
-    everything = _phase(options, "all", options.rules(rest=1.0), options.lr)
-    return Plan("lp-ft", (_head_phase(options, options.head_lr, solver="lbfgs"), everything))
+    solved = _head_phase(options, options.head_lr, solver="lbfgs")
+    everything = options.phase("all", options.rules(rest=1.0), options.lr)
+    return Plan("lp-ft", (solved, everything))
 
 
 def l2_sp(options: StrategyOptions) -> Plan:
     """Train everything as `full` does, pulled towards the pretrained weights; see `penalties.L2SP`."""
-    return Plan("l2-sp", (replace(full(options).phases[0], penalty=options.l2sp),))
+    everything = full(options).phases[0]
+    return Plan("l2-sp", (replace(everything, penalty=options.l2sp),))
 
 
 def lora(options: StrategyOptions) -> Plan:
@@ -137,23 +149,34 @@ def norm(options: StrategyOptions) -> Plan:
 
     The first after Frankle et al. 2021 (arXiv:2003.00152), the second after Ben Zaken et al. 2022 (arXiv:2106.10199).
     """
-    opened = _opened(options)
-    return _beside_head(options, "norm", *(name for name in options.small if any(s.owns(name) for s in opened)))
+    opened = _opened_stages(options)
+    names = []
+    for name in options.small:
+        if any(stage.owns(name) for stage in opened):
+            names.append(name)
+    return _beside_head(options, "norm", *names)
 
 
 def _beside_head(options: StrategyOptions, strategy: str, *patterns: str) -> Plan:
-    _opened(options)  # refuses a number of stages that there are not
+    """Train the head and the parameters that the patterns cover, in one phase."""
+    _opened_stages(options)  # refuses a number of stages that there are not
     rules = options.rules(options.head_rule(options.lr), (Stage(strategy, patterns), 1.0), rest=None)
-    return Plan(strategy, (_phase(options, f"head + {strategy}", rules, options.lr),))
+    return Plan(strategy, (options.phase(f"head + {strategy}", rules, options.lr),))
 
 
 def _head_phase(options: StrategyOptions, lr: float, *, solver: Solver = "loop") -> Phase:
-    phase = _phase(options, "head", options.rules((options.stages[-1], 1.0), rest=None), lr)
+    """Return a phase in which the head alone trains, by the solver that was asked for or else the one given."""
+    phase = options.phase("head", options.rules((options.stages[-1], 1.0), rest=None), lr)
     return replace(phase, solver=options.solver or solver)
 
 
-def _opened(options: StrategyOptions, *, default: int | None = None) -> tuple[Stage, ...]:
-    """Return the stages below the head that train, or have parts that do: all where no number says otherwise."""
+def _opened_stages(options: StrategyOptions, *, default: int | None = None) -> tuple[Stage, ...]:
+    """Return the stages below the head that train, or have parts that do: all where no number says otherwise.
+
+    Raises:
+        PlanError: A number is given, and the stages are not known.
+        ConfigError: There are fewer stages.
+    """
     if options.num_stages and not options.has_known_stages:
         raise PlanError("the stages of this backbone are not known; leave out --stages")
     count = options.num_stages or default or len(options.body)
@@ -248,6 +271,7 @@ def table_strategy(name: str, table: Mapping[str, Any]) -> Strategy:
     """Return the row of a table of one's own, as `user_table.parse_table` reads it; its rates are those of `full`."""
 
     def plan(options: StrategyOptions) -> Plan:
+        """Read the table, with what was asked for where it says nothing."""
         return parse_table(
             table,
             name=name,
@@ -281,9 +305,11 @@ def find_strategy(name: str, table: Mapping[str, Any] | None = None) -> Strategy
 
 
 def default_lr(strategy: Strategy, optimizer: str, *, has_source_head: bool = False) -> float:
-    """Return the default learning rate."""
+    """Return the default learning rate of a strategy, which a head that starts from the source's may lower."""
     rate = strategy.sgd_lr if optimizer == "sgd" else strategy.lr
-    return rate / strategy.source_head_divisor if has_source_head else rate
+    if has_source_head:
+        rate /= strategy.source_head_divisor
+    return rate
 
 
 def make_plan(name: str, strategy: Strategy, options: StrategyOptions, *, backbone: str) -> Plan:
@@ -299,17 +325,21 @@ def make_plan(name: str, strategy: Strategy, options: StrategyOptions, *, backbo
             f"the stages of {backbone} are not known, so {name!r} cannot tell them apart; "
             f"only strategies that take the backbone as a whole apply: {whole}"
         )
+
     plan = strategy.plan(options)
     phases = list(plan.phases)
     if options.phase_epochs is not None and "phase_epochs" not in strategy.ignores:
-        _check_count("phase_epochs", options.phase_epochs, name, plan)
-        phases = [replace(phase, epochs=length) for phase, length in zip(phases, options.phase_epochs, strict=True)]
+        _refuse_other_count("phase_epochs", options.phase_epochs, name, plan)
+        for number, epochs in enumerate(options.phase_epochs):
+            phases[number] = replace(phases[number], epochs=epochs)
     if options.phase_lrs is not None and "phase_lrs" not in strategy.ignores:
-        _check_count("phase_lrs", options.phase_lrs, name, plan)
-        phases = [replace(phase, lr=rate) for phase, rate in zip(phases, options.phase_lrs, strict=True)]
+        _refuse_other_count("phase_lrs", options.phase_lrs, name, plan)
+        for number, lr in enumerate(options.phase_lrs):
+            phases[number] = replace(phases[number], lr=lr)
     return replace(plan, phases=tuple(phases))
 
 
-def _check_count(key: str, given: Sequence[float], name: str, plan: Plan) -> None:
+def _refuse_other_count(key: str, given: Sequence[float], name: str, plan: Plan) -> None:
+    """Refuse a list per phase that has another length than the plan."""
     if len(given) != len(plan.phases):
         raise ConfigError(f"{key} names {len(given)} phases; {name} has {len(plan.phases)}")
