@@ -10,28 +10,42 @@ from headstart.data.loading import Batch, BatchSource
 def epoch_batches(source: BatchSource, epoch: int, *, start: int = 0) -> Iterator[Batch]:
     """Yield an epoch's batches; a last one of one image, which would be normalised by itself alone, joins another."""
     batches = source.epoch(epoch, start=start)
-    return _joined(batches) if _joins_last(source) else batches
+    if _joins_last(source):
+        return _with_last_joined(batches)
+    return batches
 
 
 def num_batches(source: BatchSource) -> int:
     """Return how many batches `epoch_batches` yields."""
-    return len(source) - _joins_last(source)
+    if _joins_last(source):
+        return len(source) - 1
+    return len(source)
 
 
 def _joins_last(source: BatchSource) -> bool:
+    """Tell whether the last batch would be of one image, and there is another to join it to."""
     return source.num_images > source.batch_size > 1 and source.num_images % source.batch_size == 1
 
 
-def _joined(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _with_last_joined(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Join a batch of one image to the batch before."""
     before: Batch | None = None
     for batch in batches:
-        if before is not None and len(batch.targets) == 1:
-            parts = ((before.pixels, batch.pixels), (before.targets, batch.targets), (before.indices, batch.indices))
-            before = Batch(*(torch.cat(pair) for pair in parts))
-            continue
-        if before is not None:
+        if before is None:
+            before = batch
+        elif len(batch.targets) == 1:
+            before = _joined(before, batch)
+        else:
             yield before
-        before = batch
+            before = batch
     if before is not None:
         yield before
+
+
+def _joined(first: Batch, second: Batch) -> Batch:
+    """Make one batch of two."""
+    return Batch(
+        torch.cat((first.pixels, second.pixels)),
+        torch.cat((first.targets, second.targets)),
+        torch.cat((first.indices, second.indices)),
+    )

@@ -50,7 +50,8 @@ class Checkpoints:
                 if "state" not in metadata:
                     raise ValueError("it does not say where training stood")
                 state = json.loads(metadata["state"])
-                return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118 (no mapping)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+                return tensors, state
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"the checkpoint {path} is damaged ({error}); delete it and --resume starts over") from error
 
@@ -61,19 +62,23 @@ def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Select what `with_prefix` named, under the plain names."""
+    """Select the tensors that `with_prefix` named so, under their plain names."""
     start = f"{prefix}/"
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    found = {}
+    for name, tensor in tensors.items():
+        if name.startswith(start):
+            found[name.removeprefix(start)] = tensor
+    return found
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
     """Name every tensor of an optimizer's state `parameter:key`."""
-    return {
-        f"{names[parameter]}:{key}": value
-        for parameter, entries in optimizer.state.items()
-        for key, value in entries.items()
-        if isinstance(value, Tensor)
-    }
+    found = {}
+    for parameter, entries in optimizer.state.items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                found[f"{names[parameter]}:{key}"] = value
+    return found
 
 
 def restore_optimizer(
@@ -86,5 +91,5 @@ def restore_optimizer(
         if saved.shape == parameter.shape:
             value = torch.empty_like(parameter, dtype=saved.dtype).copy_(saved)
         else:
-            value = saved.to(parameter.device if saved.ndim else "cpu")
+            value = saved
         optimizer.state[parameter][key] = value.to(parameter.device)

@@ -63,8 +63,8 @@ def run_fit(
         log: Receives a row per epoch.
         tensorboard: Folder for TensorBoard's event files.
         choose_step: Says how the steps of a phase run.
-        display: Shows how far it is.
-        title: What it calls this training.
+        display: Shows how far training is.
+        title: What the display calls this training.
 
     Raises:
         TrainingError: The loss is not finite, or a frozen tensor changed.
@@ -98,7 +98,7 @@ def tuned(events: Events, choose_step: ChooseStep) -> Events:
 
 
 def logged(events: Events, log: Log) -> Events:
-    """Write a row per epoch; after a resume, forget those that come again."""
+    """Write a row per epoch; after a resume, forget the rows that come again."""
     for event in events:
         if isinstance(event, FitStarted):
             log.truncate_to(event.num_rows)
@@ -121,7 +121,7 @@ def checkpointed(events: Events, fit: Fit, checkpoints: Checkpoints, *, every_s:
 
 
 def resume_from(checkpoints: Checkpoints, fit: Fit) -> None:
-    """Put a fit where its last checkpoint was made; nothing where there is none.
+    """Put a fit where its last checkpoint was made; do nothing where there is none.
 
     Raises:
         RunError: A file is damaged, or another version's.
@@ -138,9 +138,10 @@ def resume_from(checkpoints: Checkpoints, fit: Fit) -> None:
     best = {}
     if position.best_epoch:
         found = checkpoints.load(position.best_name)
-        if found is None and fit.settings.selects:
+        if found is not None:
+            best = without_prefix("network", found[0])
+        elif fit.settings.selects:
             raise TrainingError(f"{checkpoints.folder}/{position.best_name}.safetensors is gone; start again")
-        best = without_prefix("network", found[0]) if found is not None else {}
     fit.restore(tensors, position, best)
 
 
@@ -171,20 +172,23 @@ def judged(events: Events, display: Display, *, num_classes: int) -> Events:
     is sure of what is wrong, and its steps are too large.
     """
     guessing = math.log(num_classes)
-    first, last = None, None
+    first_loss = None
+    last_loss = None
     for event in events:
         match event:
             case FitStarted() if event.num_done:
-                first = guessing  # what it began with was seen by the process that was interrupted
-            case StepDone() if first is None:
-                first = event.result.loss
+                first_loss = guessing  # what it began with was seen by the process that was interrupted
+            case StepDone() if first_loss is None:
+                first_loss = event.result.loss
             case EpochDone():
-                last = event.row["train_loss"]
+                last_loss = event.row["train_loss"]
         yield event
-    if first is not None and last is not None and last > max(first, 2 * guessing):
+    if first_loss is None or last_loss is None:
+        return
+    if last_loss > max(first_loss, 2 * guessing):
         display.note(
-            f"the training loss rose to {last:.3g}; the same probability for every class would give {guessing:.3g}. "
-            "The steps are too large: train again with a smaller --lr; headstart lr-find suggests one"
+            f"the training loss rose to {last_loss:.3g}; the same probability for every class would give "
+            f"{guessing:.3g}. The steps are too large: train again with a smaller --lr; headstart lr-find suggests one"
         )
 
 
@@ -196,7 +200,8 @@ def drawn_in_tensorboard(events: Events, folder: Path) -> Events:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    writer, num_rows = None, 0
+    writer = None
+    num_rows = 0
     try:
         for event in events:
             if isinstance(event, FitStarted):
@@ -204,8 +209,9 @@ def drawn_in_tensorboard(events: Events, folder: Path) -> Events:
                 writer = SummaryWriter(folder, purge_step=num_rows + 1)
             elif isinstance(event, HeadSolved | EpochDone) and writer is not None:
                 num_rows += 1
-                for name, value in _scalars(event.row).items():
-                    writer.add_scalar(name, value, num_rows)
+                for name, column in _curves(event.row).items():
+                    if event.row.get(column) is not None:
+                        writer.add_scalar(name, event.row[column], num_rows)
                 writer.flush()
             yield event
     finally:
@@ -213,22 +219,22 @@ def drawn_in_tensorboard(events: Events, folder: Path) -> Events:
             writer.close()
 
 
-def _scalars(row: Row) -> dict[str, float]:
+def _curves(row: Row) -> dict[str, str]:
+    """Return the name of each curve that TensorBoard shows, with the column that it is drawn from."""
     split = str(row.get("val_split")).replace(" ", "_")
-    named = {
-        "loss/train": row.get("train_loss"),
-        "accuracy/train": row.get("train_accuracy"),
-        f"loss/{split}": row.get("val_loss"),
-        f"accuracy/{split}": row.get("val_accuracy"),
-        "learning_rate/lowest": row.get("lr"),
-        "learning_rate/head": row.get("head_lr"),
-        "phase": row.get("phase"),
+    return {
+        "loss/train": "train_loss",
+        "accuracy/train": "train_accuracy",
+        f"loss/{split}": "val_loss",
+        f"accuracy/{split}": "val_accuracy",
+        "learning_rate/lowest": "lr",
+        "learning_rate/head": "head_lr",
+        "phase": "phase",
     }
-    return {name: value for name, value in named.items() if value is not None}
 
 
 def require_tensorboard() -> None:
-    """Refuse `--log tensorboard` where the package is missing; to be asked before anything is trained.
+    """Refuse `--log tensorboard` where the package is missing, before anything is trained.
 
     Raises:
         MissingExtraError: It is not installed.

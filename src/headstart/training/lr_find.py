@@ -1,6 +1,7 @@
 """The learning-rate range test: the training loop on a copy of the model that is thrown away."""
 
 import copy
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -62,14 +63,15 @@ def find_lr(
     trial = replace(model, network=copy.deepcopy(model.network))
     fabric.to_device(trial.network)
     supply = make_supply(trial)
-    num_epochs = -(-num_steps // num_batches(supply.train))
-    plan = Plan("range test", (replace(phase, lr=1.0, epochs=num_epochs, stop_after=None, solver="loop"),))
+    num_epochs = math.ceil(num_steps / num_batches(supply.train))
+    trial_phase = replace(phase, lr=1.0, epochs=num_epochs, stop_after=None, solver="loop")
     settings = replace(settings, **LEFT_OUT, selects=False, patience=None)
 
     def rate(step: int) -> float:
+        """Return the rate of a step, from `low` at the first to `high` at the last."""
         return float(low * (high / low) ** (step / (num_steps - 1)))
 
-    fit = Fit(trial, plan, supply, settings, fabric, rate_factor=rate)
+    fit = Fit(trial, Plan("range test", (trial_phase,)), supply, settings, fabric, rate_factor=rate)
     rates: list[float] = []
     losses: list[float] = []
     average = 0.0

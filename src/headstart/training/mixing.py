@@ -21,16 +21,17 @@ def mix_batch(
         targets: `(N,)` class indices.
         num_classes: C of the targets.
         mixup: Alpha of the Beta distribution, or 0 for off.
-        cutmix: Likewise.
+        cutmix: Alpha of the Beta distribution, or 0 for off.
         rng: Where all randomness comes from.
 
     Returns:
-        Mixed inputs, and targets as probabilities `(N, num_classes)`; class indices as they came where both are off.
+        Mixed inputs, and targets as probabilities `(N, num_classes)`; both as they came where both settings are 0.
     """
     if not mixup and not cutmix:
         return inputs, targets
     if inputs.ndim != 4 or inputs.shape[-1] != inputs.shape[-2]:  # no place to paste a box into
-        mixup, cutmix = max(mixup, cutmix), 0.0
+        mixup = max(mixup, cutmix)
+        cutmix = 0.0
     probabilities = functional.one_hot(targets, num_classes).to(inputs.dtype)
     order = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
     use_cutmix = cutmix > 0 and (not mixup or rng.random() < 0.5)
@@ -47,7 +48,8 @@ def _paste_box(inputs: Tensor, order: Tensor, share: float, rng: np.random.Gener
     """Paste a box that covers about `1 - share` of the picture; return the share that is really kept."""
     height, width = inputs.shape[-2:]
     side = (1 - share) ** 0.5
-    center_y, center_x = rng.integers(height), rng.integers(width)
+    center_y = rng.integers(height)
+    center_x = rng.integers(width)
     top, bottom = np.clip([center_y - side * height / 2, center_y + side * height / 2], 0, height).astype(int)
     left, right = np.clip([center_x - side * width / 2, center_x + side * width / 2], 0, width).astype(int)
     mixed = inputs.clone()

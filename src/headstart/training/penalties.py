@@ -19,10 +19,9 @@ class L2SP:
         0.5 * alpha * ||w - w0||^2  over what was pretrained, w0 being its values at the start of the run,
         0.5 * beta * ||v||^2        over what is new: the head, and inserted parts.
 
-    A head that starts from rows of the source is no new one, nor is a part that came with the weights.
+    A head that starts from rows of the source is not new, and neither is a part that came with the weights.
 
-    Only what trains counts. It stands in the place of weight decay, and so that is off where it is on. Reported losses
-    do not hold it.
+    Only what trains counts. The penalty takes the place of weight decay, which is off. Reported losses do not hold it.
 
     Attributes:
         alpha: Strength of the pull towards the start.
@@ -33,6 +32,7 @@ class L2SP:
     beta: Annotated[float, Field(ge=0)] = 0.01
 
     def __str__(self) -> str:
+        """Return the penalty in words, for tables and reports."""
         return f"L2-SP, {self.alpha:g} towards the start, {self.beta:g} towards zero where new"
 
     def add_gradient(self, parameters: "Mapping[str, nn.Parameter]", start: "Mapping[str, Tensor]") -> None:
@@ -53,9 +53,9 @@ class L2SP:
 
 
 def pretrained_start(model: "ClassifierNetwork") -> "dict[str, Tensor]":
-    """Copy what is pretrained of a network, before it trains.
+    """Copy the pretrained parameters of a network, before it trains.
 
-    Of a head that starts from rows of the source, the rows that are new are zero: that is where they are pulled to.
+    Of a head that starts from rows of the source, the new rows are zero here: that is where they are pulled to.
     """
     from headstart.models.adapters import is_part
 

@@ -27,7 +27,7 @@ _LEAST_TO_COMPILE = 10_000  # images: a busy machine stretches the seconds, not 
 
 
 def candidates(device: torch.device, precision: str, *, channels_last: bool) -> tuple[StepChoice, ...]:
-    """List what may be chosen; the first is what runs where nothing is timed.
+    """List the ways in which a step may run; the first is what runs where nothing is timed.
 
     Args:
         device: Where training runs.
@@ -37,8 +37,12 @@ def candidates(device: torch.device, precision: str, *, channels_last: bool) -> 
     precisions = [precision]
     if precision == "auto":
         precisions = ["bf16", "32"] if device.type == "cuda" else ["32", "bf16"]
-    formats = (True, False) if channels_last else (False,)
-    return tuple(StepChoice(each, p) for p in precisions for each in formats)
+    found = []
+    for each in precisions:
+        if channels_last:
+            found.append(StepChoice(channels_last=True, precision=each))
+        found.append(StepChoice(channels_last=False, precision=each))
+    return tuple(found)
 
 
 def find_batch_size(images_per_s: Callable[[int], float], *, start: int, most: int) -> int:
@@ -49,7 +53,9 @@ def find_batch_size(images_per_s: Callable[[int], float], *, start: int, most: i
         start: First size to try; returned even if it does not fit.
         most: Largest size to try.
     """
-    best, best_speed, size = start, 0.0, start
+    size = start
+    best_size = start
+    best_speed = 0.0
     while size <= most:
         try:
             speed = images_per_s(size)
@@ -57,8 +63,10 @@ def find_batch_size(images_per_s: Callable[[int], float], *, start: int, most: i
             break
         if speed < 1.05 * best_speed:
             break
-        best, best_speed, size = size, speed, 2 * size
-    return best
+        best_size = size
+        best_speed = speed
+        size *= 2
+    return best_size
 
 
 class StepTrial:
@@ -76,9 +84,9 @@ class StepTrial:
             settings: Of the loss.
             fabric: Device.
         """
-        # Of a few images a GPU's time is all overhead.
-        most = _NUM_IMAGES if fabric.device.type == "cpu" else len(batch.targets)
-        self.batch = Batch(batch.pixels[:most], batch.targets[:most], batch.indices[:most])
+        if fabric.device.type == "cpu":  # of a few images a GPU's time is all overhead
+            batch = Batch(batch.pixels[:_NUM_IMAGES], batch.targets[:_NUM_IMAGES], batch.indices[:_NUM_IMAGES])
+        self.batch = batch
         self._model = model
         self._module = module
         self._settings = settings
@@ -96,6 +104,7 @@ class StepTrial:
             part.training = modes[name]
 
         def take() -> None:
+            """Take a step, and leave the random numbers as they were."""
             with torch.random.fork_rng(devices=[]):
                 step.run([self.batch], (0,))
             if self._fabric.device.type == "cuda":
@@ -131,35 +140,42 @@ def choose_step(
         device_type: `cpu` or `cuda`.
         clock: Gives seconds.
     """
+    first = options[0]
     if len(options) == 1 or not num_images:
-        return options[0]
+        return first
     num_steps = num_images / images_per_step
-    if _seconds(make_step(options[0]), clock, warm_up=1) * num_steps < _WORTH_TUNING_S:
-        return options[0]
-    best = _best_times(make_step, options, clock)
-    plain = min(best, key=best.__getitem__)
+    if _seconds(make_step(first), clock, warm_up=1) * num_steps < _WORTH_TUNING_S:
+        return first
+
+    step_s = _step_times(make_step, options, clock)
+    fastest = min(step_s, key=step_s.__getitem__)
+
     worth_s = _WORTH_COMPILING_S.get(device_type, float("inf"))
-    can_compile = not plain.recomputes  # what the compiler keeps of a step is its own decision
-    if can_compile and num_images >= _LEAST_TO_COMPILE and best[plain] * num_steps > worth_s:
+    can_compile = not fastest.recomputes  # what the compiler keeps of a step is its own decision
+    if can_compile and num_images >= _LEAST_TO_COMPILE and step_s[fastest] * num_steps > worth_s:
         started = clock()
-        compiled = replace(plain, compiled=True)
+        compiled = replace(fastest, compiled=True)
         with suppress(Exception):  # without a C++ compiler, say, nothing can be compiled
-            compiled_s = _best_times(make_step, [compiled], clock)[compiled]
-            if (best[plain] - compiled_s) * num_steps > 3 * (clock() - started):
-                best[compiled] = compiled_s
-    fastest = min(best, key=best.__getitem__)
-    return fastest if best[fastest] < 0.95 * best[options[0]] else options[0]
+            compiled_s = _step_times(make_step, [compiled], clock)[compiled]
+            if (step_s[fastest] - compiled_s) * num_steps > 3 * (clock() - started):
+                step_s[compiled] = compiled_s
+                fastest = compiled
+
+    if step_s[fastest] < 0.95 * step_s[first]:
+        return fastest
+    return first
 
 
-def _best_times(
+def _step_times(
     make_step: Callable[[StepChoice], TakeStep], options: Sequence[StepChoice], clock: Callable[[], float]
 ) -> dict[StepChoice, float]:
+    """Return the least seconds that a step took in each way, over a few turns."""
     steps = {option: make_step(option) for option in options}
-    best = dict.fromkeys(options, float("inf"))
+    least_s = dict.fromkeys(options, float("inf"))
     for turn in range(_ROUNDS):
         for option, take in steps.items():
-            best[option] = min(best[option], _seconds(take, clock, warm_up=1 - turn))
-    return best
+            least_s[option] = min(least_s[option], _seconds(take, clock, warm_up=1 - turn))
+    return least_s
 
 
 def _seconds(take_step: TakeStep, clock: Callable[[], float], *, warm_up: int) -> float:
