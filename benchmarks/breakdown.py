@@ -88,13 +88,14 @@ def measure(strategy: str, folder: str, epochs: int, out: str) -> dict[str, dict
     from headstart import experiment
     from headstart.data import checks, loading
     from headstart.experiment import session
+    from headstart.experiment.experiment import Experiment
     from headstart.features import supply, trunk
     from headstart.features.table import FeatureTable
     from headstart.inference import inputs
 
     clocks.begin("rest")
     for owner, name, title in (
-        (session.Experiment, "prepare", "data and network"),
+        (Experiment, "prepare", "data and network"),
         (supply.FeatureSupply, "_above", "features"),
         (session, "run_fit", "training"),
         (session, "load", "evaluation"),

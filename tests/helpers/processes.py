@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 _server = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-_server.set_forkserver_preload(["pytest", "timm", "openvino", "headstart.cli", "headstart.experiment.session"])
+_server.set_forkserver_preload(["pytest", "timm", "openvino", "headstart.cli", "headstart.experiment.begin"])
 
 
 class Forked:

@@ -58,10 +58,10 @@ def train(
     display = display or Display()
     own = reading or Reading(config, display)
     try:
-        from headstart.experiment import session
+        from headstart.experiment import begin
 
-        with freed_memory_kept(), session.own_random_numbers():
-            return session.train_new(config, own, display, overwrite=overwrite, timed=timed)
+        with freed_memory_kept(), begin.own_random_numbers():
+            return begin.train_new(config, own, display, overwrite=overwrite, timed=timed)
     finally:
         if reading is None:
             own.stop()
@@ -73,7 +73,7 @@ def resume(path: Path, *, display: Display | None = None) -> Run:
     Raises:
         RunError: The folder is no run, or its images have changed.
     """
-    from headstart.experiment import session
+    from headstart.experiment import begin
 
-    with freed_memory_kept(), session.own_random_numbers():
-        return session.resume(path, display or Display())
+    with freed_memory_kept(), begin.own_random_numbers():
+        return begin.resume(path, display or Display())

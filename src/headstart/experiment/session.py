@@ -1,27 +1,19 @@
 """One run, from an experiment to a finished run folder."""
 
-import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from headstart import runs
-from headstart.config import Config
-from headstart.data.checks import change_of, find_shared_groups
-from headstart.data.manifest import ImageRecord, Manifest, read_manifest
-from headstart.display import Display
-from headstart.errors import RunError
+from headstart.data.checks import find_shared_groups
+from headstart.data.manifest import ImageRecord
 from headstart.experiment import record
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.fits import INNER_TRAIN, INNER_VALIDATION, PlannedFit
-from headstart.experiment.reading import Reading
-from headstart.experiment.time_limit import within_time_limit
 from headstart.history import MetricsLog
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import Classifier, load
@@ -31,7 +23,7 @@ from headstart.models.saved import save_classifier
 from headstart.resolved import Resolved
 from headstart.runs import Run
 from headstart.training.checkpoint import Checkpoints
-from headstart.training.consumers import require_tensorboard, run_fit
+from headstart.training.consumers import run_fit
 from headstart.training.events import FitResult
 from headstart.training.loop import Fit
 from headstart.training.phase_fit import PhaseFit
@@ -43,101 +35,17 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-@contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """Within the block, the global generators of torch may be seeded; after it they go on as if it had not been."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield
-
-
-def train_new(
-    config: Config,
-    reading: Reading,
-    display: Display,
-    *,
-    overwrite: bool = False,
-    timed: Resolved | None = None,
-) -> Run:
-    """Do one run from settings to a finished run folder; see `headstart.experiment.train`."""
-    started = time.monotonic()
-    if config.log == "tensorboard":
-        require_tensorboard()
-    if config.out:
-        _check_out(Path(config.out), config.data, overwrite)
-    experiment = Experiment.prepare(config, display=display, reading=reading, timed=timed)
-    strategy = experiment.resolved.strategy
-    default = runs.default_run_path(experiment.manifest.name, config.backbone, strategy, config.seed)
-    out = Path(config.out) if config.out else default
-    _check_out(out, config.data, overwrite)
-    for line in experiment.notes:
-        display.note(line)
-    data_s = time.monotonic() - started
-    memory = experiment.memory()
-    display.say(memory.line)
-    if memory.warning:
-        display.note(memory.warning)
-    experiment = within_time_limit(experiment, started)
-    with runs.sole_writer(out):
-        run = record.create(experiment, out, overwrite=overwrite)
-        display.begin_run(run.path)
-        return _finished(_Session(experiment, run, started, data_s))
-
-
-def resume(path: Path, display: Display) -> Run:
-    """Finish a run that was interrupted; see `headstart.experiment.resume`."""
-    run = runs.open_run(path)
-    with runs.sole_writer(run.path):
-        return _resume(run, display)
-
-
-def _resume(run: Run, display: Display) -> Run:
-    started = time.monotonic()
-    if run.is_finished:
-        display.say(f"{run.path} is already complete; nothing was done")
-        return run
-    if run.is_of_version_0_1:
-        raise RunError(f"{run.path} was begun by version 0.1, and this one cannot go on with it; train again")
-    config, resolved = run.config(), run.resolved()
-    manifest = read_manifest(run.path / runs.MANIFEST)
-    _check_unchanged(manifest)
-    experiment = Experiment.of_run(config, resolved, manifest, display=display)
-    display.say(f"resuming {run.path}")
-    return _finished(_Session(experiment, run, started, time.monotonic() - started))
-
-
-def _finished(session: "_Session") -> Run:
-    """Finish a run; where somebody interrupts that, the exception says how to go on."""
-    try:
-        return session.finish()
-    except KeyboardInterrupt as interrupt:
-        run = session.run
-        if not run.is_finished:
-            interrupt.add_note(f"go on with: {shlex.join(['headstart', 'train', '--resume', str(run.path)])}")
-        raise
-
-
-def _check_out(out: Path, data: str, overwrite: bool) -> None:
-    runs.refuse_inside(out, data, "--out")
-    runs.check_out_folder(out, overwrite)
-
-
-def _check_unchanged(manifest: Manifest) -> None:
-    for image in manifest.records:
-        if change := change_of(manifest.source, image):
-            raise RunError(f"{image.key} {change} since the run began, so it cannot be resumed; start a new run")
-
-
 @dataclass
-class _Session:
+class Session:
     """A run folder being filled.
 
     Attributes:
-        experiment: Settings, data and plan; of the next fit.
-        run: The folder.
+        experiment: Settings, data and plan of the next fit.
+        run: The folder that is filled.
         started: When the command began.
         data_s: Seconds until the data was checked.
         cache_s: Seconds spent computing features.
-        memory: Of this process.
+        memory: Measures the peak memory of this process.
     """
 
     experiment: Experiment
@@ -149,44 +57,55 @@ class _Session:
 
     def finish(self) -> Run:
         """Train, save, evaluate what was saved, and write the figures."""
-        trained_at = time.monotonic()
+        # Train.
+        train_started = time.monotonic()
         device = self.experiment.fabric.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         fit, model, result = self._train()
+        train_s = time.monotonic() - train_started - self.cache_s
         # A resumed run counts what was trained before; the table of epochs knows.
-        train_s = time.monotonic() - trained_at
         logged_s = sum(row["time_s"] for row in self.run.history())
-        earlier_s = max(0.0, logged_s - (train_s - self.cache_s))
+        earlier_s = max(0.0, logged_s - train_s)
         save_classifier(model, self.run.model_folder)
 
         # The figures come from the files that will be used, by the path that `predict` takes.
-        evaluated_at = time.monotonic()
-        manifest, config = self.experiment.manifest, self.experiment.config
+        evaluation_started = time.monotonic()
+        manifest = self.experiment.manifest
+        config = self.experiment.config
         classifier = load(self.run.path, device=config.device, engine=config.engine, precision=config.precision)
         figures, predictions = self._evaluate(classifier, manifest.of_split(manifest.reported))
         classifier.tell_refused(self.experiment.display)
         record.add_refused_engines(self.run, classifier.refused)
         runs.write_parquet(self.run.path / runs.PREDICTIONS, predictions)
         ended = time.monotonic()
+        seconds = {
+            "total": round(ended - self.started + earlier_s, 2),
+            "data": round(self.data_s, 2),
+            "cache": round(self.cache_s, 2),
+            "train": round(train_s + earlier_s, 2),
+            "evaluate": round(ended - evaluation_started, 2),
+        }
 
-        score = self._selection_score(classifier) if config.selection_score else None
+        # What ranks the settings is no part of the seconds of a run.
+        score = None
+        if config.selection_score:
+            score = self._selection_score(classifier)
+
+        # Write the figures, in the order in which people read them.
+        shared_groups = find_shared_groups(manifest.records)
         metrics = {
             "split": manifest.reported,
             **figures,
             "selected_on_reported": fit.uses_reported,
-            "shared_groups": sum(manifest.reported in group.counts for group in find_shared_groups(manifest.records)),
+            "shared_groups": sum(manifest.reported in group.counts for group in shared_groups),
             **self._facts(model, result, device),
-            **({"selection": score} if score else {}),
-            **({"head_starts_from": model.source_head.summary()} if model.source_head else {}),
-            "time_s": {
-                "total": round(ended - self.started + earlier_s, 2),
-                "data": round(self.data_s, 2),
-                "cache": round(self.cache_s, 2),
-                "train": round(train_s - self.cache_s + earlier_s, 2),
-                "evaluate": round(ended - evaluated_at, 2),
-            },
         }
+        if score is not None:
+            metrics["selection"] = score
+        if model.source_head is not None:
+            metrics["head_starts_from"] = model.source_head.summary()
+        metrics["time_s"] = seconds
         record.write_card(self.run, self.experiment, model, metrics)
         record.write_metrics(self.run, metrics)
         if not config.keep_checkpoints:
@@ -200,16 +119,20 @@ class _Session:
     def _facts(self, model: ClassifierNetwork, result: FitResult, device: torch.device) -> dict[str, Any]:
         """Return what metrics.json says of the training."""
         plan = self.experiment.plan
-        on_gpu_mb = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+        tables = tabulate_plan(plan, model.network, model.stages)
+        if device.type == "cuda":
+            peak_mb: float | None = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+        else:
+            peak_mb = self.memory.megabytes()
         return {
             "strategy": plan.strategy,
             "backbone": model.backbone,
             "seed": self.experiment.config.seed,
-            "trainable_parameters": max(t.trainable for t in tabulate_plan(plan, model.network, model.stages)),
+            "trainable_parameters": max(table.trainable for table in tables),
             "epochs_run": list(result.epochs_run),
             "best_epochs": list(result.best_epochs),
             "unchanged_trainable_tensors": list(result.unchanged),
-            "peak_memory_mb": self.memory.megabytes() if on_gpu_mb is None else round(on_gpu_mb, 1),
+            "peak_memory_mb": peak_mb,
         }
 
     def _train(self) -> tuple[PlannedFit, ClassifierNetwork, FitResult]:
@@ -222,21 +145,26 @@ class _Session:
                 self.experiment = self.experiment.with_new_model()
             is_first = False
             self._announce(fit)
-            started, cache_s = time.monotonic(), self.cache_s
+
+            started = time.monotonic()
+            cache_s_before = self.cache_s
             result = self._fit(fit)
+            fit_s = time.monotonic() - started - (self.cache_s - cache_s_before)
             model = self.experiment.model
             if fit.scores:
                 # What choosing the epochs takes belongs to the run; what is done for the score alone does not.
-                seconds = 0.0 if fit.sets_length else time.monotonic() - started - (self.cache_s - cache_s)
-                self._write_score(model, seconds)
+                self._write_score(model, 0.0 if fit.sets_length else fit_s)
             if fit.sets_length:
-                epochs = result.best_epochs
-                self._decide(self.experiment.resolved.replace(stop_after=epochs))
-                num_images = len(self.experiment.train)
-                self.experiment.display.say(
-                    f"chosen epochs per phase: {list(epochs)}; training again on all {num_images} images"
-                )
+                self._set_length(result.best_epochs)
         return fit, model, result
+
+    def _set_length(self, epochs: tuple[int, ...]) -> None:
+        """Decide how long each phase of the fit to come is, and say so."""
+        self._decide(self.experiment.resolved.replace(stop_after=epochs))
+        num_images = len(self.experiment.train)
+        self.experiment.display.say(
+            f"chosen epochs per phase: {list(epochs)}; training again on all {num_images} images"
+        )
 
     def _announce(self, fit: PlannedFit) -> None:
         """Say what a fit on a part of train is for."""
@@ -255,34 +183,49 @@ class _Session:
 
     def _fit(self, planned: PlannedFit) -> FitResult:
         """Do one fit; what it decides on the way is written down at once."""
-        experiment, folder = self.experiment, self.run.path
-        config, display = experiment.config, experiment.display
+        experiment = self.experiment
+        folder = self.run.path
         fabric = experiment.fabric
         fabric.to_device(experiment.model.network)
-        held_out = experiment.images(planned.held_out) if planned.held_out is not None else None
+
+        # What feeds it, and where the head starts.
+        held_out = None
+        held_out_name = None
+        if planned.held_out is not None:
+            held_out = experiment.images(planned.held_out)
+            held_out_name = planned.held_out_name
         supply = experiment.supply(experiment.images(planned.train), held_out)
         checkpoints = Checkpoints(folder / runs.CHECKPOINTS / planned.name)
-        start_rest_row(experiment.model, supply, checkpoints, display.note)
-        patience = config.patience if planned.selects else None
+        start_rest_row(experiment.model, supply, checkpoints, experiment.display.note)
+
+        settings = replace(experiment.fit_settings, selects=planned.selects)
+        if not planned.selects:
+            settings = replace(settings, patience=None)
         fit = Fit(
             experiment.model,
             experiment.plan,
             supply,
-            replace(experiment.fit_settings, selects=planned.selects, patience=patience),
+            settings,
             fabric,
             name=planned.name,
-            held_out_name=planned.held_out_name if held_out is not None else None,
+            held_out_name=held_out_name,
         )
-        tensorboard = folder / runs.TENSORBOARD / planned.name if config.log == "tensorboard" else None
+        tensorboard = None
+        if experiment.config.log == "tensorboard":
+            tensorboard = folder / runs.TENSORBOARD / planned.name
+        title = "training"
+        if planned.name != "final":
+            title = f"{experiment.plan.strategy} {planned.name}"
         result = run_fit(
             fit,
             checkpoints=checkpoints,
             log=MetricsLog(folder / runs.HISTORY, fit=planned.name),
             tensorboard=tensorboard,
             choose_step=partial(self._choose_step, supply.engines),
-            display=display,
-            title="training" if planned.name == "final" else f"{experiment.plan.strategy} {planned.name}",
+            display=experiment.display,
+            title=title,
         )
+
         self.cache_s += supply.seconds
         record.add_refused_engines(self.run, supply.refused)
         self._decide(self.experiment.resolved.replace(engines=dict(supply.engines)))
@@ -306,22 +249,31 @@ class _Session:
         score = record.read_score(self.run)
         if score is not None:
             return score
-        return self._score(classifier, self.experiment.manifest.selection or INNER_VALIDATION, 0.0)
+        split = self.experiment.manifest.selection or INNER_VALIDATION
+        return self._score(classifier, split, 0.0)
 
     def _evaluate(
         self, classifier: Classifier, images: Sequence[ImageRecord]
     ) -> tuple[dict[str, Any], "pyarrow.Table"]:
+        """Return the figures on images, and a table with a row for each of them."""
         manifest = self.experiment.manifest
         return evaluate(
             classifier, images, manifest.labels, source=manifest.source, threads=self.experiment.config.threads
         )
 
     def _score(self, classifier: Classifier, split: str, seconds: float) -> dict[str, Any]:
+        """Return what ranks the settings: figures on the images of a split, and what it took to get them."""
         images = self.experiment.images(split)
-        figures = self._evaluate(classifier, images)[0]
+        figures, _ = self._evaluate(classifier, images)
         return record.score_of(figures, self.experiment.manifest, images, seconds)
 
     def _write_score(self, model: ClassifierNetwork, seconds: float) -> None:
+        """Score the settings by a model, and keep the score until the run is finished.
+
+        Args:
+            model: It was not trained on the inner validation images.
+            seconds: What its training took, as far as that was for the score alone.
+        """
         started = time.monotonic()
         config = self.experiment.config
         classifier = Classifier(model, config.device, engine=config.engine, precision=config.precision)
