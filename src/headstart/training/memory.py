@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from headstart.machine import give_back_freed_memory, resident_bytes, total_memory_bytes
+from headstart.machine import total_memory_bytes
 from headstart.training.recompute import blocks, uses_batch_statistics
 from headstart.types import StepChoice
 
@@ -24,8 +24,6 @@ _PIECE_BYTES = 3 * _GB
 # The C library holds more than is used at a time, because freed blocks do not always fit what comes next: 1.0 to
 # 1.3 times as much where all is kept, 1.5 to 2.3 times where blocks are computed again (docs/decisions/0017).
 _SCATTERED_WHOLE, _SCATTERED = 1.2, 2.0
-# Memory that was given back is cleared by the system when it is used again, which takes as long as half a step.
-_STEPS_BETWEEN_RETURNS = 4
 
 
 @dataclass(frozen=True)
@@ -109,27 +107,6 @@ def fit_memory(choice: StepChoice, memory: StepMemory, batch_size: int, limit: M
     most = max(limit.piece // memory.whole, 1)
     num_pieces = -(-batch_size // most)
     return replace(choice, piece_size=-(-batch_size // num_pieces))
-
-
-class FreedMemory:
-    """Gives freed memory back to the system where a process that computes blocks again holds more than it may.
-
-    What the C library holds beyond what is in use grows from step to step there; see docs/decisions/0017.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        """Take the most that the process should hold."""
-        self._limit_bytes = limit_bytes
-        self._num_steps = 0
-
-    def after_step(self) -> None:
-        """Give back what is free where it is time; called after every step."""
-        self._num_steps += 1
-        if self._num_steps < _STEPS_BETWEEN_RETURNS:
-            return
-        if (resident_bytes() or 0) > self._limit_bytes:
-            give_back_freed_memory()
-            self._num_steps = 0
 
 
 def measure_step(module: nn.Module, shape: Sequence[int], choice: StepChoice, device: torch.device) -> StepMemory:

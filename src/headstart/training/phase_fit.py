@@ -19,7 +19,7 @@ from headstart.models.delta import digest
 from headstart.training.batches import epoch_batches
 from headstart.training.checkpoint import optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from headstart.training.events import EpochDone, Event, StepDone
-from headstart.training.memory import FreedMemory, fit_memory, fixed_bytes, measure_step, memory_limit
+from headstart.training.memory import fit_memory, measure_step, memory_limit
 from headstart.training.optim import WeightAverage, build_optimizer, set_learning_rate
 from headstart.training.plan import Phase, ResolvedPhase, apply_modes
 from headstart.training.schedules import lr_factor
@@ -58,20 +58,16 @@ class PhaseFit:
         epochs = range(fit.position.epoch, phase.epochs_to_run)
         keys = [epoch_key(fit.position.phase, epoch) for epoch in epochs]
         self.inputs = fit.supply.phase(resolved.boundary, keys)
-        self._freed_memory: FreedMemory | None = None
         self.choice = self._memory_fitted_choice(settings.step)
         self.num_images = len(epochs) * fit.supply.train.num_images
 
     def _memory_fitted_choice(self, step: StepChoice) -> StepChoice:
-        """Return a way to run steps in which a batch fits into memory, and watch over it where it grows."""
+        """Return a way to run steps in which a batch fits into memory."""
         module = self.inputs.module
         device = self.fit.fabric.device
         memory = measure_step(module, self.inputs.shape, step, device)
         limit = memory_limit(device, module, self.fit.settings.memory_limit)
-        choice = fit_memory(step, memory, self.inputs.train.batch_size, limit)
-        if choice.recomputes and device.type == "cpu":
-            self._freed_memory = FreedMemory(fixed_bytes(device, module) + limit.whole)
-        return choice
+        return fit_memory(step, memory, self.inputs.train.batch_size, limit)
 
     @property
     def number(self) -> int:
@@ -171,8 +167,6 @@ class PhaseFit:
             raise self._with_place(error) from error
         if self._average is not None:
             self._average.update()
-        if self._freed_memory is not None:
-            self._freed_memory.after_step()
         return result
 
     def _with_place(self, error: DivergedError) -> DivergedError:

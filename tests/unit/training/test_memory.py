@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.training import memory as training_memory
-from headstart.training.memory import FreedMemory, MemoryLimit, StepMemory, fit_memory, measure_step, memory_limit
+from headstart.training.memory import MemoryLimit, StepMemory, fit_memory, measure_step, memory_limit
 from headstart.training.plan import Phase, Rule
 from headstart.training.recompute import blocks, recomputed, uses_batch_statistics
 from headstart.types import StepChoice
@@ -129,17 +128,6 @@ def test_the_limit_is_what_was_asked_for_without_the_process_and_the_weights(mon
     assert limit == MemoryLimit(pytest.approx(6600 * MB, rel=0.01), 3000 * MB)
     assert memory_limit(CPU, network, 2.0).piece == pytest.approx(600 * MB, rel=0.01)
     assert memory_limit(CPU, network, 0.1) == MemoryLimit(0, 0)
-
-
-@pytest.mark.parametrize(("resident", "expected"), [(100, []), (101, [4, 8])])
-def test_freed_memory_goes_back_where_the_process_holds_more_than_it_may(monkeypatch, resident, expected):
-    returned = []
-    watch = FreedMemory(100)
-    monkeypatch.setattr(training_memory, "resident_bytes", lambda: resident)
-    for step in range(1, 9):
-        monkeypatch.setattr(training_memory, "give_back_freed_memory", lambda step=step: returned.append(step))
-        watch.after_step()
-    assert returned == expected
 
 
 def test_dropout_and_layer_norm_need_no_whole_batch():
