@@ -42,7 +42,7 @@ def data_show(
     augmented: Annotated[bool, typer.Option("--augmented", help="show augmented training views instead")] = False,
 ) -> None:
     """Print the class counts per split and write a labelled contact sheet."""
-    from headstart.experiment.tools import show_data
+    from headstart.experiment.sheet import show_data
     from headstart.tables import print_counts
 
     refuse_existing(sheet, overwrite, "--sheet")

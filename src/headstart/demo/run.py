@@ -8,7 +8,7 @@ from headstart.config import make_config
 from headstart.data.catalog import data_set_folder
 from headstart.display import Display
 from headstart.experiment import train
-from headstart.experiment.tools import show_data
+from headstart.experiment.sheet import show_data
 from headstart.inference.predict import load
 from headstart.runs import Run
 from headstart.studies.compare import compare_runs

@@ -105,14 +105,15 @@ class Experiment:
         plan = build_plan(config, resolved, model)
         resolved = resolved.replace(epochs=tuple(phase.epochs for phase in plan.phases))
 
-        found = cls(config, resolved, manifest, report, reading.pictures, model, plan, display)
+        experiment = cls(config, resolved, manifest, report, reading.pictures, model, plan, display)
         if not resolved.batch_size:
-            found = found.with_resolved(resolved.replace(batch_size=found._fastest_batch_size()))
-        found._check()
-        notes = plan_notes(config, found.resolved, model, plan)
+            batch_size = experiment._fastest_batch_size()
+            experiment = experiment.with_resolved(resolved.replace(batch_size=batch_size))
+        experiment._refuse_untrainable()
+        notes = plan_notes(config, experiment.resolved, model, plan)
         if why_not:
             notes.insert(0, why_not)
-        return replace(found, notes=tuple(notes))
+        return replace(experiment, notes=tuple(notes))
 
     @classmethod
     def of_run(cls, config: Config, resolved: Resolved, manifest: Manifest, *, display: Display | None = None) -> Self:
@@ -220,17 +221,21 @@ class Experiment:
             phase: It is about to begin.
             number: Of the phase in the plan, from 0; default: the phase's own.
         """
-        number = phase.number if number is None else number
+        if number is None:
+            number = phase.number
         decided = self.resolved.step_of(number)
         if decided is not None:
             return decided
+
         device = pick_device(self.config.device)
-        options = candidates(device, self.config.precision, channels_last=self.config.channels_last)
-        # How a batch fits into memory does not depend on what is timed.
-        piece_size, recomputes = phase.choice.piece_size, phase.choice.recomputes
-        options = tuple(replace(option, piece_size=piece_size, recomputes=recomputes) for option in options)
+        options = []
+        for option in candidates(device, self.config.precision, channels_last=self.config.channels_last):
+            # How a batch fits into memory does not depend on what is timed.
+            fitting = replace(option, piece_size=phase.choice.piece_size, recomputes=phase.choice.recomputes)
+            options.append(fitting)
         if self.config.tune == "off" or len(options) == 1 or not phase.num_images:
             return options[0]
+
         trial = self._trial(phase.inputs.module, phase.first_batch())
         choice = choose_step(
             trial.step,
@@ -244,6 +249,7 @@ class Experiment:
         return choice
 
     def _trial(self, module: nn.Module, batch: Batch) -> StepTrial:
+        """Make steps of copies of a module, to be timed with a batch."""
         return StepTrial(self.model, module, batch, self.fit_settings, self.fabric)
 
     def _fastest_batch_size(self) -> int:
@@ -254,19 +260,23 @@ class Experiment:
         network = self.model.network.to(device)
         apply_modes(network, resolve(self.plan.phases[-1], network, self.model.stages))
 
-        def speed(size: int) -> float:
+        def images_per_s(size: int) -> float:
+            """Return the speed of steps with so many black images."""
             pixels = torch.zeros(size, 3, *self.model.spec.size, dtype=torch.uint8)
             labels = torch.zeros(size, dtype=torch.long)
-            return self._trial(network, Batch(pixels, labels, labels)).images_per_s(self.fit_settings.step)
+            trial = self._trial(network, Batch(pixels, labels, labels))
+            return trial.images_per_s(self.fit_settings.step)
 
-        return find_batch_size(speed, start=_USUAL_BATCH, most=max(_USUAL_BATCH, len(self.train) // 8))
+        most = max(_USUAL_BATCH, len(self.train) // 8)
+        return find_batch_size(images_per_s, start=_USUAL_BATCH, most=most)
 
-    def _check(self) -> None:
+    def _refuse_untrainable(self) -> None:
         """Refuse, before anything is written, what training would refuse."""
-        config, model = self.config, self.model
+        config = self.config
+        least_in_batch = min(self.resolved.batch_size, len(self.train))
         for phase in self.plan.phases:
-            resolved = resolve(phase, model.network, model.stages)
-            if resolved.trains_batch_statistics and min(self.resolved.batch_size, len(self.train)) == 1:
+            resolved = resolve(phase, self.model.network, self.model.stages)
+            if resolved.trains_batch_statistics and least_in_batch == 1:
                 raise PlanError(
                     f"phase {phase.name!r} normalises by the statistics of a batch, and a batch of one image has none; "
                     "use a larger --batch-size, or --batch-norm fixed"
@@ -280,8 +290,9 @@ class Experiment:
 
 
 def fit_settings(config: Config) -> FitSettings:
-    """Take from the settings what the loop wants."""
-    values = {name: getattr(config, name) for name in FitSettings.__dataclass_fields__ if name in Config.model_fields}
+    """Return the settings that the training loop knows; they have the same names in both."""
+    shared = FitSettings.__dataclass_fields__.keys() & Config.model_fields.keys()
+    values = {name: getattr(config, name) for name in shared}
     options = candidates(pick_device(config.device), config.precision, channels_last=config.channels_last)
     return FitSettings(**values, step=options[0], selects=config.selects)
 
@@ -293,8 +304,9 @@ def make_fabric(device_name: str) -> Fabric:
         ConfigError: There is no such device.
     """
     device = pick_device(device_name)
+    devices = 1 if device.index is None else [device.index]
     with _without_announcements("lightning_fabric", "lightning.fabric"):
-        fabric = Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
+        fabric = Fabric(accelerator=device.type, devices=devices)
     if fabric.device.type == "cuda":  # Fabric itself does so only when it launches processes
         torch.cuda.set_device(fabric.device)
     return fabric

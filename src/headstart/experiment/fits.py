@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 
 from headstart.config import Config
 
-TRAIN, INNER_TRAIN, INNER_VALIDATION = "train", "inner train", "inner validation"
+TRAIN = "train"
+INNER_TRAIN = "inner train"
+INNER_VALIDATION = "inner validation"
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,20 @@ def planned_fits(config: Config, *, selection: str | None, reported: str, has_le
     finds_epoch = config.selects and not has_length
     chooses_on_reported = finds_epoch and config.select_on == "reported"
     chooses_inside_train = finds_epoch and not chooses_on_reported and selection is None
+    evaluated = selection or reported
+    watched = evaluated if config.monitor else None
+
+    # A score of the settings needs a fit of its own where nothing else trains on a part of train.
     fits = []
     if config.selection_score and selection is None and not chooses_inside_train:
-        watched = INNER_VALIDATION if finds_epoch else None
-        fits.append(PlannedFit("selection", INNER_TRAIN, watched, INNER_VALIDATION, selects=finds_epoch, scores=True))
-    watched = (selection or reported) if config.monitor else None
+        scoring = PlannedFit("selection", INNER_TRAIN, None, INNER_VALIDATION, scores=True)
+        if finds_epoch:
+            scoring = replace(scoring, held_out=INNER_VALIDATION, selects=True)
+        fits.append(scoring)
+
+    # The fits that choose the epochs, and the one for the model.
     if not finds_epoch:
-        fits.append(PlannedFit("final", TRAIN, watched, selection or reported))
+        fits.append(PlannedFit("final", TRAIN, watched, evaluated))
     elif chooses_on_reported:
         fits.append(PlannedFit("final", TRAIN, reported, reported, selects=True, uses_reported=True))
     elif selection is not None:

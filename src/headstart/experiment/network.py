@@ -48,11 +48,12 @@ def build_model(config: Config, resolved: Resolved, labels: Sequence[str]) -> Cl
     model = build_classifier(
         backbone, tuple(labels), hidden=config.head_hidden, dropout=config.dropout, source_head=source
     )
+
+    # What came with the weights is told from what is inserted now.
     brought = frozenset(name for name, _ in model.network.named_parameters() if is_part(name))
-    parts = find_strategy(resolved.strategy, resolved.table).parts
     insert_parts(
         model,
-        parts,
+        find_strategy(resolved.strategy, resolved.table).parts,
         num_stages=config.stages,
         rank=config.lora_rank,
         alpha=config.lora_alpha,
@@ -76,7 +77,9 @@ def _resized(spec: InputSpec, resize: Sequence[int]) -> InputSpec:
     """Return a spec with another resize: of the shorter side, or to (height, width)."""
     if min(resize) < min(spec.size):
         raise ConfigError(f"resize={resize} is smaller than the input of {spec.size} that is cut from it")
-    return replace(spec, resize=resize[0] if len(resize) == 1 else (resize[0], resize[1]))
+    if len(resize) == 1:
+        return replace(spec, resize=resize[0])
+    return replace(spec, resize=(resize[0], resize[1]))
 
 
 def insert_parts(
@@ -95,7 +98,9 @@ def insert_parts(
     Raises:
         PlanError: Adapters have no place, since the blocks of the network are not known.
     """
-    stages = model.stages[:-1][-(num_stages or 0) :]
+    stages = model.stages[:-1]
+    if num_stages is not None:
+        stages = stages[-num_stages:]
     if parts == "lora":
         insert_lora(model.network, stages, rank=rank, alpha=alpha)
     elif parts == "adapter" and not has_known_stages(model.network):
@@ -114,8 +119,9 @@ def build_plan(config: Config, resolved: Resolved, model: ClassifierNetwork) -> 
     batch_norm = config.batch_norm
     if batch_norm == "auto":
         batch_norm = "batch" if model.weights == "none" else "fixed"
+
     options = StrategyOptions(
-        stages=_with_parameters(model),
+        stages=_stages_with_parameters(model),
         has_known_stages=has_known_stages(model.network),
         epochs=config.epochs,
         lr=resolved.lr,
@@ -132,40 +138,44 @@ def build_plan(config: Config, resolved: Resolved, model: ClassifierNetwork) -> 
     )
     strategy = find_strategy(resolved.strategy, resolved.table)
     plan = make_plan(resolved.strategy, strategy, options, backbone=config.backbone)
-    phases = _with_lengths(plan, resolved)
+
+    phases = _phases_with_lengths(plan, resolved)
     if not isinstance(head_of(model.network, model.stages), nn.Linear):
         # Only a linear head has an optimum to solve for.
         phases = tuple(replace(phase, solver="loop") for phase in phases)
     return replace(plan, phases=phases)
 
 
-def _with_parameters(model: ClassifierNetwork) -> tuple[Stage, ...]:
+def _stages_with_parameters(model: ClassifierNetwork) -> tuple[Stage, ...]:
     """Leave out of each stage what has no parameter (pooling, dropout): a table's patterns are about parameters."""
     names = [name for name, _ in model.network.named_parameters()]
-
-    def has_parameter(prefix: str) -> bool:
-        alone = Stage(prefix, (prefix,))
-        return any(alone.owns(name) for name in names)
-
     stages = []
     for stage in model.stages:
-        prefixes = tuple(prefix for prefix in stage.prefixes if has_parameter(prefix))
+        prefixes = []
+        for prefix in stage.prefixes:
+            alone = Stage(prefix, (prefix,))
+            if any(alone.owns(name) for name in names):
+                prefixes.append(prefix)
         if prefixes:
-            stages.append(replace(stage, prefixes=prefixes))
+            stages.append(replace(stage, prefixes=tuple(prefixes)))
     return tuple(stages)
 
 
-def _with_lengths(plan: Plan, resolved: Resolved) -> tuple[Phase, ...]:
-    """Return the phases with the lengths that were decided, where they were."""
-    phases = plan.phases
+def _phases_with_lengths(plan: Plan, resolved: Resolved) -> tuple[Phase, ...]:
+    """Return the phases with the lengths that were decided, where they were.
+
+    Raises:
+        ConfigError: Another number of lengths was decided.
+    """
+    phases = list(plan.phases)
     for lengths in (resolved.epochs, resolved.stop_after):
         if lengths and len(lengths) != len(phases):
             raise ConfigError(
                 f"the lengths that were decided are not those of the {len(phases)} phases of {plan.strategy}; leave "
                 "out --repeat"
             )
-    if resolved.epochs:
-        phases = tuple(replace(phase, epochs=n) for phase, n in zip(phases, resolved.epochs, strict=True))
-    if resolved.stop_after is not None:
-        phases = tuple(replace(phase, stop_after=n) for phase, n in zip(phases, resolved.stop_after, strict=True))
-    return phases
+    for number, epochs in enumerate(resolved.epochs or ()):
+        phases[number] = replace(phases[number], epochs=epochs)
+    for number, stop_after in enumerate(resolved.stop_after or ()):
+        phases[number] = replace(phases[number], stop_after=stop_after)
+    return tuple(phases)

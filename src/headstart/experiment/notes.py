@@ -13,7 +13,9 @@ from headstart.training.strategies import find_strategy
 def plan_notes(config: Config, resolved: Resolved, model: ClassifierNetwork, plan: Plan) -> list[str]:
     """Return sentences about settings, weights, head and parts."""
     ineffective = ineffective_settings(config)
-    notes = [f"{key} has no effect here; it belongs to {owner}" for key, owner in ineffective.items()]
+    notes = []
+    for key, owner in ineffective.items():
+        notes.append(f"{key} has no effect here; it belongs to {owner}")
     notes += _weight_notes(model, plan)
     notes += _head_notes(config.weights, model, plan)
     if find_strategy(resolved.strategy, resolved.table).parts == "adapter":
@@ -47,27 +49,32 @@ def _head_notes(weights: str | None, model: ClassifierNetwork, plan: Plan) -> li
     known = set(run_labels(weights)).intersection(model.labels)
     is_solved = plan.phases[0].solver == "lbfgs"
     source = model.source_head
-    if source is None:
-        notes = []
-        if known and plan.is_pretrained:
+    if source is not None:
+        notes = matching_lines(source.matching, source.classes)
+        if known:
+            notes.append(f"the rows are those of {weights}; --head-init random would start anew")
+        if is_solved:
             notes.append(
-                f"{weights} knows {len(known)} of these {len(model.labels)} classes, and the head starts anew; "
-                "--head-init source would start from its rows"
+                "head_init=source changes nothing here: the first phase solves for the head, wherever it starts"
             )
-        if not is_solved and not any(phase.epochs_to_run for phase in plan.phases):
-            notes.append("no epochs and a random head: it can only guess; --head-init source starts from what is known")
         return notes
-    notes = matching_lines(source.matching, source.classes)
-    if known:
-        notes.append(f"the rows are those of {weights}; --head-init random would start anew")
-    if is_solved:
-        notes.append("head_init=source changes nothing here: the first phase solves for the head, wherever it starts")
+
+    notes = []
+    if known and plan.is_pretrained:
+        notes.append(
+            f"{weights} knows {len(known)} of these {len(model.labels)} classes, and the head starts anew; "
+            "--head-init source would start from its rows"
+        )
+    if not is_solved and not any(phase.epochs_to_run for phase in plan.phases):
+        notes.append("no epochs and a random head: it can only guess; --head-init source starts from what is known")
     return notes
 
 
 def _adapter_notes(weights: str | None, width: int, model: ClassifierNetwork) -> list[str]:
-    there = {found for _, found in (adapter_layout(model.network) or {}).values()}
-    kept = sorted(there - {width})
+    """Say that adapters which came with the weights keep their width, where another one is asked for."""
+    layout = adapter_layout(model.network) or {}
+    widths = {found for _, found in layout.values()}
+    kept = sorted(widths - {width})
     if not kept:
         return []
     return [

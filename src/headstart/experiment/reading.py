@@ -18,7 +18,12 @@ from headstart.errors import ConfigError
 
 
 def read_data(config: Config, display: Display, *, keep: Keep | None = None) -> tuple[Manifest, DataReport]:
-    """Read and check the data that a config names; `keep` is given every decoded picture.
+    """Read and check the data that a config names.
+
+    Args:
+        config: Settings.
+        display: Told how far the reading is.
+        keep: Given every decoded picture, where the network takes it as it is decoded here.
 
     Raises:
         ConfigError: No data is named.
@@ -28,6 +33,8 @@ def read_data(config: Config, display: Display, *, keep: Keep | None = None) -> 
         raise ConfigError(
             "no data given; name a folder of class folders, a manifest or a catalogue name such as snacks"
         )
+    if config.decoder != "pillow":
+        keep = None
     return load_dataset(
         config.data,
         layout=config.layout,
@@ -40,7 +47,7 @@ def read_data(config: Config, display: Display, *, keep: Keep | None = None) -> 
         split_seed=config.split_seed,
         threads=config.threads,
         progress=display.progress,
-        keep=keep if config.decoder == "pillow" else None,
+        keep=keep,
     )
 
 
@@ -62,6 +69,12 @@ class Reading:
     """
 
     def __init__(self, config: Config, display: Display) -> None:
+        """Begin to read.
+
+        Args:
+            config: Settings that name the data.
+            display: Told how far the reading is, and what it found.
+        """
         self.pictures = Pictures()
         self._config = config
         self._shown_on = display
@@ -71,9 +84,11 @@ class Reading:
         threading.Thread(target=self._read, name="headstart-read", daemon=True).start()
 
     def __enter__(self) -> Self:
+        """Return the reading itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End the reading."""
         self.stop()
 
     def stop(self) -> None:
@@ -93,6 +108,7 @@ class Reading:
         return manifest, report
 
     def _read(self) -> None:
+        """Read, in the thread, and pass on the result or the error."""
         try:
             self._result.set_result(read_data(self._config, self._display, keep=self.pictures.keep))
         except BaseException as error:
@@ -107,6 +123,7 @@ class _UntilStopped(Display):
         self._display = display
 
     def progress(self, title: str, done: int, total: int) -> None:
+        """Show how far the reading is; raise an error that ends it, once it is stopped."""
         if self.is_over:
             raise CancelledError
         self._display.progress(title, done, total)

@@ -35,24 +35,26 @@ def create(experiment: Experiment, out: Path, *, overwrite: bool) -> Run:
     buffer = io.BytesIO()
     write_manifest(experiment.manifest, buffer)
     model = experiment.model
-    tables = [asdict(table) for table in tabulate_plan(experiment.plan, model.network, model.stages)]
+    tables = tabulate_plan(experiment.plan, model.network, model.stages)
+    plan = {"strategy": experiment.plan.strategy, "phases": [asdict(table) for table in tables]}
     files: dict[str, bytes | str] = {
-        runs.CONFIG: dump_config(_asked(experiment)),
+        runs.CONFIG: dump_config(_config_to_repeat(experiment)),
         runs.RESOLVED: experiment.resolved.to_json(),
         runs.ENVIRONMENT: json.dumps(environment(experiment.config.seed), indent=2),
         runs.DATA_REPORT: json.dumps(experiment.report.to_dict(), indent=2, ensure_ascii=False),
-        runs.PLAN: json.dumps({"strategy": experiment.plan.strategy, "phases": tables}, indent=2),
+        runs.PLAN: json.dumps(plan, indent=2),
         runs.MANIFEST: buffer.getvalue(),
     }
     return runs.create_run_folder(out, files, overwrite=overwrite)
 
 
-def _asked(experiment: Experiment) -> Config:
+def _config_to_repeat(experiment: Experiment) -> Config:
     """Return the settings for config.yaml: with the table that a file held, and without the run that was repeated.
 
-    Neither may be there any more when the run itself is repeated.
+    The file, and the run, may not be there any more when this run is repeated.
     """
-    asked, resolved = experiment.config, experiment.resolved
+    asked = experiment.config
+    resolved = experiment.resolved
     if resolved.table is not None:
         asked = asked.model_copy(update={"strategy": resolved.strategy, "table": resolved.table})
     return make_config(asked.model_dump(exclude_unset=True, exclude={"repeat"}))
@@ -69,7 +71,7 @@ def add_refused_engines(run: Run, reasons: Sequence[str]) -> None:
 
 
 def write_resolved(run: Run, resolved: Resolved) -> None:
-    """Write what has been decided since."""
+    """Write what has been decided since the run began."""
     write_atomic(run.path / runs.RESOLVED, resolved.to_json())
 
 

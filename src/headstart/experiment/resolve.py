@@ -18,29 +18,35 @@ _WITHOUT_EFFECT = {"out", "threads", "monitor", "log", "cache", "repeat"}
 def decide(config: Config, labels: Sequence[str]) -> Resolved:
     """Decide what follows from the settings and the classes: the strategy, its rates, and where the head starts.
 
-    Where all classes of a run that the weights come from are among the data's, its head goes on; a head from elsewhere
-    starts anew unless asked for. A head that knows its classes gets the rates of what is pretrained, not those of what
-    is new: measured in docs/decisions/0007-source-rows.md.
+    Where the weights are those of a run, and the data has all classes of it, training goes on with that run's head; any
+    other source's head is used only where it is asked for. A head that knows its classes gets the rates of what is
+    pretrained, not those of what is new: measured in docs/decisions/0007-source-rows.md.
 
     Raises:
         ConfigError: The strategy is not known, or contradicts other settings.
     """
     strategy = strategy_of(config)
+
+    # Where the head starts.
     head_init = config.head_init
     if "head_init" not in config.model_fields_set:
         can_go_on = strategy.row.is_pretrained and config.head_hidden is None
-        head_init = "source" if can_go_on and _knows_only(config.weights, labels) else "random"
+        head_init = "random"
+        if can_go_on and _knows_only(config.weights, labels):
+            head_init = "source"
     has_source_head = head_init == "source"
 
+    # The rates.
     lr = config.lr or default_lr(strategy.row, config.optimizer, has_source_head=has_source_head)
     multiplier = config.head_lr_mult
     if has_source_head and strategy.row.has_head_rate and "head_lr_mult" not in config.model_fields_set:
         multiplier = 1.0
+    head_lr = config.head_lr or lr * multiplier
     return Resolved(
         strategy=strategy.name,
         table=strategy.table,
         lr=lr,
-        head_lr=config.head_lr or lr * multiplier,
+        head_lr=head_lr,
         batch_size=config.batch_size,
         head_init=head_init,
     )
@@ -62,20 +68,22 @@ def repeated(config: Config, labels: Sequence[str]) -> tuple[Resolved | None, st
     if config.repeat is None:
         return None, ""
     run = open_run(Path(config.repeat))
-    before, now = _comparable(run.config()), _comparable(config)
+    before = _comparable_settings(run.config())
+    now = _comparable_settings(config)
     changed = [key for key in now if key not in _WITHOUT_EFFECT and now[key] != before[key]]
     if changed:
         verb = "is" if len(changed) == 1 else "are"
         return None, (
             f"{', '.join(changed)} {verb} not as in {config.repeat}, so what follows from settings is decided anew"
         )
+
     resolved = run.resolved()
     if resolved.match and set(resolved.match) != set(labels):
         return None, f"the classes are not those of {config.repeat}, so what follows from settings is decided anew"
     return resolved, ""
 
 
-def _comparable(config: Config) -> dict[str, Any]:
+def _comparable_settings(config: Config) -> dict[str, Any]:
     """Return all settings, with the table of the user's file in the place of its name."""
     strategy = strategy_of(config)
     return {**config.model_dump(), "strategy": strategy.name, "table": strategy.table}

@@ -31,7 +31,8 @@ def strategy_of(config: Config) -> NamedStrategy:
     Raises:
         ConfigError: It is not known, or contradicts other settings.
     """
-    name, table = config.strategy, config.table
+    name = config.strategy
+    table = config.table
     if _is_file(config.strategy):
         file = Path(config.strategy)
         table = read_yaml(file)
@@ -54,11 +55,14 @@ def ineffective_settings(config: Config) -> dict[str, str]:
         ConfigError: The strategy is not known.
     """
     # A file of one's own may not be read yet; what its table uses is the same for all.
-    row = find_strategy(config.strategy, {} if _is_file(config.strategy) else config.table)
+    table = {} if _is_file(config.strategy) else config.table
+    row = find_strategy(config.strategy, table)
+
+    # Who has a use for each setting that has none here.
     owners = {}
     for key, named_owner in USED_BY_SOME.items():
         if key not in row.uses:
-            owners[key] = named_owner or f"strategy {_users(key)}"
+            owners[key] = named_owner or f"strategy {_strategies_that_use(key)}"
     for key, other_owner in IGNORED_BY_SOME.items():
         if key in row.ignores:
             owners[key] = other_owner
@@ -85,9 +89,11 @@ def ineffective_settings(config: Config) -> dict[str, str]:
     return found
 
 
-def _users(key: str) -> str:
+def _strategies_that_use(key: str) -> str:
+    """Name the strategies in which a setting has an effect: `lora or adapter`."""
     return either(name for name, row in STRATEGIES.items() if key in row.uses)
 
 
 def _is_file(strategy: str) -> bool:
+    """Tell whether a strategy is named by the YAML file of its table."""
     return strategy.endswith((".yaml", ".yml"))

@@ -1,36 +1,33 @@
-"""What people do around a run: measure a model on a folder, test the range of learning rates, look at the data."""
+"""What people do around a run: measure a model on a folder, find a learning rate, keep only what a run changed."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from headstart import runs
 from headstart.config import Config
-from headstart.data.contact_sheet import TILE, contact_sheet, most_rows
 from headstart.data.dataset import load_dataset
-from headstart.data.manifest import ImageRecord, Manifest, read_manifest
-from headstart.data.sources import read_picture
+from headstart.data.manifest import ImageRecord, read_manifest
 from headstart.display import Display
-from headstart.errors import ConfigError, DataError, RunError
+from headstart.errors import DataError, RunError
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.network import build_backbone
-from headstart.experiment.reading import read_data, show_report
+from headstart.experiment.reading import show_report
 from headstart.experiment.settings import strategy_of
-from headstart.files import atomic_path, make_parent
+from headstart.features.supply import FeatureSupply
+from headstart.files import make_parent
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
 from headstart.models.backbones import create_backbone
+from headstart.models.classifier import ClassifierNetwork
 from headstart.models.delta import load_delta, read_factors, read_info, save_delta
 from headstart.models.saved import load_classifier, save_classifier
-from headstart.preprocessing import eval_view, train_view
 from headstart.training.lr_find import LEFT_OUT, RangeTest, find_lr
+from headstart.training.plan import Phase
 from headstart.training.rest_row import start_rest_row
-from headstart.types import Decoding, Layout
+from headstart.types import Layout
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def evaluate_folder(
@@ -85,13 +82,18 @@ def evaluate_folder(
         known=classifier.labels,
     )
     show_report(report, display)
-    chosen = split or (manifest.reported if manifest.reported in manifest.splits else manifest.splits[0])
+
+    # The images to measure on.
+    chosen = split
+    if not chosen:
+        chosen = manifest.reported if manifest.reported in manifest.splits else manifest.splits[0]
     records = manifest.of_split(chosen)
     if not records:
         raise DataError(f"{data} has no split {chosen!r}; it has {', '.join(manifest.splits)}")
-    seen = _seen_by(model, records)
+    seen = _overlap_with_training(model, records)
     for line in seen:
         display.note(line)
+
     metrics, table = evaluate(classifier, records, manifest.labels, source=manifest.source, progress=display.progress)
     classifier.tell_refused(display)
     if predictions is not None:
@@ -100,27 +102,33 @@ def evaluate_folder(
     return {**metrics, "split": chosen, "seen_by_the_model": seen}
 
 
-def _seen_by(model: Path, records: Sequence[ImageRecord]) -> list[str]:
+def _overlap_with_training(model: Path, records: Sequence[ImageRecord]) -> list[str]:
     """Say how many of the images a run has learnt from or selected on; a model folder alone does not know."""
     run = runs.run_of_model(model)
     if run is None:
         return []
     known = read_manifest(run.path / runs.MANIFEST)
     config = run.config()
+
+    # The same images.
     uses = {"was trained on": "train"}
     selecting = known.reported if config.select_on == "reported" else known.selection
     if selecting is not None and config.selects and run.resolved().stop_after is None:
         uses["selected its epoch on"] = selecting
     lines = []
     for use, split in uses.items():
-        used = {record.sha256 for record in known.records if record.split == split}
-        if count := sum(record.sha256 in used for record in records):
-            lines.append(f"the model {use} {count} of these {len(records)} images, so the figure is optimistic")
-    trained = {record.group for record in known.of_split("train")} - {None}
-    if count := sum(record.group in trained for record in records):
+        used = {record.sha256 for record in known.of_split(split)}
+        num_used = sum(record.sha256 in used for record in records)
+        if num_used:
+            lines.append(f"the model {use} {num_used} of these {len(records)} images, so the figure is optimistic")
+
+    # Other images of the same groups.
+    trained_groups = {record.group for record in known.of_split("train")} - {None}
+    num_of_trained = sum(record.group in trained_groups for record in records)
+    if num_of_trained:
         lines.append(
-            f"{count} of these {len(records)} images have a group that the model was also trained on, judged by its "
-            "name, so the figure is optimistic"
+            f"{num_of_trained} of these {len(records)} images have a group that the model was also trained on, judged "
+            "by its name, so the figure is optimistic"
         )
     return lines
 
@@ -145,20 +153,25 @@ def find_learning_rate(
         HeadstartError: Settings or data are not usable, or the plot could not be written.
         TrainingError: The loss was never finite, or the test was too short to show a slope.
     """
-    runs.check_output(plot, config.data, "--plot", *_PICTURES, ".pdf", ".svg")
+    runs.check_output(plot, config.data, "--plot", *PICTURE_SUFFIXES, ".pdf", ".svg")
     left_out = [name for name, off in LEFT_OUT.items() if getattr(config, name) != off]
     if left_out:
         display.note(f"the range test leaves out {', '.join(left_out)}")
     experiment = Experiment.prepare(config, display=display)
-    model, fabric = experiment.model, experiment.fabric
-    phases = experiment.plan.phases
-    index = next((index for index, phase in enumerate(phases) if phase.solver == "loop"), 0)
+    model = experiment.model
+    fabric = experiment.fabric
+
+    def supply_of(trial: ClassifierNetwork) -> FeatureSupply:
+        """Feed a copy of the network with the training images."""
+        return experiment.supply(experiment.train, model=trial)
+
     fabric.to_device(model.network)
-    start_rest_row(model, experiment.supply(experiment.train), None, display.note)
+    start_rest_row(model, supply_of(model), None, display.note)
+    index = _first_trained(experiment.plan.phases)
     result = find_lr(
         model,
-        phases[index],
-        lambda trial: experiment.supply(experiment.train, model=trial),
+        experiment.plan.phases[index],
+        supply_of,
         experiment.fit_settings,
         fabric,
         low=low,
@@ -168,87 +181,26 @@ def find_learning_rate(
     return result, _rate_setting(experiment, index)
 
 
+def _first_trained(phases: Sequence[Phase]) -> int:
+    """Return the number of the first phase that is trained and not solved; 0 where all are solved."""
+    for index, phase in enumerate(phases):
+        if phase.solver == "loop":
+            return index
+    return 0
+
+
 def _rate_setting(experiment: Experiment, index: int) -> str:
     """Name the setting that decides the rate of a phase."""
-    config, phases = experiment.config, experiment.plan.phases
+    config = experiment.config
+    phases = experiment.plan.phases
     strategy = strategy_of(config)
     if strategy.table is not None:
         return f"lr of phase {phases[index].name!r} in the table"
     if config.phase_lrs or 0 < index < len(phases) - 1:
         return f"--phase-lrs, number {index + 1}:"
-    return "--head-lr" if index == 0 and strategy.row.starts_with_head else "--lr"
-
-
-def show_data(
-    config: Config,
-    sheet: Path,
-    *,
-    split: str | None = None,
-    per_class: int = 8,
-    augmented: bool = False,
-    display: Display | None = None,
-) -> Manifest:
-    """Write a contact sheet: the first pictures of each class, of every second class the last ones.
-
-    With `augmented`, each row is one training picture followed by `per_class` training views of it, in the 8-bit RGB
-    that the network's normalisation starts from.
-
-    Raises:
-        HeadstartError: The data is not usable, or the sheet cannot be written.
-    """
-    runs.check_output(sheet, config.data, "--sheet", *_PICTURES)
-    display = display or Display()
-    # The plain sheet needs no network; the augmented one shows what this backbone's input looks like.
-    experiment = Experiment.prepare(config, display=display) if augmented else None
-    if experiment is not None:
-        manifest = experiment.manifest
-        how = experiment.model.spec.decoding
-    else:
-        manifest, report = read_data(config, display)
-        show_report(report, display)
-        how = Decoding(TILE, report.grey_range)
-    chosen = split or "train"
-    rows = []
-    of_split = manifest.of_split(chosen)
-    for label, name in enumerate(manifest.labels[: most_rows()]):
-        records = [record for record in of_split if record.label == label]
-        if experiment is not None and records:
-            rows.append((f"{name}: {config.augment}", _views(experiment, records[0], per_class)))
-        else:
-            pictures = _pictures(manifest, records, how, per_class, from_end=label % 2 == 1)
-            rows.append((f"{name} ({len(records)})", pictures))
-    if not any(pictures for _, pictures in rows):
-        raise ConfigError(f"there is no split {chosen!r}; there are {', '.join(manifest.splits)}")
-    if len(rows) < len(manifest.labels):
-        display.note(f"the sheet shows the first {len(rows)} of {len(manifest.labels)} classes: it cannot be longer")
-    make_parent(sheet)
-    with atomic_path(sheet) as temporary:
-        contact_sheet(rows).save(temporary)
-    return manifest
-
-
-def _views(experiment: Experiment, record: ImageRecord, count: int) -> list[Image.Image]:
-    """Return the evaluation view of an image, and training views of it."""
-    config, spec = experiment.config, experiment.model.spec
-    picture = read_picture(experiment.manifest.source, record.key, spec.decoding)
-    rng = np.random.default_rng(config.seed)
-    views = [eval_view(picture, spec)]
-    for _ in range(count):
-        views.append(train_view(picture, spec, config.augment, rng))
-    return [Image.fromarray(view) for view in views]
-
-
-def _pictures(
-    manifest: Manifest, records: list[ImageRecord], how: Decoding, count: int, *, from_end: bool
-) -> list[Image.Image]:
-    """Return thumbnails of the first pictures, or of the last ones; each is decoded no larger than it must be."""
-    chosen = records[-count:] if from_end else records[:count]
-    pictures = []
-    for record in chosen:
-        picture = read_picture(manifest.source, record.key, how, is_quick=True)
-        picture.thumbnail((2 * TILE, 2 * TILE))
-        pictures.append(picture)
-    return pictures
+    if index == 0 and strategy.row.starts_with_head:
+        return "--head-lr"
+    return "--lr"
 
 
 def write_delta(path: Path, out: Path) -> None:

@@ -50,8 +50,8 @@ def expand_inputs(words: Iterable[str], stdin: Iterable[str] | None = None) -> I
         raise DataError("no image was given; give files, folders, globs, or - to read paths from standard input")
     for word in words:
         if word != "-":
-            _check_word(word)
-    return _expand(words, stdin if stdin is not None else ())
+            _refuse_word_without_images(word)
+    return _images_of(words, stdin if stdin is not None else ())
 
 
 def as_pictures(inputs: Inputs) -> list[Picture]:
@@ -65,13 +65,13 @@ def as_pictures(inputs: Inputs) -> list[Picture]:
     """
     if isinstance(inputs, np.ndarray) and inputs.ndim == 4:
         if not inputs.size:
-            return _no_images(inputs)
+            return _pictures_of_empty_array(inputs)
         return [as_picture(array) for array in inputs]
     if isinstance(inputs, (str, os.PathLike, Image.Image, np.ndarray)):
         return [as_picture(inputs)]
     # A tensor can be iterated too, but its values and layout are not those of pictures.
     if not isinstance(inputs, Iterable) or isinstance(inputs, (bytes, Mapping)) or hasattr(inputs, "dtype"):
-        raise DataError(f"cannot classify {_describe(inputs)}; {_EXPECTED}")
+        raise DataError(f"cannot classify {_type_and_shape(inputs)}; {_EXPECTED}")
     return [as_picture(item) for item in inputs]
 
 
@@ -87,7 +87,7 @@ def as_picture(item: Any) -> Picture:
         return str(Path(item))
     if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == 3 and item.shape[2] == 3 and item.size:
         return Image.fromarray(item)
-    raise DataError(f"cannot classify {_describe(item)}; {_EXPECTED}")
+    raise DataError(f"cannot classify {_type_and_shape(item)}; {_EXPECTED}")
 
 
 def decoded_views(
@@ -106,28 +106,38 @@ def decoded_views(
 
 
 def _view(picture: Picture, source: Source, spec: InputSpec) -> View:
+    """Decode a picture as the network takes it, or return the error that says why that cannot be done."""
     try:
         return eval_view(read_picture(source, picture, spec.decoding), spec)
     except UnreadableImageError as error:
         # The tracebacks' frames hold the picture, half decoded, for as long as the error waits for its turn.
-        if (cause := error.__cause__) is not None:
-            cause.__traceback__ = cause.__cause__ = cause.__context__ = None
+        cause = error.__cause__
+        if cause is not None:
+            cause.__traceback__ = None
+            cause.__cause__ = None
+            cause.__context__ = None
         return error.with_traceback(None)
 
 
-def _check_word(word: str) -> None:
-    # To its end, so that a folder that cannot be listed is found before the first image is classified.
+def _refuse_word_without_images(word: str) -> None:
+    """Refuse a word of the command line that names no image.
+
+    Folders are listed to their end, so that one that cannot be is found before the first image is classified.
+    """
     if os.path.isdir(word):
-        if not sum(1 for _ in _images_below(word)):
+        num_images = sum(1 for _ in _images_below(word))
+        if not num_images:
             raise DataError(f"folder {word} holds no image file; give a folder of pictures, or name the files")
     elif not may_exist(word):
         if not glob.has_magic(word):
             raise DataError(f"there is no file or folder {word}; check the path")
-        if not sum(1 for _ in _matches(word)):
+        num_images = sum(1 for _ in _matching_images(word))
+        if not num_images:
             raise DataError(f"no image matches {word}; check the pattern")
 
 
-def _expand(words: Iterable[str], stdin: Iterable[str]) -> Iterator[Path]:
+def _images_of(words: Iterable[str], stdin: Iterable[str]) -> Iterator[Path]:
+    """Yield the paths that the words name, in order."""
     for word in words:
         if word == "-":
             yield from _listed_in(stdin)
@@ -136,7 +146,7 @@ def _expand(words: Iterable[str], stdin: Iterable[str]) -> Iterator[Path]:
         elif may_exist(word):
             yield Path(word)
         else:
-            yield from _matches(word)
+            yield from _matching_images(word)
 
 
 def _listed_in(stdin: Iterable[str]) -> Iterator[Path]:
@@ -156,7 +166,8 @@ def _listed_in(stdin: Iterable[str]) -> Iterator[Path]:
         raise _NOT_A_LIST from error
 
 
-def _matches(pattern: str) -> Iterator[Path]:
+def _matching_images(pattern: str) -> Iterator[Path]:
+    """Yield the images that a glob names, by name, with those of the folders that it names."""
     for name in sorted(glob.iglob(pattern, recursive=True)):
         if os.path.isdir(name):
             # `**` names a folder and also everything in it; the files come under their own names.
@@ -167,18 +178,25 @@ def _matches(pattern: str) -> Iterator[Path]:
 
 
 def _images_below(folder: str) -> Iterator[Path]:
+    """Yield the images in a folder and in the folders below it."""
     for each in walk(folder):
         for image in each.images:
             yield Path(image)
 
 
-def _no_images(array: npt.NDArray[Any]) -> list[Picture]:
+def _pictures_of_empty_array(array: npt.NDArray[Any]) -> list[Picture]:
+    """Return no pictures for an array of no images; refuse one of images without pixels.
+
+    Raises:
+        DataError: Its images have no pixels, or it has not the type or the layout of images.
+    """
     if len(array) == 0 and array.dtype == np.uint8 and array.shape[3] == 3:
         return []
-    raise DataError(f"cannot classify {_describe(array)}; {_EXPECTED}")
+    raise DataError(f"cannot classify {_type_and_shape(array)}; {_EXPECTED}")
 
 
-def _describe(value: object) -> str:
+def _type_and_shape(value: object) -> str:
+    """Say what a value is: `a list`, or `a ndarray of float32 (2, 3)`."""
     kind = type(value).__name__
     dtype = getattr(value, "dtype", None)
     shape = getattr(value, "shape", None)

@@ -63,7 +63,7 @@ def run_lesson(
 
 def _steps(lesson: Lesson, progress: StudyProgress) -> Iterator[Manifest | dict[str, Any] | Outcome]:
     """Yield the data, the network to start from, and each part."""
-    from headstart.experiment.tools import show_data
+    from headstart.experiment.sheet import show_data
     from headstart.models.backbones import create_backbone, describe_backbone
 
     first = lesson.cells(lesson.parts[0])[0].config

@@ -12,7 +12,8 @@ from headstart import experiment
 from headstart.config import make_config
 from headstart.display import Display
 from headstart.errors import RunError
-from headstart.experiment.tools import evaluate_folder, show_data
+from headstart.experiment.sheet import show_data
+from headstart.experiment.tools import evaluate_folder
 from tests.helpers.displays import Remembering
 from tests.helpers.pictures import COLOURS, write_folder
 
