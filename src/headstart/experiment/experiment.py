@@ -219,7 +219,7 @@ class Experiment:
 
         Args:
             phase: It is about to begin.
-            number: Of the phase in the plan, from 0; default: the phase's own.
+            number: The phase's number in the plan, from 0; default: its own.
         """
         if number is None:
             number = phase.number

@@ -17,7 +17,8 @@ from headstart.models.stages import has_known_stages
 from headstart.resolved import Resolved
 from headstart.training.penalties import L2SP
 from headstart.training.plan import Phase, Plan
-from headstart.training.strategies import StrategyOptions, find_strategy, make_plan
+from headstart.training.strategies import find_strategy, make_plan
+from headstart.training.strategy_options import StrategyOptions
 from headstart.types import InputSpec, Parts, Stage
 
 
@@ -88,12 +89,12 @@ def insert_parts(
     """Put the parts that a strategy trains into a network, in place.
 
     Args:
-        model: With its new head, which has none.
+        model: The network with its new head, which gets no parts.
         parts: `lora`, `adapter`, or None for none.
         num_stages: How many of the last stages have them; None: all.
-        rank: Of `lora`.
-        alpha: Of `lora`.
-        width: Of `adapter`.
+        rank: The rank of `lora`.
+        alpha: The alpha of `lora`.
+        width: The width of `adapter`.
 
     Raises:
         PlanError: Adapters have no place, since the blocks of the network are not known.

@@ -198,9 +198,8 @@ class Session:
         checkpoints = Checkpoints(folder / runs.CHECKPOINTS / planned.name)
         start_rest_row(experiment.model, supply, checkpoints, experiment.display.note)
 
-        settings = replace(experiment.fit_settings, selects=planned.selects)
-        if not planned.selects:
-            settings = replace(settings, patience=None)
+        patience = experiment.config.patience if planned.selects else None
+        settings = replace(experiment.fit_settings, selects=planned.selects, patience=patience)
         fit = Fit(
             experiment.model,
             experiment.plan,

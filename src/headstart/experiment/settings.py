@@ -15,7 +15,7 @@ class NamedStrategy:
     """A strategy as the settings name it.
 
     Attributes:
-        name: Of the strategy, or of the user's table.
+        name: The name of the strategy, or of the user's table.
         table: The user's table, or None.
         row: What it says of itself.
     """

@@ -51,7 +51,7 @@ class EpochDone:
     """An epoch is done.
 
     Attributes:
-        row: Of metrics.csv.
+        row: The row of metrics.csv.
         best: Name to keep the weights under that are the best of their phase so far, or '' where they are not.
     """
 
@@ -67,8 +67,8 @@ class FitResult:
     """What training did.
 
     Attributes:
-        epochs_run: Per phase.
-        best_epochs: Per phase, the chosen number of epochs (all of them where nothing was selected).
+        epochs_run: How many epochs each phase ran.
+        best_epochs: The chosen number of epochs of each phase (all of them where nothing was selected).
         unchanged: Trainable tensors that a phase left as they were, as `phase: name` (a rate too small to matter).
     """
 

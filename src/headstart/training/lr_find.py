@@ -31,8 +31,8 @@ class RangeTest:
     """What the range test saw.
 
     Attributes:
-        learning_rates: Per step, of the lowest part that trains.
-        losses: Smoothed, per step.
+        learning_rates: The rate of each step, of the lowest part that trains.
+        losses: The smoothed loss of each step.
         suggestion: Where the smoothed loss falls fastest per decade of the rate.
     """
 

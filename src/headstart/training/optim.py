@@ -20,7 +20,7 @@ def is_decayed(name: str, parameter: Tensor, *, decay_all: bool) -> bool:
     tokens of classes and registers, and tables of positions. Decay would pull these towards a zero that means nothing.
 
     Args:
-        name: Of the parameter in its network.
+        name: The name of the parameter in its network.
         parameter: The parameter.
         decay_all: Whether it applies everywhere.
     """
@@ -45,7 +45,7 @@ def build_optimizer(
         name: `adamw`, `adam` or `sgd`.
         parameters: All parameters by name; only those in `learning_rates` enter.
         learning_rates: Rate at the top of the schedule; kept in each group as `base_lr`.
-        momentum: For `sgd`.
+        momentum: The momentum of `sgd`; the others have none.
         weight_decay: As the optimizer defines it: decoupled for `adamw`, added to the gradient for the others.
         decay_all: Decay norms and biases too.
     """

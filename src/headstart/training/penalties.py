@@ -40,7 +40,7 @@ class L2SP:
 
         Args:
             parameters: What trains, by name; one without a gradient is left alone.
-            start: From `pretrained_start`.
+            start: The pretrained values, by name; see `pretrained_start`.
         """
         for name, parameter in parameters.items():
             if parameter.grad is None:

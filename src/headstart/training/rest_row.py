@@ -22,7 +22,7 @@ def start_rest_row(
     The row is written to the checkpoints, so that a resumed run starts from the same bits.
 
     Args:
-        model: With the head that starts from the source's; changed in place.
+        model: The network, whose head starts from the source's; changed in place.
         supply: Gives the training features.
         checkpoints: Where the row is kept, if anywhere.
         say: Told where there is no such row.

@@ -10,8 +10,8 @@ def lr_factor(schedule: str, step: int, num_steps: int, warmup: float = 0.0, dec
         schedule: `constant`; `cosine` (linear warm-up, then half a cosine to 0; Loshchilov and Hutter 2017,
             arXiv:1608.03983); `one-cycle` (cosine up from 1/25 over 30 % of the steps, cosine down to 0; Smith 2018,
             arXiv:1803.09820, with the rate only); `step` (down to a tenth every `decay_steps`).
-        step: From 0.
-        num_steps: Of the phase.
+        step: The number of the step, from 0.
+        num_steps: How many steps the phase has.
         warmup: Share of the phase, for `cosine`.
         decay_steps: Steps between two falls, for `step`.
     """

@@ -5,60 +5,14 @@ this module loads no torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headstart.errors import ConfigError, PlanError, unknown
-from headstart.training.penalties import L2SP
-from headstart.training.plan import BatchNormPolicy, Phase, Plan, Rule, Solver
+from headstart.training.plan import Phase, Plan, Solver
+from headstart.training.strategy_options import StrategyOptions
 from headstart.training.user_table import parse_table
 from headstart.types import Parts, Stage
-
-
-@dataclass(frozen=True)
-class StrategyOptions:
-    """What a strategy may use: settings, named as in `Config` but for `num_`, and what is known of the network.
-
-    Attributes:
-        small: Names of the parameters of normalisation layers, and of biases.
-    """
-
-    stages: tuple[Stage, ...]
-    has_known_stages: bool
-    epochs: int
-    lr: float
-    head_lr: float
-    num_stages: int | None = None
-    num_phases: int = 3
-    layer_decay: float = 0.75
-    batch_norm: BatchNormPolicy = "fixed"
-    solver: Solver | None = None
-    phase_epochs: tuple[int, ...] | None = None
-    phase_lrs: tuple[float, ...] | None = None
-    small: tuple[str, ...] = ()
-    l2sp: L2SP = field(default_factory=L2SP)
-
-    @property
-    def body(self) -> tuple[Stage, ...]:
-        """All stages but the head."""
-        return self.stages[:-1]
-
-    def rules(self, *multipliers: tuple[Stage, float], rest: float | None) -> tuple[Rule, ...]:
-        """Build a table from stages, then one rule for all the rest."""
-        rules = []
-        for stage, multiplier in multipliers:
-            for prefix in stage.prefixes:
-                rules.append(Rule(prefix, multiplier))
-        rules.append(Rule("*", rest))
-        return tuple(rules)
-
-    def head_rule(self, lr: float) -> tuple[Stage, float]:
-        """Return the head's line of a table whose rate is `lr`."""
-        return self.stages[-1], self.head_lr / lr
-
-    def phase(self, name: str, rules: tuple[Rule, ...], lr: float) -> Phase:
-        """Return a phase of the length and the BatchNorm policy that were asked for."""
-        return Phase(name, rules, lr, self.epochs, self.batch_norm)
 
 
 def scratch(options: StrategyOptions) -> Plan:
@@ -74,7 +28,7 @@ def head(options: StrategyOptions) -> Plan:
 
 def partial(options: StrategyOptions) -> Plan:
     """Train the head and the last `num_stages` stages."""
-    opened = _opened_stages(options, default=1)
+    opened = options.opened_stages(default=1)
     multipliers = [(stage, 1.0) for stage in opened]
     rules = options.rules(options.head_rule(options.lr), *multipliers, rest=None)
     return Plan("partial", (options.phase(f"head + last {len(opened)}", rules, options.lr),))
@@ -149,7 +103,7 @@ def norm(options: StrategyOptions) -> Plan:
 
     The first after Frankle et al. 2021 (arXiv:2003.00152), the second after Ben Zaken et al. 2022 (arXiv:2106.10199).
     """
-    opened = _opened_stages(options)
+    opened = options.opened_stages()
     names = []
     for name in options.small:
         if any(stage.owns(name) for stage in opened):
@@ -159,7 +113,7 @@ def norm(options: StrategyOptions) -> Plan:
 
 def _beside_head(options: StrategyOptions, strategy: str, *patterns: str) -> Plan:
     """Train the head and the parameters that the patterns cover, in one phase."""
-    _opened_stages(options)  # refuses a number of stages that there are not
+    options.opened_stages()  # refuses a number of stages that there are not
     rules = options.rules(options.head_rule(options.lr), (Stage(strategy, patterns), 1.0), rest=None)
     return Plan(strategy, (options.phase(f"head + {strategy}", rules, options.lr),))
 
@@ -168,21 +122,6 @@ def _head_phase(options: StrategyOptions, lr: float, *, solver: Solver = "loop")
     """Return a phase in which the head alone trains, by the solver that was asked for or else the one given."""
     phase = options.phase("head", options.rules((options.stages[-1], 1.0), rest=None), lr)
     return replace(phase, solver=options.solver or solver)
-
-
-def _opened_stages(options: StrategyOptions, *, default: int | None = None) -> tuple[Stage, ...]:
-    """Return the stages below the head that train, or have parts that do: all where no number says otherwise.
-
-    Raises:
-        PlanError: A number is given, and the stages are not known.
-        ConfigError: There are fewer stages.
-    """
-    if options.num_stages and not options.has_known_stages:
-        raise PlanError("the stages of this backbone are not known; leave out --stages")
-    count = options.num_stages or default or len(options.body)
-    if count > len(options.body):
-        raise ConfigError(f"stages={count}: the backbone has {len(options.body)} stages below its head")
-    return options.body[len(options.body) - count :]
 
 
 _HEAD_RATES = ("head_lr", "head_lr_mult")

@@ -81,8 +81,8 @@ class StepTrial:
             model: How images become inputs, and how many classes there are.
             module: Maps inputs to logits (N, C); in the phase's modes, on its device.
             batch: What steps are taken with; on a CPU the first few images of it.
-            settings: Of the loss.
-            fabric: Device.
+            settings: Those of the loss are used.
+            fabric: Says on which device.
         """
         if fabric.device.type == "cpu":  # of a few images a GPU's time is all overhead
             batch = Batch(batch.pixels[:_NUM_IMAGES], batch.targets[:_NUM_IMAGES], batch.indices[:_NUM_IMAGES])
@@ -133,8 +133,8 @@ def choose_step(
     has to save three times what the trial took, because training compiles again, for batches of every size.
 
     Args:
-        make_step: From a way to run to a function that takes one step so; see `StepTrial.step`.
-        options: From `candidates`.
+        make_step: Gives, for a way to run, a function that takes one step so; see `StepTrial.step`.
+        options: The ways to choose from; see `candidates`.
         images_per_step: Images of such a step.
         num_images: How many images the phase will train on in all, over its epochs.
         device_type: `cpu` or `cuda`.
