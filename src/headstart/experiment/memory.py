@@ -83,4 +83,4 @@ def _phase_memory(
     limit_bytes = fixed + limit.whole
     if device.type != "cuda":
         fixed = max(fixed, (resident_bytes() or 0) + _ENGINE_BYTES)
-    return PhaseMemory(fixed + memory.bytes_of(step, batch_size), limit_bytes, batch_size, step)
+    return PhaseMemory(fixed + memory.bytes_of(step, batch_size, device), limit_bytes, batch_size, step)

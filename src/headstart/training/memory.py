@@ -21,9 +21,10 @@ _GB = 10**9
 # A pass over more images at once than these bytes hold makes a CPU no faster (docs/decisions/0017): a fifth of what a
 # laptop of 16 GB has, and enough for a batch of 32 in the default network.
 _PIECE_BYTES = 3 * _GB
-# The C library holds more than is used at a time, because freed blocks do not always fit what comes next: 1.0 to
-# 1.3 times as much where all is kept, 1.5 to 2.3 times where blocks are computed again (docs/decisions/0017).
-_SCATTERED_WHOLE, _SCATTERED = 1.2, 2.0
+# What is held for each byte in use: PyTorch on a GPU and the C library keep some freed blocks that fit nothing later.
+# Where blocks are computed again, the C library keeps far more of them (docs/decisions/0017).
+_HELD = 1.2
+_HELD_BY_C_LIBRARY_IF_RECOMPUTED = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,25 @@ class StepMemory:
     recomputed: int
     needs_whole_batch: bool
 
-    def bytes_of(self, choice: StepChoice, batch_size: int) -> int:
-        """Return what the activations of a batch take where steps run in some way."""
+    def bytes_of(self, choice: StepChoice, batch_size: int, device: torch.device) -> int:
+        """Return what the activations of a batch take on a device where steps run in some way."""
         if choice.recomputes:
-            return int(_SCATTERED * self.recomputed * batch_size)
-        return int(_SCATTERED_WHOLE * self.whole * min(choice.piece_size or batch_size, batch_size))
+            held = _HELD if device.type == "cuda" else _HELD_BY_C_LIBRARY_IF_RECOMPUTED
+            return int(held * self.recomputed * batch_size)
+        return int(_HELD * self.whole * min(choice.piece_size or batch_size, batch_size))
 
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """What the activations of a step may take, bytes.
+    """What the activations of a step may take.
 
     Attributes:
-        whole: Of a batch that runs at once.
-        piece: Of a batch whose images do not depend on one another, so that it may run in pieces.
+        device: Where training runs.
+        whole: Bytes that may be held for them in all.
+        piece: Bytes of a piece, above which larger pieces are no faster, where a batch may run in pieces.
     """
 
+    device: torch.device
     whole: int
     piece: int
 
@@ -76,7 +80,7 @@ def memory_limit(device: torch.device, module: nn.Module, limit_gb: float | None
     if limit_gb is not None:
         total = int(limit_gb * _GB)
     left = max(total - fixed_bytes(device, module), 0)
-    return MemoryLimit(left, left if device.type == "cuda" else min(left, _PIECE_BYTES))
+    return MemoryLimit(device, left, left if device.type == "cuda" else min(left, _PIECE_BYTES))
 
 
 def fixed_bytes(device: torch.device, module: nn.Module) -> int:
@@ -100,11 +104,14 @@ def fit_memory(choice: StepChoice, memory: StepMemory, batch_size: int, limit: M
         limit: What activations may take.
     """
     if memory.needs_whole_batch:
-        is_too_much = memory.bytes_of(replace(choice, recomputes=False), batch_size) > limit.whole
+        is_too_much = memory.bytes_of(replace(choice, recomputes=False), batch_size, limit.device) > limit.whole
         return replace(choice, recomputes=choice.recomputes or is_too_much)
-    if memory.whole * batch_size <= limit.piece:
+    # A piece is held to both: to what is fast by the bytes in use, to what there is by those that are held.
+    fast = limit.piece // memory.whole
+    fitting = limit.whole // memory.bytes_of(StepChoice(), 1, limit.device)
+    most = max(min(fast, fitting), 1)
+    if batch_size <= most:
         return choice
-    most = max(limit.piece // memory.whole, 1)
     num_pieces = -(-batch_size // most)
     return replace(choice, piece_size=-(-batch_size // num_pieces))
 

@@ -115,19 +115,32 @@ SUM = replace(BLOCKS, needs_whole_batch=False)
     ],
 )
 def test_a_batch_is_made_to_fit(memory, batch_size, expected):
-    limit = MemoryLimit(whole=4000 * MB, piece=1000 * MB)
+    limit = MemoryLimit(CPU, whole=4000 * MB, piece=1000 * MB)
     assert fit_memory(StepChoice(), memory, batch_size, limit) == expected
     kept = fit_memory(StepChoice(False, "bf16"), memory, batch_size, limit)
     assert kept == replace(expected, channels_last=False, precision="bf16")
+
+
+def test_pieces_keep_to_the_limit_also_where_larger_ones_would_be_fast():
+    limit = MemoryLimit(CPU, whole=1000 * MB, piece=1000 * MB)
+    step = fit_memory(StepChoice(), SUM, 40, limit)
+    assert step == StepChoice(piece_size=8)  # with what the C library holds beyond
+    assert SUM.bytes_of(step, 40, CPU) <= limit.whole
+
+
+def test_blocks_computed_again_scatter_the_memory_of_a_cpu_and_not_of_a_gpu():
+    again = StepChoice(recomputes=True)
+    assert BLOCKS.bytes_of(again, 40, CPU) == 1600 * MB
+    assert BLOCKS.bytes_of(again, 40, torch.device("cuda")) == 960 * MB
 
 
 def test_the_limit_is_what_was_asked_for_without_the_process_and_the_weights(monkeypatch):
     monkeypatch.setattr("headstart.training.memory.total_memory_bytes", lambda: 16 * 10**9)
     network = nn.Linear(10**6, 25)  # 100 MB, four times with gradients and moments
     limit = memory_limit(CPU, network, None)
-    assert limit == MemoryLimit(pytest.approx(6600 * MB, rel=0.01), 3000 * MB)
+    assert limit == MemoryLimit(CPU, pytest.approx(6600 * MB, rel=0.01), 3000 * MB)
     assert memory_limit(CPU, network, 2.0).piece == pytest.approx(600 * MB, rel=0.01)
-    assert memory_limit(CPU, network, 0.1) == MemoryLimit(0, 0)
+    assert memory_limit(CPU, network, 0.1) == MemoryLimit(CPU, 0, 0)
 
 
 def test_dropout_and_layer_norm_need_no_whole_batch():
