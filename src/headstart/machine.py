@@ -152,6 +152,11 @@ def _set_malloc(*, mmap_max: int, trim_threshold: int) -> bool:
     return bool(mallopt(_M_MMAP_MAX, mmap_max) and mallopt(_M_TRIM_THRESHOLD, trim_threshold))
 
 
+def has_foreign_allocator() -> bool:
+    """Tell whether another library than C's own gives out memory, such as jemalloc or tcmalloc by LD_PRELOAD."""
+    return "malloc" in os.environ.get("LD_PRELOAD", "")
+
+
 def give_back_freed_memory() -> None:
     """Return memory that is free to the system, where the C library can."""
     gc.collect()

@@ -416,6 +416,20 @@ def test_an_engine_that_raises_while_it_runs_is_passed_over(
     assert said == ["engine openvino 32 is not used for this network: out of memory in a kernel"]
 
 
+def test_openvino_is_refused_where_another_allocator_would_make_it_end_the_process(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2")
+    said: list[str] = []
+    candidates = choices(CPU, engine="openvino", precision="32")
+    engine, *_ = open_engine(network, SPEC, make_pixels(4), candidates, device=CPU, has_head=False, say=said.append)
+    assert engine.name == "torch"
+    assert said == [
+        "engine openvino 32 is not used for this network: another allocator is loaded with LD_PRELOAD, with which "
+        "OpenVINO ends the whole process"
+    ]
+
+
 def test_another_most_probable_class_is_refused_where_there_is_a_head(
     network: TinyNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from headstart.engines.engine import EngineKind
 from headstart.errors import EngineError
-from headstart.machine import has_bf16, signal_stack_kept
+from headstart.machine import has_bf16, has_foreign_allocator, signal_stack_kept
 from headstart.preprocessing import Pixels, byte_statistics
 from headstart.types import InputSpec
 
@@ -202,6 +202,8 @@ def _precisions(device: torch.device) -> tuple[str, ...]:
 def _prepare(
     module: nn.Module, spec: InputSpec, device: torch.device, may_vary: bool
 ) -> Callable[[str], OpenVINOEngine]:
+    if has_foreign_allocator():
+        raise EngineError("another allocator is loaded with LD_PRELOAD, with which OpenVINO ends the whole process")
     model = convert(module, spec)  # once for all precisions
     return lambda precision: OpenVINOEngine(model, precision)
 

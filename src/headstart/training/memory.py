@@ -5,6 +5,7 @@ the module runs forward on two images, and every tensor that autograd saves is l
 """
 
 import copy
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ _GB = 10**9
 # laptop of 16 GB has, and enough for a batch of 32 in the default network.
 _PIECE_BYTES = 3 * _GB
 # What is held for each byte in use: PyTorch on a GPU and the C library keep some freed blocks that fit nothing later.
-# Where blocks are computed again, the C library keeps far more of them (docs/decisions/0017).
+# Where blocks are computed again, older C libraries keep far more of them (docs/decisions/0017).
 _HELD = 1.2
-_HELD_BY_C_LIBRARY_IF_RECOMPUTED = 2.0
+_HELD_BY_OLD_C_LIBRARY = 2.5
+_FILLS_HOLES = ("glibc", (2, 39))  # from this version on memory for a tensor goes where an equal one was freed
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,16 @@ class StepMemory:
     def bytes_of(self, choice: StepChoice, batch_size: int, device: torch.device) -> int:
         """Return what the activations of a batch take on a device where steps run in some way."""
         if choice.recomputes:
-            held = _HELD if device.type == "cuda" else _HELD_BY_C_LIBRARY_IF_RECOMPUTED
+            held = _HELD if device.type == "cuda" or _c_library_fills_holes() else _HELD_BY_OLD_C_LIBRARY
             return int(held * self.recomputed * batch_size)
         return int(_HELD * self.whole * min(choice.piece_size or batch_size, batch_size))
+
+
+def _c_library_fills_holes() -> bool:
+    name, version = platform.libc_ver()
+    numbers = tuple(int(number) for number in version.split(".") if number.isdecimal())
+    known, since = _FILLS_HOLES
+    return name == known and numbers >= since
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What steps take, and that batches in pieces and blocks that are computed again train as the whole does."""
 
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -128,10 +129,18 @@ def test_pieces_keep_to_the_limit_also_where_larger_ones_would_be_fast():
     assert SUM.bytes_of(step, 40, CPU) <= limit.whole
 
 
-def test_blocks_computed_again_scatter_the_memory_of_a_cpu_and_not_of_a_gpu():
-    again = StepChoice(recomputes=True)
-    assert BLOCKS.bytes_of(again, 40, CPU) == 1600 * MB
-    assert BLOCKS.bytes_of(again, 40, torch.device("cuda")) == 960 * MB
+@pytest.mark.parametrize(
+    ("device", "library", "expected"),
+    [
+        ("cpu", ("glibc", "2.36"), 2000 * MB),
+        ("cpu", ("glibc", "2.41"), 960 * MB),
+        ("cpu", ("", ""), 2000 * MB),  # not known
+        ("cuda", ("glibc", "2.36"), 960 * MB),
+    ],
+)
+def test_blocks_computed_again_scatter_the_memory_of_older_c_libraries(device, library, expected, monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: library)
+    assert BLOCKS.bytes_of(StepChoice(recomputes=True), 40, torch.device(device)) == expected
 
 
 def test_the_limit_is_what_was_asked_for_without_the_process_and_the_weights(monkeypatch):
