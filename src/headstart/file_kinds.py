@@ -48,7 +48,7 @@ def why_no_image(start: bytes) -> str:
     """Say what a file is that Pillow did not take for an image.
 
     Args:
-        start: Its first `NUM_BYTES` bytes, or all of it.
+        start: First `NUM_BYTES` bytes of the file, or all of it.
     """
     for pattern, words in _KINDS:
         if pattern.match(start):

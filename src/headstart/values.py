@@ -124,7 +124,7 @@ def plain_value(value: object, words: Sequence[str] = ()) -> object:
     number is its text (`precision: 32`), and what YAML makes of `off`, `on` and `none` is that word again.
 
     Args:
-        value: As given.
+        value: Value as it was given.
         words: What is expected, if only certain words are.
     """
     if isinstance(value, os.PathLike):

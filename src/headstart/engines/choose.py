@@ -101,7 +101,7 @@ def open_engine(
         module: Maps normalised images (N, 3, H, W) to one tensor; in eval mode, on the device.
         spec: How images become its input.
         samples: `uint8` (N, H, W, 3), to compare on: the first images of the work to be done, or `made_pictures`.
-        candidates: From `choices`.
+        candidates: What `choices` returns.
         device: Where the module is.
         has_head: Whether the output is logits, so that the most probable class is compared too.
         say: Told which engine was refused, and why.

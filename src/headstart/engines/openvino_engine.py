@@ -43,7 +43,7 @@ class OpenVINOEngine:
         """Compile a network.
 
         Args:
-            model: From `convert`.
+            model: What `convert` returns.
             precision: `bf16` or `32`.
 
         Raises:

@@ -14,7 +14,7 @@ def made_pictures(spec: InputSpec, count: int) -> Pixels:
     that exchanged channels, a wrong mean or a shifted pixel changes what a network makes of them.
 
     Args:
-        spec: Its `size` is used.
+        spec: How images become the network's input; only its `size` is used.
         count: How many.
 
     Returns:

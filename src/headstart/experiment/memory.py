@@ -19,7 +19,7 @@ class PhaseMemory:
     """What a phase takes, and how its batches run so that they fit.
 
     Attributes:
-        num_bytes: Of the process, or on a GPU, at most.
+        num_bytes: Most that the process, or the GPU, will hold at a time.
         limit_bytes: What it may take.
         batch_size: Images of a batch.
         step: How steps run.

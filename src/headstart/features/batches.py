@@ -76,7 +76,7 @@ class Features:
         width: F.
         targets: `int64` (N,).
         groups: Images of one group belong together, (N,).
-        keys: Their keys in their source, (N,).
+        keys: Keys of the images in their source, (N,).
     """
 
     def __init__(self, images: ImageBatches, table: FeatureTable) -> None:

@@ -61,8 +61,8 @@ class FeatureCache:
 
         Args:
             key: 8 to 128 hexadecimal digits that say how rows are computed (weights, preprocessing, versions).
-            shape: Of one row.
-            dtype: Of one row.
+            shape: Shape of one row.
+            dtype: Type of the numbers of a row.
 
         Raises:
             ValueError: The key is not hexadecimal, or the table is open with another shape or type.

@@ -46,7 +46,7 @@ def cut(network: nn.Module, stages: tuple[Stage, ...], boundary: int) -> Cut:
 
     Args:
         network: Maps normalised images (N, 3, H, W) to logits (N, C).
-        stages: In forward order.
+        stages: Stages of the network, in forward order.
         boundary: How many leading stages to put into the trunk; with all of them the tail passes the logits on.
 
     Returns:

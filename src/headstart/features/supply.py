@@ -37,7 +37,7 @@ class PhaseInputs:
         module: Maps the batches' inputs to logits: the network, or its tail above the boundary.
         train: Training batches.
         held_out: Batches evaluated after every epoch, or None.
-        shape: Of what the module takes of one image, such as (3, H, W).
+        shape: Shape of what the module takes of one image, such as (3, H, W).
         features: The training features, where they are at hand for all views.
         trunk: What computes them, or None.
     """
@@ -197,7 +197,7 @@ class FeatureSupply:
         """Compute the rows that are not in the table yet; None where keeping them is impossible or does not pay.
 
         Args:
-            cache: Where the table is.
+            cache: Cache that holds the table.
             trunk: What computes them.
             wanted: The rows needed.
             num_epochs: How often they are needed, or None: so often that keeping them pays.

@@ -28,7 +28,7 @@ class Room(Protocol):
     """What a table asks of the cache that it belongs to.
 
     Attributes:
-        folder: Of all tables.
+        folder: Folder of all tables.
         limit_bytes: Most bytes of all tables on disk.
         memory_bytes: Most bytes of all tables in memory.
     """
@@ -78,10 +78,10 @@ class FeatureTable:
         """Begin without a row.
 
         Args:
-            cache: Where the table belongs.
-            key: Its name.
-            shape: Of one row.
-            dtype: Of one row.
+            cache: Cache that the table belongs to.
+            key: Name of the table.
+            shape: Shape of one row.
+            dtype: Type of the numbers of a row.
 
         Raises:
             ValueError: Rows are no plain numbers, or empty.

@@ -49,8 +49,8 @@ class RowRecipe:
     Attributes:
         engine: A key of `engines.choose.ENGINES`.
         precision: `bf16` or `32`.
-        shape: Of one row.
-        dtype: As it is stored: `float16` or `float32`.
+        shape: Shape of one row.
+        dtype: Type in which rows are stored: `float16` or `float32`.
         view_s: Seconds to decode and compute one.
         refused: Which engines were refused before this one, and why.
     """
@@ -95,7 +95,7 @@ class Trunk:
             parts: A network that is cut above stage 0.
             model: The network, with its preprocessing.
             images: The first of them are what engines are compared on.
-            candidates: From `engines.choose.choices`.
+            candidates: What `engines.choose.choices` returns.
             device: Where the network is.
             cache: Beside it, what was found is kept for other runs; None: nothing is kept.
             say: Told which engine was refused, and why.

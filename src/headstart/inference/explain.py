@@ -81,7 +81,7 @@ def grad_cam(
     token only, that is the input of the last block. Tokens are laid out on the grid of patches that they stand for.
 
     Args:
-        model: In eval mode, on any device.
+        model: Classifier in eval mode, on any device.
         view: `uint8` (H, W, 3), made by the model's spec.
         classes: Positions of the classes among the outputs.
 

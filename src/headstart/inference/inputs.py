@@ -39,7 +39,7 @@ def expand_inputs(words: Iterable[str], stdin: Iterable[str] | None = None) -> I
     A file that is named is taken whatever its extension, and so is a line of `stdin`, which is not checked.
 
     Args:
-        words: As on the command line.
+        words: Words of the command line.
         stdin: What `-` stands for.
 
     Raises:

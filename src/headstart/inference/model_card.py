@@ -26,8 +26,8 @@ def render_model_card(
 
     Args:
         model: What it is made of.
-        metrics: As in `metrics.json`, with `strategy`.
-        data_name: Of the data set that it was trained on.
+        metrics: What `metrics.json` holds, with `strategy`.
+        data_name: Name of the data set that the model was trained on.
         data_licence: What is known of the data's licence.
     """
     environment = jinja2.Environment(

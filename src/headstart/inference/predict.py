@@ -52,7 +52,7 @@ class Classifier:
             model: Network, labels and input spec.
             device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
             engine: `auto`, `openvino`, `torch-compiled` (on a GPU) or `torch`.
-            precision: Of the engine: `32`, which is what `auto` means here, or `bf16`.
+            precision: Precision of the engine: `32`, which is what `auto` means here, or `bf16`.
 
         Raises:
             ConfigError: The device, engine or precision is not known or not there.

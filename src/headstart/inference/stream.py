@@ -32,7 +32,7 @@ class Prediction:
     Attributes:
         path: The file, or None for a picture that was given as such.
         label: The most probable class, or None where the file could not be read.
-        probability: Its probability, 0..1.
+        probability: Probability of that class, 0..1.
         top: The most probable classes with their probabilities, the best first.
         error: Why the file could not be read, else None.
     """
@@ -154,7 +154,7 @@ def prediction(picture: Picture, outcome: Outcome, labels: Sequence[str], top_k:
 
     Args:
         picture: What it is about.
-        outcome: Its probabilities (C,), or why it could not be read.
+        outcome: Probabilities of the image's classes (C,), or why it could not be read.
         labels: The class names.
         top_k: How many classes to name.
     """

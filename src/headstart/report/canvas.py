@@ -41,10 +41,10 @@ class Figure:
     """A figure of the report.
 
     Attributes:
-        name: Of its PNG file, without the suffix.
+        name: Name of the PNG file, without the suffix.
         caption: What it shows.
-        svg: For the page, with a text that says the same to those who cannot see it.
-        png: For the folder.
+        svg: Drawing for the page, with a text that says the same to those who cannot see it.
+        png: Drawing for the folder.
     """
 
     name: str
@@ -65,9 +65,9 @@ def draw(
     """Draw a figure.
 
     Args:
-        name: Of the figure; the ids of the SVG begin with it.
+        name: Name of the figure; the ids of the SVG begin with it.
         caption: What it shows.
-        alt: The same, with the figures that matter, for those who cannot see it.
+        alt: Text that says what is drawn, with the figures that matter, for those who cannot see it.
         paint: Draws on the axes.
         size: Width and height, inches.
         is_cut: Whether empty margins are cut off.

@@ -43,7 +43,7 @@ def write_report(
         paths: Run folders, at least one.
         out: The page; default: `report.html` in the run's folder, or in the current one for several runs. The folder
             of PNGs has its name without the suffix.
-        title: Of the page; default: from the runs.
+        title: Title of the page; default: made from the runs' names.
         comparison: `comparison.json` of a study, or what it holds: its `verdict`, sentences, and `rows` are shown.
 
     Returns:
@@ -104,7 +104,7 @@ def _folder_of_images(run: Path, data: str) -> str:
     """Return the folder that a run was given, as seen from everywhere; '' where that is not clear.
 
     Args:
-        run: Its folder.
+        run: Folder of the run.
         data: What was typed, perhaps from another folder than this process is in.
     """
     if Path(data).expanduser().is_absolute():

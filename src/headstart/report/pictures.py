@@ -28,7 +28,7 @@ class Thumbnail:
     Attributes:
         uri: The picture itself, a `data:` address; '' where the file is gone.
         alt: What it shows.
-        image: For sheets; grey where the file is gone.
+        image: Small picture for sheets; grey where the file is gone.
     """
 
     uri: str
@@ -40,9 +40,9 @@ def thumbnail(picture: Picture, alt: str, source: Source = FILES, *, grey_range:
     """Make a small JPEG of a picture; one that is gone or unreadable gives a placeholder.
 
     Args:
-        picture: Its key in `source`, or the picture itself.
+        picture: Key of the picture in `source`, or the picture itself.
         alt: What it shows.
-        source: Where the key is.
+        source: Source that has the key.
         grey_range: See `InputSpec.grey_range`.
     """
     how = Decoding(_SIDE, grey_range)

@@ -14,7 +14,7 @@ class Baseline:
 
     Attributes:
         label: The class with the most images; of equals the first.
-        accuracy: Its share of the images.
+        accuracy: Share of the images that are of that class.
         is_even: Whether all classes that have images have equally many.
     """
 
@@ -38,7 +38,7 @@ class WorstClass:
     """The class of which the least is found.
 
     Attributes:
-        label: Of the lowest recall; of equals the one with the most images.
+        label: Class with the lowest recall; of equals the one with the most images.
         recall: Share of its images that were right.
         num_images: How many it has.
     """

@@ -33,8 +33,8 @@ class Difference:
         high: Upper end of the difference's interval.
         level: Coverage of the interval, and 1 - the level of significance.
         p_value: Two-sided, of the two being equally good.
-        p_holm: The same after Holm's correction for all that were compared with the first.
-        num_seeds: Of the one that has fewer.
+        p_holm: That p-value after Holm's correction for all runs that were compared with the first.
+        num_seeds: Number of seeds of the run that has fewer.
         num_images: That all classified.
         num_groups: That they are in; None: each image counts for itself.
         images_needed: About how many images, more than there are and in groups of the same sizes, would show a true
@@ -90,7 +90,7 @@ def compare_to_first(
         correct: Name -> (S, N) or (N,), whether each seed was right on each image; S may differ.
         groups: (N,), what each image belongs to, or None.
         level: Coverage of the intervals.
-        seed: Of the draws.
+        seed: Seed of the draws.
         is_chosen_here: Whether the first comes first because of these images.
 
     Returns:

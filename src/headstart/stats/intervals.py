@@ -54,7 +54,7 @@ def accuracy_interval(
         correct: (S, N) or (N,), whether each seed was right on each image.
         groups: (N,), what each image belongs to, or None.
         level: Coverage.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: The shapes do not fit, or there is no image.

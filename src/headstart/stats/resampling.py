@@ -198,7 +198,7 @@ def difference_moments(first: Sample, other: Sample, growth: float = 1.0) -> Mom
 
 
 def _mass(first: Sample, other: Sample) -> tuple[_Floats, float]:
-    """Return how many images of each unit the first is ahead by, and the weight of a pseudo-image."""
+    """Return, for each unit, how many more of its images the first has right, and the weight of a pseudo-image."""
     mass = first.mean - other.mean
     return mass, _pseudo_size(np.abs(mass), first.sizes, _DIFFERENCE_POWER)
 

@@ -24,7 +24,7 @@ class StepTiming:
     """How the steps of a phase run, and how long one takes.
 
     Attributes:
-        seconds: Of an optimizer step; 0 where the phase is solved instead.
+        seconds: Duration of an optimizer step; 0 where the phase is solved instead.
         choice: How steps ran while they were timed, and are to run; None of a phase that is solved.
     """
 
@@ -74,7 +74,7 @@ def epoch_seconds(timing: StepTiming, num_train: int, num_held_out: int, images_
     """Estimate the seconds of an epoch, evaluation included.
 
     Args:
-        timing: Of the phase's steps.
+        timing: Durations of the phase's steps.
         num_train: Images that train.
         num_held_out: Images that are evaluated after every epoch. Such an image takes half of one that trains.
         images_per_step: Images of an optimizer step.

@@ -64,7 +64,7 @@ class Fit:
             fabric: Device.
             name: What the rows call this fit (`selection` or `final`).
             held_out_name: Split of the held-out batches, for the rows.
-            rate_factor: In the place of the schedule.
+            rate_factor: What each rate is multiplied by, in the place of the schedule.
 
         Raises:
             PlanError: The plan does not fit the network.

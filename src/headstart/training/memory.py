@@ -34,8 +34,8 @@ class StepMemory:
     """What the activations of a training step take, in bytes per image.
 
     Attributes:
-        whole: Where all of them are kept.
-        recomputed: Where blocks keep their inputs only; see `training.recompute`.
+        whole: Bytes where all activations are kept.
+        recomputed: Bytes where blocks keep their inputs only; see `training.recompute`.
         needs_whole_batch: Whether the images of a batch depend on one another, through BatchNorm.
     """
 
@@ -108,7 +108,7 @@ def fit_memory(choice: StepChoice, memory: StepMemory, batch_size: int, limit: M
 
     Args:
         choice: How steps run otherwise.
-        memory: Of a step.
+        memory: What a step takes.
         batch_size: Images of a batch.
         limit: What activations may take.
     """
@@ -130,7 +130,7 @@ def measure_step(module: nn.Module, shape: Sequence[int], choice: StepChoice, de
 
     Args:
         module: Maps inputs to logits (N, C); on its device, in the modes that it trains in. It is not changed.
-        shape: Of one image's input, such as (3, H, W), or (F,) for features.
+        shape: Shape of one image's input, such as (3, H, W), or (F,) for features.
         choice: How steps run; only the precision counts.
         device: Where it is.
     """

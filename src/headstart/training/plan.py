@@ -78,7 +78,7 @@ class Plan:
 
     Attributes:
         strategy: Name of the strategy, or of the user's table.
-        phases: In order.
+        phases: Phases of training, in their order.
         is_pretrained: Whether the network starts from pretrained weights.
     """
 

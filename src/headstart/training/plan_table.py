@@ -16,7 +16,7 @@ class StageRow:
     """One line of the printed plan: a stage within a phase.
 
     Attributes:
-        stage: Its name.
+        stage: Name of the stage.
         parameters: How many numbers it has.
         trainable: How many of them train.
         learning_rates: Each different rate once, in rising order.

@@ -35,12 +35,12 @@ class SolvedHead:
     Attributes:
         weight: (C, F).
         bias: (C,).
-        strength: Of the penalty, as chosen.
+        strength: Chosen strength of the penalty.
         losses: Strength -> mean log loss of held-out rows, in nats; empty where there was too little to hold out.
         accuracies: Strength -> accuracy of held-out rows.
-        standard_error: Of the lowest loss, in nats; None where there was too little to hold out.
+        standard_error: Standard error of the lowest loss, in nats; None where there was too little to hold out.
         train_loss: Mean log loss of all rows, without the penalty.
-        train_accuracy: Of all rows.
+        train_accuracy: Accuracy on all rows.
         distance: About how far W is from the optimum, relative to |W|: |gradient| / (strength * |W|), or less.
     """
 
@@ -83,7 +83,7 @@ def solve_head(
         targets: (N,), indices of the true classes.
         labels: (C,), the names of the classes.
         groups: (N,), what each image belongs to; a group is held out as a whole. None: every image by itself.
-        seed: Of the folds.
+        seed: Seed of the folds.
 
     Raises:
         TrainingError: A feature is not finite, or a class has no image.

@@ -28,7 +28,7 @@ class StepResult:
     """What a step saw of its images.
 
     Attributes:
-        losses: Of each batch, the sum over its images.
+        losses: Sum over the images of each batch.
         num_correct: How many images were right.
         num_images: How many there were.
     """
@@ -61,7 +61,7 @@ class TrainingStep:
         Args:
             model: How images become inputs, and how many classes there are.
             module: Maps inputs to logits (N, C): the network, or its part above the freeze boundary.
-            optimizer: Of what trains.
+            optimizer: Optimizer of the parameters that train.
             settings: Loss, mixing and clipping.
             fabric: Device.
             choice: Memory format, precision and compilation.
