@@ -35,7 +35,7 @@ class Side:
     """One of the commands that take turns.
 
     Attributes:
-        name: What tables call it.
+        name: Name in tables.
         words: The command; {data}, {work}, {out}, {seed} and the contest's numbers are filled in. The first word is
             `headstart`, `python`, or `fastai`: an interpreter of its own.
         repeats: At most so many runs, where a run is long.
@@ -53,12 +53,13 @@ class Contest:
     """Commands that answer one question together.
 
     Attributes:
-        name: Also the row of the table.
-        sides: The first is what `headstart` is compared with.
-        numbers: What the commands do: epochs, images.
+        name: Name of the row in the table.
+        sides: The sides; the first is what `headstart` is compared with.
+        numbers: Numbers that say how much the commands do: epochs, images.
         goal: `ratio` (how many times faster, at least), `accuracy` (at least), `no_lower` (than the first side's),
             `seconds` (at most), `share` (of what decoding and engine allow together, at least).
         prepare: Commands that run once before, not timed.
+        repeats: Number of times that each side runs.
     """
 
     name: str
@@ -83,7 +84,8 @@ def run(words: Sequence[str], cache: Path) -> dict[str, Any]:
         _, status, usage = os.wait4(process.pid, 0)  # usage holds what the process waited for as well
         wall_s = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0), err.seek(0)
+        out.seek(0)
+        err.seek(0)
         if process.returncode:
             raise SystemExit(f"{' '.join(words)} failed:\n{err.read()[-3000:]}")
         last = (out.read().strip().splitlines() or [""])[-1]

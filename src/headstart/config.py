@@ -148,7 +148,9 @@ class Config(BaseModel):
     selection_score: bool = Field(False, description="score the settings on images that are not reported, for compare")
 
     # Run
-    time_limit: Seconds = Field(None, gt=0, description="seconds of training, or 10m, 1h: fewer epochs, still annealed")
+    time_limit: Seconds = Field(
+        None, gt=0, description="seconds for the whole run, or 10m, 1h: fewer epochs, still annealed"
+    )
     memory_limit: Gigabytes = Field(
         None, gt=0, description="GB that training may take; default: half of the memory, or 4/5 of a GPU's"
     )
@@ -229,7 +231,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
     """Build a `Config` from plain values.
 
     Raises:
-        ConfigError: In one line, with the key, the value, what was expected and a suggestion.
+        ConfigError: A setting is not valid; the message is one line with the key, the value and what was expected.
     """
     try:
         return Config(**values)

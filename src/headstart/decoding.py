@@ -74,7 +74,7 @@ def read_rgb(picture: bytes | BinaryIO | Image.Image, how: Decoding = PLAIN, *, 
     """Return a picture as RGB, upright, as `decode` does, and let Pillow's own exceptions through.
 
     Raises:
-        Exception: Of any type: decoders raise them all.
+        Exception: The picture cannot be read. Decoders raise exceptions of all types.
     """
     if isinstance(picture, Image.Image):
         return _reduced(_to_rgb(picture, how.grey_range), how.smallest_side)
@@ -97,7 +97,7 @@ def read_measured(picture: bytes) -> tuple[Image.Image, GreyRange | None]:
         these.
 
     Raises:
-        Exception: Of any type: decoders raise them all.
+        Exception: The picture cannot be read. Decoders raise exceptions of all types.
     """
     with open_image(picture) as image:
         image.load()
@@ -111,7 +111,7 @@ def open_image(picture: bytes | BinaryIO) -> Image.Image:
     """Read a picture's header; the pixels are read when they are needed.
 
     Raises:
-        Exception: Of any type: decoders raise them all.
+        Exception: The picture cannot be read. Decoders raise exceptions of all types.
     """
     stream: BinaryIO
     if isinstance(picture, bytes):

@@ -50,7 +50,8 @@ def common_range(extents: Iterable[GreyRange]) -> GreyRange | None:
     if not lows:
         return None
 
-    low, high = min(lows), max(highs)
+    low = min(lows)
+    high = max(highs)
     if low < 0:
         return low, high
     if high <= 1:

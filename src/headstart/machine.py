@@ -108,32 +108,33 @@ def keep_freed_memory() -> bool:
         Whether it was done: not where the C library is another one, or where the user has set `MALLOC_...` variables.
     """
     global _num_keepers
-    if not _set_malloc(mmap_max=0, trim_threshold=_NEVER_TRIM):
-        return False
     with _keepers_lock:
-        _num_keepers += 1  # and never one less
-    return True
+        is_done = _set_malloc(mmap_max=0, trim_threshold=_NEVER_TRIM)
+        if is_done:
+            _num_keepers += 1  # and never one less
+    return is_done
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Within the block, do as `keep_freed_memory` does; then the process gives back what it kept, and is as before.
+    """Within the block, do as `keep_freed_memory` does; then set the C library's defaults and give back what was kept.
 
     For what a library does on behalf of a program that is not its own. Blocks may overlap, in several threads; the last
-    one gives back.
+    one gives back. One thing stays: glibc no longer moves its thresholds by itself, as it does until they are set.
     """
     global _num_keepers
-    is_done = _set_malloc(mmap_max=0, trim_threshold=_NEVER_TRIM)
     with _keepers_lock:
+        is_done = _set_malloc(mmap_max=0, trim_threshold=_NEVER_TRIM)
         _num_keepers += 1
     try:
         yield
     finally:
         with _keepers_lock:
             _num_keepers -= 1
-            is_last = _num_keepers == 0
-        if is_done and is_last:
-            _set_malloc(mmap_max=_DEFAULT_MMAP_MAX, trim_threshold=_DEFAULT_TRIM_THRESHOLD)
+            gives_back = is_done and _num_keepers == 0
+            if gives_back:
+                _set_malloc(mmap_max=_DEFAULT_MMAP_MAX, trim_threshold=_DEFAULT_TRIM_THRESHOLD)
+        if gives_back:
             give_back_freed_memory()
 
 

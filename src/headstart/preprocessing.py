@@ -38,7 +38,7 @@ def eval_view(image: Image.Image, spec: InputSpec) -> Pixels:
 
     Args:
         image: RGB picture, from `decode`.
-        spec: Its `resize`, `size` and `interpolation` are used.
+        spec: Size, resize and interpolation of the view.
 
     Returns:
         Array (H, W, 3), H and W from `spec.size`. A resize smaller than the crop is raised to it: nothing is padded.
@@ -92,7 +92,7 @@ def normalize(pixels: "Tensor", spec: InputSpec) -> "Tensor":
 
     Args:
         pixels: `uint8` (N, 3, H, W), never changed.
-        spec: Its `mean` and `std` are used.
+        spec: Mean and standard deviation per channel.
 
     Returns:
         `float32` (N, 3, H, W), on the same device and in the same memory format.

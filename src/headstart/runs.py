@@ -352,9 +352,9 @@ def check_output(target: Path, data: str, flag: str, *suffixes: str) -> None:
 
     Args:
         target: The file.
-        data: Where the images are; empty where there are none.
+        data: Folder or table of the images; empty where there are none.
         flag: The option that names the file.
-        suffixes: The suffixes of what can be written; with none given, any.
+        suffixes: The suffixes that the file may have; with none given, any.
 
     Raises:
         ConfigError: It lies among the images, is a folder, or has another suffix.
@@ -388,7 +388,7 @@ def check_parent(path: Path, flag: str = "--out") -> None:
     """Refuse a path that could not be created, or whose missing parents could not be.
 
     Raises:
-        RunError: Its nearest parent that exists cannot be written to.
+        RunError: The nearest parent that exists cannot be written to.
     """
     parent = next(ancestor for ancestor in _real_path(path).parents if os.path.lexists(ancestor))
     if not parent.is_dir():
@@ -488,8 +488,9 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
 def foreign_files(folder: Path) -> list[str]:
     """Return what lies in a run folder that Headstart did not write there, as paths in it, sorted."""
     found = []
-    for root, _, names in os.walk(folder):
-        for name in names:
+    for root, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(root, name).is_symlink()]  # nothing in them is looked at
+        for name in (*names, *links):
             path = Path(root, name).relative_to(folder).as_posix()
             is_written = any(fnmatchcase(path, pattern) for pattern in _WRITTEN)
             if not is_written:

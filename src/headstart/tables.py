@@ -80,7 +80,7 @@ def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifes
     console.print(visible_line(f"strategy {strategy} on {data}"))
 
     for number, phase in enumerate(tables, 1):
-        length = "solved to its optimum" if phase.solver == "lbfgs" else f"{phase.epochs} epochs"
+        length = _length_text(phase)
         title = f"phase {number} of {len(tables)}: {phase.name}, {length}, trains {phase.share}"
         console.print(title, style="bold", soft_wrap=True)
         table = _make_table("stage", "parameters", "trainable", "share", "learning rate")
@@ -91,6 +91,13 @@ def print_plan(strategy: str, tables: Sequence["PhaseTable"], manifest: "Manifes
         _print_table(console, table)
         penalty = f"; penalty: {phase.penalty}" if phase.penalty else ""
         console.print(f"  freeze boundary: {phase.boundary}; BatchNorm statistics: {phase.batch_norm}{penalty}\n")
+
+
+def _length_text(phase: "PhaseTable") -> str:
+    """Say how long a phase trains."""
+    if phase.solver == "lbfgs":
+        return "solved to its optimum"
+    return "1 epoch" if phase.epochs == 1 else f"{phase.epochs} epochs"
 
 
 def _range_text(rates: Sequence[float]) -> str:

@@ -43,8 +43,8 @@ class InputSpec:
         size: (height, width) of the network's input, pixels.
         resize: Shorter side, or (height, width), pixels, before the central crop.
         interpolation: Filter of the resize; always antialiased.
-        mean: Per channel, on the 0..1 scale.
-        std: Per channel, on the 0..1 scale.
+        mean: Mean per channel, on the 0..1 scale.
+        std: Standard deviation per channel, on the 0..1 scale.
         decoder: What makes the pixels; part of the spec because other decoders give other pixels. `pillow`: at full
             size; `pillow-scaled`: reduced to 1/2, 1/4 or 1/8 where that is still as large as `resize`, which for JPEGs
             that train their decoder does.
@@ -97,7 +97,7 @@ class Stage:
     """One step of a backbone, in forward order: stem, blocks..., head.
 
     Attributes:
-        name: What plans and tables print, such as `stem`, `layer4` or `head`.
+        name: Name in plans and tables, such as `stem`, `layer4` or `head`.
         prefixes: Parameter or module names, or their leading parts, that belong to the stage: `("conv1", "bn1")`.
     """
 
@@ -147,7 +147,7 @@ class Interval:
         low: Lower end.
         high: Upper end.
         level: Coverage, such as 0.95.
-        method: How it was computed, such as `wilson`.
+        method: Name of the method, such as `wilson`.
     """
 
     value: float

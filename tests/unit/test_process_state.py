@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import headstart
+from headstart import machine
 from headstart.machine import spin_briefly
 
 COUNT_FAULTS = """
@@ -24,7 +25,7 @@ from headstart.machine import freed_memory_kept, keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        bytes(50_000_000)
+        b"x" * 50_000_000  # written to; zeros would only be promised
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 usual = faults()
@@ -54,6 +55,36 @@ def test_freed_memory_is_kept_within_the_block_only():
     assert still_kept < usual / 10
     assert after > usual / 2
     assert int(second) < usual / 10  # what a command has set stays
+
+
+def test_a_block_that_begins_while_another_ends_keeps_memory(monkeypatch):
+    others_end = threading.Event()
+    other_has_ended = threading.Event()
+    set_values = []
+
+    def set_malloc(*, mmap_max, trim_threshold):
+        set_values.append(mmap_max)
+        if len(set_values) == 2:  # the second block begins
+            others_end.set()
+            other_has_ended.wait(timeout=0.3)  # it ends now if nothing makes it wait for this block to begin
+        return True
+
+    def other_block(has_begun):
+        with machine.freed_memory_kept():
+            has_begun.set()
+            others_end.wait(timeout=10)
+        other_has_ended.set()
+
+    monkeypatch.setattr(machine, "_set_malloc", set_malloc)
+    monkeypatch.setattr(machine, "_num_keepers", 0)
+    has_begun = threading.Event()
+    other = threading.Thread(target=other_block, args=(has_begun,))
+    other.start()
+    assert has_begun.wait(timeout=10)
+    with machine.freed_memory_kept():
+        other.join(timeout=10)
+        assert set_values == [0, 0]  # while this block runs, nobody has set the defaults
+    assert len(set_values) == 3
 
 
 def test_a_command_lets_threads_sleep_soon_unless_the_user_has_decided(monkeypatch):

@@ -141,6 +141,15 @@ def test_overwrite_keeps_what_headstart_did_not_write(tmp_path, name):
     assert (tmp_path / "a" / name).read_text() == "mine"
 
 
+def test_overwrite_keeps_a_link_to_a_folder(tmp_path):
+    create_run_folder(tmp_path / "a", FILES)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a" / "mine").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=r"files that Headstart did not write.*: mine; move them"):
+        create_run_folder(tmp_path / "a", FILES, overwrite=True)
+    assert (tmp_path / "a" / "mine").is_symlink()
+
+
 class Late(dict):
     """Files of a run, in whose writing another command is quicker."""
 

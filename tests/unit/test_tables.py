@@ -1,13 +1,16 @@
 import io
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from headstart import tables
+from headstart.data.manifest import Manifest
 from headstart.stats.metrics import classification_metrics
-from headstart.tables import print_metrics
+from headstart.tables import print_metrics, print_plan
+from headstart.training.plan_table import PhaseTable
 
 
 def metrics(num_classes: int = 3, **more: object) -> dict[str, object]:
@@ -42,6 +45,22 @@ def test_control_characters_of_classes_do_not_reach_the_terminal(capsys: pytest.
     rows = [line.split()[:2] for line in shown.splitlines() if line]
     assert ["a\\u001b[2J", "1"] in rows
     assert ["b\\nc", "1"] in rows
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        ({"epochs": 1}, "1 epoch, trains"),
+        ({"epochs": 5}, "5 epochs, trains"),
+        ({"epochs": 5, "solver": "lbfgs"}, "solved to its optimum, trains"),
+    ],
+)
+def test_a_plan_says_how_long_a_phase_is(
+    length: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phase = PhaseTable(name="head", batch_norm="fixed", boundary="after stem", parameters=10, trainable=2, **length)
+    print_plan("head", [phase], Manifest("pets", ("cat", "dog"), ()))
+    assert f"phase 1 of 1: head, {words} 2 / 10 (20.00 %)" in capsys.readouterr().out
 
 
 def test_the_other_figures_are_tables(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,7 +95,7 @@ def _resume_alone(run: Run, display: Display) -> Run:
     return _finished(Session(experiment, run, started, data_s))
 
 
-def _finished(session: "Session") -> Run:
+def _finished(session: Session) -> Run:
     """Finish a run; where somebody interrupts that, the exception says how to go on."""
     try:
         return session.finish()

@@ -49,7 +49,7 @@ class Experiment:
         config: What was asked for.
         resolved: What was decided.
         manifest: Images, labels and splits.
-        report: What the checks of the data found.
+        report: What the checks of the data found; None for a run that goes on.
         pictures: The images decoded so far.
         model: The network with its new head, untrained; a fit changes it in place.
         plan: What trains when.

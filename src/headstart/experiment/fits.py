@@ -14,10 +14,10 @@ class PlannedFit:
     """One training of the network from its start.
 
     Attributes:
-        name: What the rows of metrics.csv and the checkpoints call it: `selection` or `final`.
+        name: Name in the rows of metrics.csv and of its checkpoints: `selection` or `final`.
         train: Split that trains.
         held_out: Split that is evaluated after every epoch, or None.
-        held_out_name: What the rows call it.
+        held_out_name: Name of that split in the rows.
         selects: Whether the held-out images choose the epoch.
         scores: Whether it gives the score by which `compare` ranks, on the inner validation images.
         sets_length: Whether the epochs that it chooses are those of the fit to come.

@@ -32,7 +32,7 @@ class PhaseMemory:
 
     @property
     def line(self) -> str:
-        """What people are told."""
+        """The line that says what training will take."""
         line = f"memory: about {self.num_bytes / 1e9:.1f} GB"
         if self.step.piece_size:
             line += f"; of a batch of {self.batch_size} images {self.step.piece_size} run at a time"
@@ -42,7 +42,7 @@ class PhaseMemory:
 
     @property
     def warning(self) -> str:
-        """What to do where it is too much, or ''."""
+        """The sentence that says what to do where that is too much, or ''."""
         if self.num_bytes <= self.limit_bytes:
             return ""
         advice = "use a smaller --batch-size, or a smaller --image-size"
@@ -63,7 +63,7 @@ def estimate_memory(
         model: The network, on the CPU; its modules' modes change.
         plan: What trains when.
         settings: How to train.
-        batch_size: Images of a batch.
+        batch_size: Number of images in a batch.
         device: Where training will run.
     """
     phases = [_phase_memory(model, phase, settings, batch_size, device) for phase in plan.phases]

@@ -12,7 +12,7 @@ from headstart.runs import open_run
 from headstart.training.strategies import default_lr
 
 # Settings that change nothing about what is decided.
-_WITHOUT_EFFECT = {"out", "threads", "monitor", "log", "cache", "repeat"}
+_WITHOUT_EFFECT = {"out", "threads", "monitor", "log", "cache", "repeat", "keep_checkpoints"}
 
 
 def decide(config: Config, labels: Sequence[str]) -> Resolved:

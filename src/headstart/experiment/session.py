@@ -270,8 +270,8 @@ class Session:
         """Score the settings by a model, and keep the score until the run is finished.
 
         Args:
-            model: It was not trained on the inner validation images.
-            seconds: What its training took, as far as that was for the score alone.
+            model: The network, not trained on the inner validation images.
+            seconds: Seconds that its training took, as far as that was for the score alone.
         """
         started = time.monotonic()
         config = self.experiment.config

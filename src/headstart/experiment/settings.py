@@ -17,7 +17,7 @@ class NamedStrategy:
     Attributes:
         name: The name of the strategy, or of the user's table.
         table: The user's table, or None.
-        row: What it says of itself.
+        row: Its row in the table of strategies.
     """
 
     name: str

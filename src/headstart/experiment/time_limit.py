@@ -27,13 +27,15 @@ def within_time_limit(
         started: When the run began, by the clock.
         clock: Gives seconds.
     """
-    config, plan = experiment.config, experiment.plan
+    config = experiment.config
+    plan = experiment.plan
     if config.time_limit is None or experiment.resolved.is_timed:
         return experiment
     manifest = experiment.manifest
     held_out = manifest.of_split(manifest.reported) if config.monitor else None
 
     def choose_step(number: int, phase: PhaseFit) -> StepChoice:
+        """Decide how the steps of a phase run, as training will."""
         return experiment.choose_step(phase, number)
 
     timings = time_steps(
@@ -66,7 +68,7 @@ def within_time_limit(
 
 
 def _seconds_per_epoch(experiment: Experiment, timings: Sequence[StepTiming]) -> tuple[float, ...]:
-    """Return what an epoch of each phase takes, in all fits together: each of them runs as many."""
+    """Return what an epoch of each phase takes in all fits together; each fit runs the same number of epochs."""
     images_per_step = experiment.resolved.batch_size * experiment.config.accumulate
     seconds = [0.0] * len(timings)
     for fit in experiment.fits():
@@ -79,7 +81,8 @@ def _seconds_per_epoch(experiment: Experiment, timings: Sequence[StepTiming]) ->
 
 def _evaluation_seconds(experiment: Experiment, clock: Callable[[], float]) -> float:
     """Estimate how long evaluating takes, by a forward pass in PyTorch; an engine is faster once it is open."""
-    manifest, config = experiment.manifest, experiment.config
+    manifest = experiment.manifest
+    config = experiment.config
     num_images = len(manifest.of_split(manifest.reported))
     if config.selection_score:
         num_images += len(experiment.images(manifest.selection or INNER_VALIDATION))

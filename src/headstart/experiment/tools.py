@@ -52,10 +52,10 @@ def evaluate_folder(
         data: Folder, manifest or catalogue name; a folder without splits is taken whole.
         display: Told what goes on.
         layout: How the folders of the data are read; see `headstart.data.layouts`.
-        label_map: Merges classes of the data.
+        label_map: Classes of the data to merge.
         exclude: Classes of the data to leave out.
-        split: Which split; by default the one that a run on this data would report.
-        predictions: Where to write a row per image.
+        split: Name of the split to measure on; default: the one that a run on this data would report.
+        predictions: File to write with a row per image, or None.
         skip_bad: Whether unreadable images are left out.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         engine: `auto`, `openvino` or `torch`.
@@ -140,7 +140,7 @@ def find_learning_rate(
 
     Args:
         config: Settings; what acts on the whole of training (mixing, averaging, clipping, accumulation) is left out.
-        plot: Where the caller will draw the result; refused among the user's images.
+        plot: File that the caller will draw the result into; refused among the user's images.
         low: First learning rate.
         high: Last learning rate.
         num_steps: Steps between them.

@@ -34,7 +34,7 @@ class Cell:
     """Settings that are run with several seeds.
 
     Attributes:
-        name: What tables call it: `full`, `full, lr=1e-4` or `lite1: head`.
+        name: Name of the cell in tables: `full`, `full, lr=1e-4` or `lite1: head`.
         config: The settings; the seed and the folder are those of each run.
     """
 
@@ -85,11 +85,11 @@ def run_cells(
     fails leaves the others alone.
 
     Args:
-        cells: What to run.
-        seeds: Of each cell.
+        cells: Cells to run.
+        seeds: Seeds that each cell is run with.
         out: Folder of the study.
-        progress: Shows how far it is and receives notes; default: nothing is shown.
-        failed: Receives the name of each cell that failed, and why; None: they are raised once the others are done.
+        progress: Shows how far the study is and receives notes; default: nothing is shown.
+        failed: Receives the name of each cell that failed, and why; None: failures are raised once the others are done.
 
     Returns:
         Name of each cell that did not fail -> its runs, in the order of the seeds.

@@ -42,23 +42,23 @@ class Row:
     """What the runs of one cell say together.
 
     Attributes:
-        rank: From 1.
-        name: Of the cell.
-        strategy: Of the cell.
-        backbone: Of the cell.
-        runs: Folders, one per seed.
-        seeds: Of the runs.
-        accuracy: On the reported images, mean over the seeds.
-        accuracies: On the reported images, per seed.
+        rank: Place in the order, from 1.
+        name: Name of the cell.
+        strategy: Strategy of the cell.
+        backbone: Backbone of the cell.
+        runs: Folders of the runs, one per seed.
+        seeds: Seeds of the runs.
+        accuracy: Accuracy on the reported images, mean over the seeds.
+        accuracies: Accuracy on the reported images, per seed.
         balanced_accuracy: Mean recall of the classes on the reported images, mean over the seeds; None in an old run.
-        selection_log_loss: On the images that rank, mean over the seeds, nats; None where a run has no such score.
-        selection_accuracy: On the images that rank, mean over the seeds; None where a run has no such score.
-        seconds: Of a run without its scoring, mean over the seeds.
-        trainable_parameters: The most that any phase trains.
-        peak_memory_mb: The most that a run held, of the process or, on a GPU, of what training allocated there. Of the
-            seeds the least, because a process still holds some of what its earlier runs needed.
+        selection_log_loss: Log loss on the images that rank, mean over the seeds, nats; None where a run has none.
+        selection_accuracy: Accuracy on the images that rank, mean over the seeds; None where a run has none.
+        seconds: Seconds that a run took without its scoring, mean over the seeds.
+        trainable_parameters: The most parameters that any phase trains.
+        peak_memory_mb: The most memory that a run held: its process or, on a GPU, what training allocated there. The
+            least of the seeds counts, because a process still holds some of what its earlier runs needed.
         selected_on_reported: Whether the reported images chose an epoch, so that the accuracy is optimistic.
-        shared_groups: How many groups of the reported images are in other splits too, which makes it optimistic too.
+        shared_groups: How many groups of the reported images are in other splits too, which is as optimistic.
     """
 
     rank: int
@@ -89,17 +89,17 @@ class Comparison:
     """Rows in order of rank, differences between the first and each other, and what that means in plain words.
 
     Attributes:
-        rows: Best first.
-        differences: Name -> the first row against that one, on the same images.
-        ranked_by: `selection`: log loss on images that are not reported; `accuracy`: on the reported ones.
-        split: Which images are reported.
-        num_images: How many there are.
-        num_groups: How many groups they are in; None: each image counts for itself.
-        num_selection_images: How many images rank; None where the reported ones do.
+        rows: Cells, the best first.
+        differences: Name of a row -> the first row against that one, on the same images.
+        ranked_by: `selection`: the log loss on images that are not reported; `accuracy`: the one on the reported ones.
+        split: The split that is reported.
+        num_images: Number of reported images.
+        num_groups: Number of groups that they are in; None: each image counts for itself.
+        num_selection_images: Number of images that rank; None where the reported ones do.
         baseline: What always saying the largest class gets on the reported images.
         level: Coverage of the intervals.
-        failed: Name of each cell that failed -> why.
-        verdict: Sentences.
+        failed: Name of each cell that failed -> why it did.
+        verdict: Sentences that say what the rows mean.
     """
 
     rows: tuple[Row, ...]
@@ -160,14 +160,14 @@ def compare(
     `comparison.json` and `comparison.csv` are written beside the runs. What is finished in the folder is not run again.
 
     Args:
-        config: What all share. `out` is the folder of the study, `seed` the first seed. The settings are scored on
-            images that are not reported unless `selection_score` is set to False.
+        config: Settings that all share. `out` is the folder of the study, `seed` the first seed. The settings are
+            scored on images that are not reported unless `selection_score` is set to False.
         strategies: Names or YAML tables; default: the one of `config`.
         backbones: Default: the one of `config`.
-        vary: Setting -> values.
-        seeds: How many.
+        vary: Name of a setting -> its values.
+        seeds: Number of seeds.
         level: Coverage of the intervals.
-        progress: Shows how far it is.
+        progress: Shows how far the study is.
 
     Raises:
         HeadstartError: Settings or data are not usable (nothing was trained), or every cell failed.
@@ -321,9 +321,11 @@ def _ranked_by(metrics: Sequence[Mapping[str, Any]]) -> RankedBy:
     return "selection" if len(sets_of_images) == 1 else "accuracy"
 
 
-def _sort_key(row: Any, ranked_by: RankedBy) -> tuple[float, ...]:
+def _sort_key(row: Row, ranked_by: RankedBy) -> tuple[float, ...]:
     """Return what a row is sorted by: the best and fastest has the least."""
     if ranked_by == "selection":
+        assert row.selection_log_loss is not None
+        assert row.selection_accuracy is not None
         return (row.selection_log_loss, -row.selection_accuracy, row.seconds)
     return (-row.accuracy.value, row.seconds)
 

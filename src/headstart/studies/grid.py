@@ -34,10 +34,10 @@ def make_cells(
     that starts from random weights, such as `scratch`, weights, and what is said about their head, are left out.
 
     Args:
-        config: What all cells share.
+        config: Settings that all cells share.
         strategies: Names or YAML tables.
-        backbones: Default: the one of `config`.
-        vary: Setting -> its values, as words or as what the setting takes.
+        backbones: Names; default: the one of `config`.
+        vary: Name of a setting -> its values, as words or as what the setting takes.
 
     Raises:
         ConfigError: A setting is not known, cannot be varied, a value does not fit, a name came twice, two cells have

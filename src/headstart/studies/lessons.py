@@ -31,14 +31,14 @@ class Lesson:
     """A recipe with everything decided: which data, network, weights, seeds and folder.
 
     Attributes:
-        recipe: What to do.
-        parts: Those that are asked for.
+        recipe: The recipe that is run.
+        parts: The parts that are asked for.
         data: Folder, manifest or catalogue name.
-        backbones: The first is the lesson's; with more, all of them are put side by side.
+        backbones: Names of networks, the lesson's first; with more, all of them are put side by side.
         weights: File or run for the first backbone, or None for the published ones.
-        source: What a source network is trained on, or None where none is trained.
-        drawing: How many `snacks` of which size to draw there if they are not there yet; empty: the user's own images.
-        seeds: Of every cell.
+        source: Data that a source network is trained on, or None where none is trained.
+        drawing: Number and size of the `snacks` to draw there if they are not there yet; empty: the user's own images.
+        seeds: Seeds of every cell.
         out: Folder of the whole lesson.
         is_quick: Whether this is a smoke run.
         labels: Classes of the data before merging, where it is at hand.
@@ -147,18 +147,18 @@ def make_lesson(
     """Decide what a recipe is run with; nothing is trained.
 
     Args:
-        name: Of the recipe, or the path of a YAML file.
-        backbone: Instead of the recipe's; several, separated by commas, are put side by side where a part does that.
+        name: Name of the recipe, or the path of a YAML file.
+        backbone: Network instead of the recipe's; several, separated by commas, for a part that compares networks.
         data: Folder, manifest or catalogue name, instead of the recipe's.
-        source: What a source network is trained on first, where the recipe does that; default: many `snacks`.
+        source: Data that a source network is trained on first, where the recipe does that; default: many `snacks`.
         weights: Weight file or run to start from, instead of the published or newly trained ones.
-        seeds: How many.
+        seeds: Number of seeds; default: 3.
         parts: Names of the parts to run; default: all.
-        out: Folder; default: `runs/recipe-<name>-<backbone>`.
-        quick: A smoke run: few small images, one epoch, one seed.
+        out: Folder of the lesson; default: `runs/recipe-<name>-<backbone>`.
+        quick: Whether it is a smoke run: few small images, one epoch, one seed.
         fetch: Whether it is to be run: a data set of the catalogue that is not there yet is then fetched now, and a
             network or strategy that is not known is refused before.
-        progress: Told how far fetching it is.
+        progress: Told how far fetching the data is.
 
     Raises:
         HeadstartError: A name is not known, an option has no use here, or the data cannot be found.

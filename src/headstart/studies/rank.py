@@ -33,18 +33,18 @@ class Ranked:
     """What is known about a backbone without training it.
 
     Attributes:
-        rank: From 1, by `probe_loss`.
-        backbone: Its name.
+        rank: Place in the order, from 1.
+        backbone: Name of the backbone.
         probe_loss: Log loss of a linear classifier on its features, on held-out training images, nats; None where there
             are too few to hold some out. Its penalty is the one with the lowest such loss.
         probe_accuracy: Accuracy of that classifier on the same held-out images; None where there are none.
         logme: Log evidence of a Bayesian linear model of the classes, nats per image; higher is better.
-        num_images: Training images.
+        num_images: Number of training images.
         features: Width of what the head sees.
-        parameters: Of the network with a head for these classes.
-        megabytes: Of its weights and buffers, as saved.
-        images_per_s: Of the part below the head, in the engine that runs it; without decoding.
-        engine: Which one that is, and its precision.
+        parameters: Number of parameters of the network with a head for these classes.
+        megabytes: Size of its weights and buffers, as saved.
+        images_per_s: Speed of the part below the head in its engine, without decoding.
+        engine: Name of that engine, and its precision.
     """
 
     rank: int
@@ -68,7 +68,7 @@ def rank(config: Config, backbones: Sequence[str], *, display: Display | None = 
 
     Args:
         config: Data, geometry, device and engine; what is about training has no effect.
-        backbones: Names.
+        backbones: Names of backbones.
         display: Told what goes on; default: nothing is shown.
 
     Returns:
@@ -89,7 +89,8 @@ def rank(config: Config, backbones: Sequence[str], *, display: Display | None = 
     others = sorted(config.model_fields_set - _SETTINGS - {"repeat"})
     ineffective = [key for key in others if getattr(config, key) != Config.model_fields[key].default]
     if ineffective:
-        display.note(f"nothing is trained here, so {', '.join(ineffective)} has no effect")
+        have = "has" if len(ineffective) == 1 else "have"
+        display.note(f"nothing is trained here, so {', '.join(ineffective)} {have} no effect")
     kept = config.model_dump(include=config.model_fields_set & _SETTINGS)
     config = make_config({"batch_size": 32, **kept, "strategy": "head", "views": 1})
 

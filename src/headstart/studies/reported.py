@@ -24,7 +24,7 @@ class Reported:
 
     Attributes:
         run: The run.
-        metrics: Its metrics.json.
+        metrics: Content of the run's metrics.json.
         images: (SHA-256, or the key where there is none; class) of each image, sorted.
         paths: Key of each of these images.
         groups: Group of each of these images; None: an image for itself.
@@ -70,15 +70,16 @@ def check_same_images(first: Reported, other: Reported) -> None:
     Raises:
         DataError: They differ; the message says how many and names one.
     """
-    here, there = Counter(first.images), Counter(other.images)
-    only_here, only_there = here - there, there - here
+    here = Counter(first.images)
+    there = Counter(other.images)
+    only_here = here - there
+    only_there = there - here
     if not only_here and not only_there:
         return
 
     # An example, and how many are one picture with two classes.
-    owner, missing = other, only_there
-    if only_here:
-        owner, missing = first, only_here
+    owner = first if only_here else other
+    missing = only_here or only_there
     paths = [path for path, image in zip(owner.paths, owner.images, strict=True) if image in missing]
     contents_here = {content for content, _ in only_here}
     contents_there = {content for content, _ in only_there}

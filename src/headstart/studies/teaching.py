@@ -26,10 +26,10 @@ class Outcome:
     """What became of a part.
 
     Attributes:
-        part: Name and question.
+        part: The part of the recipe.
         runs: Name of each cell -> its runs.
         comparison: What they say together; None for a source network, and where nothing was trained.
-        left_out: Why nothing was trained, or ''.
+        left_out: The reason why nothing was trained, or ''.
         has_failed: Whether anything that was to be trained was not.
     """
 
@@ -50,8 +50,8 @@ def run_lesson(
     known so far.
 
     Args:
-        lesson: From `make_lesson`.
-        progress: Shows how far it is.
+        lesson: The lesson, from `make_lesson`.
+        progress: Shows how far the lesson is.
 
     Raises:
         HeadstartError: Data, weights or a folder is not usable, or another command runs a lesson there.

@@ -1,6 +1,7 @@
 """What follows from the settings, and what a repeat takes over."""
 
 import json
+import re
 
 import pytest
 
@@ -65,7 +66,8 @@ def run(tmp_path):
 
 def test_a_repeat_decides_as_before_where_the_settings_are_the_same(run):
     path, resolved = run
-    same = make_config({"data": "d", "strategy": "full", "epochs": 4, "out": "x", "threads": 2, "repeat": path})
+    aside = {"out": "x", "threads": 2, "keep_checkpoints": True, "repeat": path}
+    same = make_config({"data": "d", "strategy": "full", "epochs": 4, **aside})
     assert repeated(same, LABELS) == (resolved, "")
     assert repeated(make_config({"data": "d"}), LABELS) == (None, "")
 
@@ -82,8 +84,6 @@ def test_with_other_settings_a_repeat_decides_anew_and_says_so(run, change, labe
     settings = {"data": "d", "strategy": "full", "epochs": 4, "repeat": run[0], **change}
     found, why = repeated(make_config(settings), labels)
     assert found is None
-    import re
-
     assert re.search(message, why)
     assert why.endswith("so what follows from settings is decided anew")
 

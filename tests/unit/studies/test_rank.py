@@ -91,11 +91,13 @@ def test_order_ranks_and_notes(settings):
 
 
 def test_of_a_run_only_what_was_meant_is_said_to_have_no_effect(settings, tmp_path):
-    (tmp_path / "config.yaml").write_text(dump_config(make_config({**settings, "weights": "none", "lr": 0.5})))
+    (tmp_path / "config.yaml").write_text(
+        dump_config(make_config({**settings, "weights": "none", "lr": 0.5, "epochs": 3}))
+    )
     (tmp_path / "environment.json").write_text("{}")
     display = Remembering()
     rank(load_config(tmp_path / "config.yaml"), ["simple-cnn"], display=display)
-    assert display.said[0] == "note: nothing is trained here, so lr has no effect"
+    assert display.said[0] == "note: nothing is trained here, so epochs, lr have no effect"
 
 
 def test_a_run_uses_the_features_that_a_ranking_has_computed(settings, tmp_path, monkeypatch):

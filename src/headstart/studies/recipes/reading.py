@@ -60,7 +60,7 @@ def find_recipe(name: str | Path) -> Recipe:
         name: One of `RECIPES`, or a path that ends in .yaml or .yml.
 
     Raises:
-        ConfigError: In one line, with the file, the place in it, what was expected and a suggestion.
+        ConfigError: It cannot be used; the message is one line with the file, the place in it and what was expected.
     """
     path = recipe_file(name)
     values = _read_plain(path)

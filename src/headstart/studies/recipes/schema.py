@@ -132,9 +132,9 @@ class Published(Spec):
     """A figure that the lesson printed.
 
     Attributes:
-        cell: Which row it belongs to.
-        accuracy: As it was published.
-        source: Where.
+        cell: Name of the row that it belongs to.
+        accuracy: The accuracy as it was published.
+        source: The place where it was published.
     """
 
     cell: Name
@@ -146,9 +146,9 @@ class Part(Spec):
     """Cells that answer one question together, each compared with the most accurate on the reported images.
 
     Attributes:
-        name: For `--part`.
-        question: What the table below it answers.
-        cells: Its rows.
+        name: Name of the part, for `--part`.
+        question: The question that its table answers.
+        cells: Names of the cells that are its rows.
         published: Figures of the source, printed beside it.
         needs: What must be there, or the part is left out and says why: `source classes` (the weights' own final
             layer, with names or `match`), `backbones` (several), or nothing.
@@ -165,7 +165,7 @@ class CellSpec(BaseModel):
     """One way to train, a row of a part's table; its settings stand beside `use`.
 
     Attributes:
-        use: Presets that it starts from; later ones win.
+        use: Names of the presets that it starts from; later ones win.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -188,8 +188,8 @@ class SourceSpec(Spec):
     """A source network that is trained first where no weights are given.
 
     Attributes:
-        settings: How.
-        always: Whether that is so for networks with published weights too.
+        settings: Settings that it is trained with.
+        always: Whether it is trained for networks with published weights too.
     """
 
     settings: CheckedSettings
@@ -208,22 +208,22 @@ class Recipe(Spec):
     """A lesson, from data to verdict.
 
     Attributes:
-        name: For the command line; the name of its file.
+        name: Name on the command line, which is that of its file.
         title: One line for people.
-        question: What it asks.
+        question: The question that it asks.
         data: Catalogue name of its data set, a folder or a manifest.
-        backbones: Its network first; with more, those that are put side by side where no other is asked for.
-        takes: What a run costs.
-        notes: Where Headstart knowingly does otherwise than the source.
-        settings: Of every cell.
+        backbones: Names of networks, the lesson's first; with more, all of them are put side by side.
+        takes: The time that a run takes, in words.
+        notes: Sentences about where Headstart does otherwise than the source.
+        settings: Settings of every cell.
         presets: Settings by name, for cells to `use`.
-        cells: What is trained: name -> what differs from `settings`. In two parts it is the same run.
-        parts: In order; the first is the lesson as it is taught.
-        map: Merges classes, where the data has all of those that it names.
-        train_per_class: Balanced, seeded subset of train, or None for all.
-        reported_per_class: Balanced, seeded subset of the reported split, or None for all of it.
-        match_suffix: The weight files that the numbers in `match` are of, by the end of their names; with other
-            weights rows are found by the names of classes. Empty: all.
+        cells: Name of a cell -> its settings that differ from `settings`. In two parts a cell is the same run.
+        parts: The parts in order; the first is the lesson as it is taught.
+        map: Classes to merge, where the data has all of those that it names.
+        train_per_class: Images per class of a balanced, seeded subset of train, or None for all.
+        reported_per_class: Images per class of a balanced, seeded subset of the reported split, or None for all of it.
+        match_suffix: End of the names of those weight files that the numbers in `match` are of; with other weights
+            rows are found by the names of classes. Empty: all weights.
         source: A source network to train first, or None.
     """
 
