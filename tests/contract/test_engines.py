@@ -528,6 +528,7 @@ def test_in_a_fork_of_its_process_an_engine_refuses_to_run(network: nn.Module) -
 
 def interrupt_after_engines_are_gone(pipe: Connection) -> None:
     """Open two engines one after the other, let go of the older one first, and interrupt the process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     model = convert(TinyNet().eval(), SPEC)
     older = OpenVINOEngine(model, "32")
     newer = OpenVINOEngine(model, "32")
