@@ -286,6 +286,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
     in_order = {row.name: correct[row.name] for row in rows}
     differences = compare_to_first(in_order, groups, level=level, is_chosen_here=ranked_by == "accuracy")
 
+    labels = sorted(label for _, label in first.images)  # of equal classes the first by name is the baseline
     num_selection_images = None
     if ranked_by == "selection":
         num_selection_images = first.metrics["selection"]["num_images"]
@@ -297,7 +298,7 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], *, level: float = 0.95) -> C
         num_images=len(first.images),
         num_groups=_num_groups(groups),
         num_selection_images=num_selection_images,
-        baseline=baseline_of(Counter(label for _, label in first.images)),
+        baseline=baseline_of(Counter(labels)),
         level=level,
     )
     return replace(comparison, verdict=tuple(_verdict(comparison)))

@@ -406,13 +406,23 @@ def test_an_interrupted_run_keeps_its_score(image_folder, tmp_path, moment):
 
 
 def fake_run(
-    folder: Path, right: str, score: float | None = None, *, seed=0, images="i", chosen="c", groups=None, **settings
+    folder: Path,
+    right: str,
+    score: float | None = None,
+    *,
+    seed=0,
+    images="i",
+    chosen="c",
+    groups=None,
+    first_label=0,
+    **settings,
 ):
-    """Write a run that reports `len(right)` images and was right where `right` has a 1."""
-    records = [
-        ImageRecord(f"/{folder.name}/{images}{n:03}", n % 2, "validation", groups and groups[n], f"{images}{n:03}")
-        for n in range(len(right))
-    ]
+    """Write a run that reports `len(right)` images of two classes in turn, and was right where `right` has a 1."""
+    records = []
+    for n in range(len(right)):
+        name = f"{images}{n:03}"
+        label = (first_label + n) % 2
+        records.append(ImageRecord(f"/{folder.name}/{name}", label, "validation", groups and groups[n], name))
     manifest = Manifest("set", ("ant", "bee"), tuple(records))
     labels = [manifest.labels[record.label] for record in records]
     wrong = {"ant": "bee", "bee": "ant"}
@@ -449,6 +459,13 @@ def test_the_rank_follows_the_score_and_not_the_accuracy(tmp_path):
     assert comparison.differences["lucky"].difference == pytest.approx(-0.25)
     assert "5 images that are not reported" in comparison.verdict[0]
     assert [row.seconds for row in comparison.rows] == [2.0, 2.0]
+
+
+def test_of_classes_of_one_size_the_first_by_name_is_the_baseline(tmp_path):
+    cells = {name: [fake_run(tmp_path / name, "1" * 20, first_label=1)] for name in ("a", "b")}
+    comparison = compare_runs(cells)
+    assert comparison.baseline.label == "ant"
+    assert "Always saying 'ant' would get 0.500 on these images." in comparison.verdict
 
 
 @pytest.mark.parametrize("is_first", [True, False])
