@@ -58,7 +58,7 @@ def evaluate_folder(
         predictions: File to write with a row per image, or None.
         skip_bad: Whether unreadable images are left out.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        engine: `auto`, `openvino` or `torch`.
+        engine: `auto`, `openvino`, `torch-compiled` or `torch`.
         precision: `auto`, `32` or `bf16`.
 
     Returns:
