@@ -28,6 +28,7 @@ _HINTS = {
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_TAKEN_AWAY = {errno.ENOENT, errno.EEXIST}  # of a folder that another process removes while a file is opened in it
 
 
 def may_exist(path: str | Path) -> bool:
@@ -146,7 +147,10 @@ def _work_folder(parent: Path) -> Iterator[Path]:
 
 
 def _locked_folder(parent: Path) -> "tuple[Path, BaseFileLock | None]":
-    """Create a hidden folder and lock it; the lock is None where the file system knows no locks."""
+    """Create a hidden folder and lock it; the lock is None where the file system knows no locks.
+
+    Before it is locked, another process may take it for one that was left behind, and remove it; then another is made.
+    """
     while True:
         hidden = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:
@@ -155,10 +159,11 @@ def _locked_folder(parent: Path) -> "tuple[Path, BaseFileLock | None]":
             if error.errno in _NO_LOCKS:
                 return hidden, None
             shutil.rmtree(hidden, ignore_errors=True)
-            raise
+            if error.errno not in _TAKEN_AWAY:
+                raise
+            continue
         if lock is not None:
             return hidden, lock
-        # Another process took it for one that was left behind, before this one could lock it.
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,12 +1,15 @@
 """Files and folders appear whole or not at all, and nothing is left beside them."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import BaseFileLock
 
+from headstart import files, locks
 from headstart.files import remove_leftovers, whole_file, whole_folder, write_atomic
 
 
@@ -129,6 +132,23 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
 
     alive.communicate("")
     assert sorted(os.listdir(tmp_path)) == [".headstart-notes123", "a", "model.safetensors", "run"]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, ""), FileExistsError(errno.EEXIST, "")])
+def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_anew(tmp_path, monkeypatch, error):
+    taken = []
+
+    def try_lock(file: Path) -> BaseFileLock | None:
+        if not taken:
+            taken.append(file)
+            file.parent.rmdir()
+            raise error
+        return locks.try_lock(file)
+
+    monkeypatch.setattr(files, "try_lock", try_lock)
+    write_atomic(tmp_path / "a", "text")
+    assert len(taken) == 1
+    assert contents(tmp_path) == {"a": "text"}
 
 
 def test_a_folder_whose_replacement_was_killed_is_put_back(tmp_path):
