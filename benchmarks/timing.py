@@ -202,7 +202,8 @@ def answer(question: str, contests: Sequence[Contest], options: argparse.Namespa
     """Run a question's contests, print the figures, and write them to OUT/QUESTION.json after each."""
     facts = hardware()
     print(f"{question}: {json.dumps(facts)}", flush=True)
-    path, found = options.out / f"{question}.json", []
+    path = options.out / f"{question}.json"
+    found = []
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         data = subset(options.data, Path(folder)) if options.quick else options.data

@@ -51,7 +51,7 @@ def test_exif_turns_upright_once(picture: Image.Image, orientation: int, kind: s
     turned = picture.transpose(method) if method is not None else picture
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     upright = decode(saved(turned, kind, exif=exif.tobytes(), **options))
     assert np.abs(np.asarray(upright).astype(int) - np.asarray(picture).astype(int)).max() <= 12
     assert np.array_equal(pixels(upright), np.asarray(upright))

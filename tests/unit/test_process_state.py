@@ -89,7 +89,8 @@ def test_a_block_that_begins_while_another_ends_keeps_memory(monkeypatch):
 
 def test_a_command_lets_threads_sleep_soon_unless_the_user_has_decided(monkeypatch):
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards, also where it was not set
+        monkeypatch.delenv(name)
     spin_briefly()
     assert int(os.environ["GOMP_SPINCOUNT"]) > 0
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
