@@ -19,13 +19,15 @@ class PhaseMemory:
     """What a phase takes, and how its batches run so that they fit.
 
     Attributes:
-        num_bytes: Most that the process, or the GPU, will hold at a time.
-        limit_bytes: What it may take.
-        batch_size: Images of a batch.
+        num_bytes: The most bytes that the process will hold, or on a GPU what training will.
+        fixed_bytes: Bytes of that which no other way to run batches would save: the process, the network, its averages.
+        limit_bytes: The most bytes that it may hold.
+        batch_size: Number of images in a batch.
         step: How steps run.
     """
 
     num_bytes: int
+    fixed_bytes: int
     limit_bytes: int
     batch_size: int
     step: StepChoice
@@ -35,7 +37,8 @@ class PhaseMemory:
         """The line that says what training will take."""
         line = f"memory: about {self.num_bytes / 1e9:.1f} GB"
         if self.step.piece_size:
-            line += f"; of a batch of {self.batch_size} images {self.step.piece_size} run at a time"
+            verb = "runs" if self.step.piece_size == 1 else "run"
+            line += f"; of a batch of {self.batch_size} images {self.step.piece_size} {verb} at a time"
         if self.step.recomputes:
             line += "; blocks are computed twice to take less, which takes about a quarter longer"
         return line
@@ -45,13 +48,21 @@ class PhaseMemory:
         """The sentence that says what to do where that is too much, or ''."""
         if self.num_bytes <= self.limit_bytes:
             return ""
-        advice = "use a smaller --batch-size, or a smaller --image-size"
-        if self.step.recomputes:
-            advice = "use a smaller --batch-size, or --batch-norm fixed, with which a batch can run in pieces"
         return (
             f"training will take about {self.num_bytes / 1e9:.1f} GB of memory, and may take "
-            f"{self.limit_bytes / 1e9:.1f} GB (--memory-limit); {advice}"
+            f"{self.limit_bytes / 1e9:.1f} GB (--memory-limit); {self._advice}"
         )
+
+    @property
+    def _advice(self) -> str:
+        """The settings that take less."""
+        if self.fixed_bytes >= self.limit_bytes:
+            return f"about {self.fixed_bytes / 1e9:.1f} GB of it does not depend on the batch, so raise the limit"
+        if self.step.recomputes:
+            return "use a smaller --batch-size, or --batch-norm fixed, with which a batch can run in pieces"
+        if self.step.piece_size == 1:
+            return "use a smaller --image-size, or another --backbone"
+        return "use a smaller --batch-size, or a smaller --image-size"
 
 
 def estimate_memory(
@@ -81,6 +92,14 @@ def _phase_memory(
     step = fit_memory(settings.step, memory, batch_size, limit)
     fixed = fixed_bytes(device, network)
     limit_bytes = fixed + limit.whole
+    if settings.memory_limit is not None:
+        limit_bytes = int(settings.memory_limit * 1e9)
     if device.type != "cuda":
         fixed = max(fixed, (resident_bytes() or 0) + _ENGINE_BYTES)
-    return PhaseMemory(fixed + memory.bytes_of(step, batch_size, device), limit_bytes, batch_size, step)
+    return PhaseMemory(
+        num_bytes=fixed + memory.bytes_of(step, batch_size, device),
+        fixed_bytes=fixed,
+        limit_bytes=limit_bytes,
+        batch_size=batch_size,
+        step=step,
+    )
