@@ -2,7 +2,9 @@
 
 import glob
 import os
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,10 @@ View = Pixels | UnreadableImageError
 
 NAMED_FILES = FileSource(takes_pipes=True)  # where keys are paths that somebody named one by one
 
-_NOT_A_LIST = DataError(
+# Pillow reads the pixels of an open file, and its EXIF, when they are first asked for: one thread at a time may ask.
+_PICTURE_LOCKS = tuple(threading.Lock() for _ in range(64))
+
+_NOT_A_LIST = (
     "standard input holds no list of paths, but binary data such as a picture; write one path per line. A picture "
     "itself is read by its name, or as /dev/stdin: headstart predict RUN /dev/stdin < picture.jpg"
 )
@@ -102,13 +107,19 @@ def decoded_views(
         threads: Decoding threads.
         ahead: How many views may wait to be taken: the bound on memory.
     """
-    return map_ahead(lambda picture: (picture, _view(picture, source, spec)), pictures, threads=threads, ahead=ahead)
+
+    def with_view(picture: Picture) -> tuple[Picture, View]:
+        return picture, _view_or_error(picture, source, spec)
+
+    return map_ahead(with_view, pictures, threads=threads, ahead=ahead)
 
 
-def _view(picture: Picture, source: Source, spec: InputSpec) -> View:
+def _view_or_error(picture: Picture, source: Source, spec: InputSpec) -> View:
     """Decode a picture as the network takes it, or return the error that says why that cannot be done."""
     try:
-        return eval_view(read_picture(source, picture, spec.decoding), spec)
+        with _lock_of(picture):
+            decoded = read_picture(source, picture, spec.decoding)
+        return eval_view(decoded, spec)
     except UnreadableImageError as error:
         # The tracebacks' frames hold the picture, half decoded, for as long as the error waits for its turn.
         cause = error.__cause__
@@ -117,6 +128,13 @@ def _view(picture: Picture, source: Source, spec: InputSpec) -> View:
             cause.__cause__ = None
             cause.__context__ = None
         return error.with_traceback(None)
+
+
+def _lock_of(picture: Picture) -> AbstractContextManager[Any]:
+    """Return the lock for a picture that several threads may have been given; a file is opened by each anew."""
+    if isinstance(picture, str):
+        return nullcontext()
+    return _PICTURE_LOCKS[id(picture) // 64 % len(_PICTURE_LOCKS)]
 
 
 def _refuse_word_without_images(word: str) -> None:
@@ -158,12 +176,12 @@ def _listed_in(stdin: Iterable[str]) -> Iterator[Path]:
     try:
         for line in stdin:
             if "\0" in line:
-                raise _NOT_A_LIST
+                raise DataError(_NOT_A_LIST)
             name = line.rstrip("\r\n")
             if name:
                 yield Path(name)
     except UnicodeDecodeError as error:
-        raise _NOT_A_LIST from error
+        raise DataError(_NOT_A_LIST) from error
 
 
 def _matching_images(pattern: str) -> Iterator[Path]:

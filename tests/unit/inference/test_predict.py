@@ -132,6 +132,18 @@ def test_threads_may_share_a_classifier(network, engine):
         assert max(threads.map(classify, range(200))) < 1e-5
 
 
+def test_one_open_picture_may_be_given_several_times(classifier, tmp_path):
+    """Pillow reads the pixels and the EXIF of an open file when they are first asked for, whichever thread asks."""
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    make_picture(0, (1600, 1200)).save(path, exif=exif)
+    expected = classifier.predict_proba(path)
+    for _ in range(5):
+        found = classifier.predict_proba([Image.open(path)] * 8)
+        np.testing.assert_allclose(found, np.repeat(expected, 8, axis=0), atol=1e-5)
+
+
 def test_two_streams_in_one_thread_do_not_mix(classifier, pictures):
     expected = classifier.predict(pictures)
     backwards = predict_stream(classifier, pictures[::-1], batch_size=2)
