@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TextIO
 
 from headstart.data.sources import shown
 from headstart.errors import ConfigError, either, unknown
-from headstart.files import atomic_path, make_parent
+from headstart.files import atomic_path, file_error, make_parent
 from headstart.inference.stream import Prediction
 from headstart.text import visible, visible_line
 
@@ -33,7 +34,7 @@ def choose_format(asked: str | None, out: Path | None) -> str:
     """
     if asked is not None and asked not in FORMATS:
         raise ConfigError(unknown("--format", asked, FORMATS))
-    if out is None or not out.suffix or not (out.is_file() or not out.exists()):  # /dev/null and the like
+    if out is None or not out.suffix or _is_no_file(out):
         return asked or "table"
     said = _FORMAT_OF_SUFFIX.get(out.suffix.lower())
     if asked is None and said is None:
@@ -58,7 +59,7 @@ def write_predictions(
     Args:
         predictions: Taken one by one, from `predict_stream`.
         output_format: `table` (for eyes), `json` (a list of objects), `csv` (a header and a row each) or `parquet`.
-        out: File to write; it is there whole or not at all. None: `stream`.
+        out: File to write; it is there whole or not at all, unless it is a device or a pipe. None: `stream`.
         top_k: How many classes each prediction names.
         stream: Where to write without `out`; default: standard output.
 
@@ -66,7 +67,7 @@ def write_predictions(
         How many files could not be read.
 
     Raises:
-        ConfigError: The format is parquet and there is no file.
+        ConfigError: The format is parquet, and there is no file to write.
         RunError: The file cannot be written.
     """
     num_failed = 0
@@ -80,10 +81,10 @@ def write_predictions(
     if out is not None:
         make_parent(out)
     if output_format == "parquet":
-        if out is None:
+        if out is None or _is_no_file(out):
             raise ConfigError("parquet is no text and needs a file; give one with --out predictions.parquet")
-        with atomic_path(out) as temporary:
-            _write_parquet(counted(), temporary)
+        with _place_to_write(out) as place:
+            _write_parquet(counted(), place)
         return num_failed
     writers: dict[str, Callable[[Iterable[Prediction], TextIO], None]] = {
         "table": _write_table,
@@ -93,9 +94,31 @@ def write_predictions(
     if out is None:
         writers[output_format](counted(), stream or sys.stdout)
         return num_failed
-    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with _place_to_write(out) as place, place.open("w", encoding="utf-8", newline="") as file:
         writers[output_format](counted(), file)
     return num_failed
+
+
+@contextmanager
+def _place_to_write(out: Path) -> Iterator[Path]:
+    """Give a path to write to: one whose file takes the place of `out` once it is whole, or a device or pipe itself.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    if not _is_no_file(out):
+        with atomic_path(out) as temporary:
+            yield temporary
+        return
+    try:
+        yield out
+    except OSError as error:
+        raise file_error("write", out, error) from error
+
+
+def _is_no_file(out: Path) -> bool:
+    """Tell whether there is something other than a file: a device such as /dev/null, or a pipe."""
+    return out.exists() and not out.is_file()
 
 
 def _write_table(predictions: Iterable[Prediction], stream: TextIO) -> None:

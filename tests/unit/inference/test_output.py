@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import os
+import stat
 
 import pyarrow.parquet as pq
 import pytest
@@ -80,9 +82,11 @@ def test_parquet_comes_back(tmp_path):
     assert table["error"][0].as_py() == BAD.error
 
 
-def test_parquet_needs_a_file():
-    with pytest.raises(ConfigError, match="--out"):
-        write_predictions([], "parquet", top_k=1)
+def test_parquet_needs_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for out in (None, tmp_path / "pipe"):
+        with pytest.raises(ConfigError, match="--out"):
+            write_predictions([], "parquet", out, top_k=1)
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
@@ -102,6 +106,19 @@ def test_a_file_is_whole_or_not_there(tmp_path, output_format):
     assert (tmp_path / "missing" / "out").is_file()
     with pytest.raises(RunError, match="cannot create"):
         write_predictions(ROWS, output_format, path / "out", top_k=2)
+
+
+@pytest.mark.parametrize("output_format", ["table", "json", "csv"])
+def test_a_pipe_is_written_to_and_stays(tmp_path, output_format):
+    """As `/dev/null` is, which was replaced by a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_predictions(ROWS, output_format, pipe, top_k=2)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    found = os.read(reader, 1 << 16)
+    os.close(reader)
+    assert found.decode() == written(ROWS, output_format)
 
 
 @pytest.mark.parametrize("output_format", ["table", "json", "csv"])
