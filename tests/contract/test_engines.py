@@ -5,7 +5,10 @@ import gc
 import os
 import random
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
@@ -243,6 +246,32 @@ def test_compiling_leaves_no_trace(name: str, fast_path: bool) -> None:
         assert any("openvino 32" in line for line in said) == (name == "inconvertible")
     finally:
         torch.backends.mha.set_fastpath_enabled(before_fast_path)
+
+
+def test_networks_are_converted_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention's short cut is switched off for the whole process: a second conversion put back what the first set."""
+    is_inside = threading.Lock()
+    from_trace = openvino_engine._from_trace
+    num_overlapping = 0
+
+    def slowly_from_trace(module: nn.Module, example: Tensor) -> Any:
+        nonlocal num_overlapping
+        if not is_inside.acquire(blocking=False):
+            num_overlapping += 1
+            return from_trace(module, example)
+        try:
+            time.sleep(0.1)
+            return from_trace(module, example)
+        finally:
+            is_inside.release()
+
+    monkeypatch.setattr(openvino_engine, "_from_trace", slowly_from_trace)
+    before = torch.backends.mha.get_fastpath_enabled()
+    networks = [make_model(seed).network.eval() for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda network: convert(network, SPEC), networks))
+    assert num_overlapping == 0
+    assert torch.backends.mha.get_fastpath_enabled() == before
 
 
 @pytest.mark.parametrize(

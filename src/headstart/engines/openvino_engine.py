@@ -22,6 +22,9 @@ from headstart.types import InputSpec
 
 Row = npt.NDArray[np.float32]
 
+# What is changed while a network is converted belongs to the whole process: one conversion at a time.
+_converting = threading.Lock()
+
 
 @final
 class OpenVINOEngine:
@@ -154,6 +157,17 @@ def _converted(module: nn.Module, spec: InputSpec) -> Any:
     decoder of them is its own affair, so where that way is closed, the supported one is taken.
     """
     example = torch.zeros(1, 3, *spec.size, device=next((p.device for p in module.parameters()), None))
+    with _converting, _convertible(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # traces are deprecated, and constant shapes are what is wanted
+        try:
+            return _from_trace(module, example)
+        except Exception:  # of any type: what the two libraries no longer have, or cannot follow
+            return _from_export(module, example)
+
+
+@contextmanager
+def _convertible(module: nn.Module) -> Iterator[None]:
+    """Within the block, no parameter wants a gradient, and attention takes no short cut."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
@@ -161,12 +175,7 @@ def _converted(module: nn.Module, spec: InputSpec) -> Any:
             parameter.requires_grad_(False)
         # The fast path of attention is one fused operation that no converter knows.
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # traces are deprecated, and constant shapes are what is wanted
-            try:
-                return _from_trace(module, example)
-            except Exception:  # of any type: what the two libraries no longer have, or cannot follow
-                return _from_export(module, example)
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for parameter in trainable:
