@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# How PyTorch and LoRA call the matrices and filters of linear maps.
-_NAMES_OF_MAPS = ("weight", "lora_a", "lora_b")
+# How PyTorch and LoRA call the matrices and filters of linear maps; a weight beside its low-rank change is `original`.
+_NAMES_OF_MAPS = ("weight", "weight.original", "lora_a", "lora_b")
 # Tables of positions that some networks keep in an `nn.Embedding`.
 _POSITIONS = ("pos_embed", "position_embedding", "position_embeddings", "rel_pos")
 

@@ -31,7 +31,7 @@ def blocks(module: nn.Module) -> tuple[nn.Module, ...]:
             found.extend(blocks(child))
         elif any(True for _ in child.children()):
             found.append(child)
-    return tuple(found)
+    return tuple(dict.fromkeys(found))  # once each: a network may use one block in several places
 
 
 def _is_container(module: nn.Module) -> bool:

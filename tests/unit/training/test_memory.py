@@ -77,6 +77,8 @@ def test_blocks_are_left_as_they_were():
 def test_a_block_is_the_largest_part_with_code_of_its_own():
     network = model_with_blocks().network
     assert blocks(network) == (network.layer1[0], network.layer1[2])
+    twice = nn.Sequential(nn.Sequential(network.layer1[0]), network.layer1[0])
+    assert blocks(twice) == (network.layer1[0],)
     assert blocks(TinyNet()) == ()  # sequences of layers: computing all of one again at once saves nothing
 
 

@@ -57,7 +57,8 @@ def test_tables_of_positions_and_inserted_parts():
     table, vector = torch.zeros(4, 4), torch.zeros(4)
     for name in ("embeddings.position_embedding.weight", "pos_embed", "blocks.0.rel_pos.weight", "cls_token"):
         assert not is_decayed(name, table, decay_all=False)
-    for name in ("blocks.0.lora_a", "blocks.0.lora_b", "blocks.0.adapter.down.weight"):
+    changed = ("fc.parametrizations.weight.original", "attn.parametrizations.in_proj_weight.original")
+    for name in ("blocks.0.lora_a", "blocks.0.lora_b", "blocks.0.adapter.down.weight", *changed):
         assert is_decayed(name, table, decay_all=False)
     assert not is_decayed("norm.weight", vector, decay_all=False)
 
