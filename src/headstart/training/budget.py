@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -66,7 +66,10 @@ def time_steps(
             timings.append(StepTiming(0.0, None))
             continue
         choose = None if choose_step is None else partial(choose_step, number)
-        timings.append(_time_step(trial, phase, supply, settings, fabric, choose, num_steps, clock))
+        plan_of_one = Plan("time limit", (replace(phase, solver="loop"),))
+        fit_settings = replace(settings, selects=False, patience=None)
+        fit = Fit(trial, plan_of_one, supply, fit_settings, fabric, first_phase=number)
+        timings.append(_time_step(fit, choose, num_steps, clock))
     return tuple(timings)
 
 
@@ -92,23 +95,14 @@ def _can_be_solved(trial: ClassifierNetwork, phase: Phase, supply: FeatureSupply
 
 
 def _time_step(
-    trial: ClassifierNetwork,
-    phase: Phase,
-    supply: FeatureSupply,
-    settings: FitSettings,
-    fabric: Fabric,
-    choose_step: Callable[[PhaseFit], StepChoice] | None,
-    num_steps: int,
-    clock: Callable[[], float],
+    fit: Fit, choose_step: Callable[[PhaseFit], StepChoice] | None, num_steps: int, clock: Callable[[], float]
 ) -> StepTiming:
-    """Time a few steps.
+    """Time a few steps of a fit of one phase.
 
     The first step of a phase is left out: it allocates and warms up. Of the others the shortest counts, since one may
     hold an evaluation or a busy moment.
     """
-    plan = Plan("time limit", (replace(phase, solver="loop"),))
-    fit = Fit(trial, plan, supply, replace(settings, selects=False, patience=None), fabric)
-    choice = settings.step
+    choice = fit.settings.step
     ended_at: list[float] = []
     for event in fit.events():
         if isinstance(event, PhaseStarted):
@@ -126,11 +120,23 @@ def _time_step(
 def fit_to_time(plan: Plan, seconds_per_epoch: tuple[float, ...], limit_s: float) -> tuple[tuple[int, ...], float]:
     """Shorten all phases in proportion until they fit.
 
+    Args:
+        plan: What trains when.
+        seconds_per_epoch: What an epoch of each phase takes.
+        limit_s: Seconds that all of them may take together.
+
     Returns:
         Epochs per phase (at least 1 where there were any), and the seconds that they are expected to take.
     """
     lengths = [phase.epochs for phase in plan.phases]
-    total = sum(length * each for length, each in zip(lengths, seconds_per_epoch, strict=True))
-    if total > max(limit_s, 0):
-        lengths = [max(1, int(length * limit_s / total)) if length else 0 for length in lengths]
-    return tuple(lengths), sum(length * each for length, each in zip(lengths, seconds_per_epoch, strict=True))
+    total_s = _total_seconds(lengths, seconds_per_epoch)
+    if total_s > max(limit_s, 0):
+        for number, length in enumerate(lengths):
+            if length:
+                lengths[number] = max(1, int(length * limit_s / total_s))
+    return tuple(lengths), _total_seconds(lengths, seconds_per_epoch)
+
+
+def _total_seconds(lengths: Sequence[int], seconds_per_epoch: Sequence[float]) -> float:
+    """Return what phases of some lengths take together."""
+    return sum(length * seconds for length, seconds in zip(lengths, seconds_per_epoch, strict=True))

@@ -53,6 +53,7 @@ class Fit:
         name: str = "final",
         held_out_name: str | None = None,
         rate_factor: RateFactor | None = None,
+        first_phase: int = 0,
     ) -> None:
         """Put the network on its device and check that the plan fits it; nothing is trained yet.
 
@@ -65,6 +66,7 @@ class Fit:
             name: What the rows call this fit (`selection` or `final`).
             held_out_name: Split of the held-out batches, for the rows.
             rate_factor: What each rate is multiplied by, in the place of the schedule.
+            first_phase: Number in the whole plan of the first of these phases; which views it sees follows from it.
 
         Raises:
             PlanError: The plan does not fit the network.
@@ -76,6 +78,7 @@ class Fit:
         self.fabric = fabric
         self.names = {"fit": name, "val_split": held_out_name}
         self.rate_factor = rate_factor
+        self.first_phase = first_phase
         self.network = fabric.to_device(model.network)
         self.resolved = [resolve(phase, self.network, model.stages) for phase in plan.phases]
         self.parameters = dict(self.network.named_parameters())

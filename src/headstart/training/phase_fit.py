@@ -29,6 +29,8 @@ from headstart.types import StepChoice
 if TYPE_CHECKING:
     from headstart.training.loop import Fit
 
+_EPOCHS_OF_A_PHASE = 1_000_003  # more than a phase can have
+
 RateFactor = Callable[[int], float]  # from the number of a step within its phase to what multiplies the base rates
 
 
@@ -56,7 +58,7 @@ class PhaseFit:
         )
         self._average = WeightAverage(fit.network, resolved.frozen, settings.ema) if settings.ema else None
         epochs = range(fit.position.epoch, phase.epochs_to_run)
-        keys = [epoch_key(fit.position.phase, epoch) for epoch in epochs]
+        keys = [self._epoch_key(epoch) for epoch in epochs]
         self.inputs = fit.supply.phase(resolved.boundary, keys)
         self.choice = self._memory_fitted_choice(settings.step)
         self.num_images = len(epochs) * fit.supply.train.num_images
@@ -76,8 +78,12 @@ class PhaseFit:
 
     def first_batch(self) -> Batch:
         """Return the batch that the next epoch begins with."""
-        key = epoch_key(self.fit.position.phase, self.fit.position.epoch)
+        key = self._epoch_key(self.fit.position.epoch)
         return next(iter(self.inputs.train.epoch(key)))
+
+    def _epoch_key(self, epoch: int) -> int:
+        """Return the number of an epoch of this phase within the whole plan; order and augmentation follow from it."""
+        return (self.fit.first_phase + self.number) * _EPOCHS_OF_A_PHASE + epoch
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors of the optimizer and the average."""
@@ -142,7 +148,7 @@ class PhaseFit:
         accumulate = self.fit.settings.accumulate
         apply_modes(self.fit.network, self.resolved)
         started = time.monotonic() - position.epoch_s
-        key = epoch_key(position.phase, position.epoch)
+        key = self._epoch_key(position.epoch)
         batches = epoch_batches(self.inputs.train, key, start=position.step * accumulate)
         # Of an epoch that was saved after its last step, a last batch of one image is still there, joined to nothing.
         for _ in range(self.fit.steps_per_epoch - position.step):
@@ -277,8 +283,3 @@ class PhaseFit:
             fit.load_best()
         elif self._average is not None and position.epoch:
             self._average.copy_to_network()
-
-
-def epoch_key(phase: int, epoch: int) -> int:
-    """Number an epoch within the whole plan; order and augmentation follow from it."""
-    return phase * 1_000_003 + epoch

@@ -6,6 +6,7 @@ import torch
 
 from headstart.errors import TrainingError
 from headstart.training.budget import StepTiming, epoch_seconds, fit_to_time, time_steps
+from headstart.training.loop import Fit
 from headstart.training.lr_find import find_lr, suggest
 from headstart.training.penalties import L2SP
 from headstart.training.plan import Phase, Plan, Rule
@@ -68,6 +69,24 @@ def test_steps_are_timed_as_they_will_run(model, batches, fabric):
     assert [timing.choice for timing in found] == [chosen[0], chosen[1]]
     assert set(ran[:4]) == {torch.float32}
     assert set(ran[-4:]) == {torch.bfloat16}
+
+
+def test_the_views_that_are_asked_for_are_those_of_the_training_to_come(model, batches, fabric):
+    """Otherwise features would be computed after all, within the time that is left for steps."""
+    asked = []
+
+    class Asked(PixelSupply):
+        def phase(self, boundary, epochs, *, all_views=False):
+            asked.append(list(epochs))
+            return super().phase(boundary, epochs)
+
+    plan = Plan("x", PHASES)
+    time_steps(model, plan, lambda trial: Asked(trial.network, batches), FitSettings(), fabric)
+    timed = list(asked)
+    asked.clear()
+    for _ in Fit(model, plan, Asked(model.network, batches), FitSettings(), fabric).events():
+        pass
+    assert timed == asked
 
 
 def test_an_epoch_is_its_steps_and_its_evaluation():
