@@ -19,6 +19,8 @@ from headstart.types import StepChoice
 
 _NUM_IMAGES = 2  # the fewest that BatchNorm takes
 _GB = 10**9
+# Python with PyTorch, a network, an engine, decoded pictures and a pass over held-out images.
+_PROCESS_BYTES = 3 * _GB // 2
 # A pass over more images at once than these bytes hold makes a CPU no faster (docs/decisions/0017): a fifth of what a
 # laptop of 16 GB has, and enough for a batch of 32 in the default network.
 _PIECE_BYTES = 3 * _GB
@@ -94,7 +96,7 @@ def memory_limit(device: torch.device, module: nn.Module, limit_gb: float | None
 
 def fixed_bytes(device: torch.device, module: nn.Module) -> int:
     """Estimate what training takes beside activations: the process, and weights, gradients and moments of AdamW."""
-    process = 0 if device.type == "cuda" else _GB  # Python with PyTorch, a network, an engine and decoded pictures
+    process = 0 if device.type == "cuda" else _PROCESS_BYTES
     size = sum(parameter.nbytes for parameter in module.parameters())
     trained = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
     return process + size + 3 * trained
@@ -184,11 +186,13 @@ class _SavedTensors:
             handles.append(block.register_forward_pre_hook(self._enter))
             handles.append(block.register_forward_hook(self._leave))
         try:
-            with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda nothing: nothing):
                 yield
         finally:
             for handle in handles:
                 handle.remove()
+            # They hold the graph, whose hooks hold this object: a circle that no collector sees through.
+            self._alive.clear()
 
     def _enter(self, block: nn.Module, inputs: tuple[object, ...]) -> None:
         tensors = [each for each in inputs if isinstance(each, Tensor)]
@@ -204,9 +208,10 @@ class _SavedTensors:
         self._within = None
         self._alive.append(output)
 
-    def _pack(self, tensor: Tensor) -> Tensor:
+    def _pack(self, tensor: Tensor) -> None:
+        # What is returned is kept in the graph. There is no backward pass here, and a tensor that its own graph keeps
+        # would never be freed.
         self._add(tensor)
-        return tensor
 
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
