@@ -96,7 +96,7 @@ def measure(strategy: str, folder: str, epochs: int, out: str) -> dict[str, dict
     clocks.begin("rest")
     for owner, name, title in (
         (Experiment, "prepare", "data and network"),
-        (supply.FeatureSupply, "_above", "features"),
+        (supply.FeatureSupply, "_inputs_above", "features"),
         (session, "run_fit", "training"),
         (session, "load", "evaluation"),
         (session, "evaluate", "evaluation"),
@@ -105,8 +105,8 @@ def measure(strategy: str, folder: str, epochs: int, out: str) -> dict[str, dict
     for owner, name, title in (
         (loading.ImageBatches, "_make_views", "decode_s"),
         (checks, "_fingerprint", "decode_s"),
-        (inputs, "_view", "decode_s"),
-        (FeatureTable, "_persist", "write_s"),
+        (inputs, "_view_or_error", "decode_s"),
+        (FeatureTable, "_store_shard", "write_s"),
         (trunk, "open_engine", "open_s"),
     ):
         clocks.part(owner, name, title)

@@ -52,7 +52,7 @@ def choices(
     """
     _refuse_unknown("engine", engine, ("auto", *ENGINES))
     _refuse_unknown("precision", precision, PRECISIONS)
-    kinds = _kinds(device, engine, num_images)
+    kinds = _eligible_kinds(device, engine, num_images)
     found: list[Choice] = []
     if precision == "auto":
         for name, kind in kinds.items():
@@ -73,7 +73,7 @@ def choices(
     return tuple(found)
 
 
-def _kinds(device: torch.device, engine: str, num_images: int) -> dict[str, EngineKind]:
+def _eligible_kinds(device: torch.device, engine: str, num_images: int) -> dict[str, EngineKind]:
     """Return the engines that may be tried on a device."""
     if engine == "auto":
         return {

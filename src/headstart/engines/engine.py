@@ -37,12 +37,12 @@ class EngineKind:
     """A row of `choose.ENGINES`.
 
     Attributes:
-        runs_on: Where it runs, for people: `a CPU`.
+        runs_on: What it runs on, for people: `a CPU`.
         precisions: Maps a device to the precisions that it computes in there; empty: it does not run there.
         usual: Maps a device to those worth trying there where nobody asks for one, fastest first.
         prepare: Takes a network, how images become its input, its device and `may_vary` of `choose.open_engine`;
             returns what makes the engine in a precision. Both may raise anything where the network cannot be run.
-        least_images: For so many images opening it pays; with fewer it is used only where it is asked for.
+        least_images: How many images make opening it pay; with fewer it is used only where it is asked for.
     """
 
     runs_on: str

@@ -86,7 +86,7 @@ class OpenVINOEngine:
         num_pending = 0
         try:
             for pixels in batches:
-                pending.append([self._workers.submit(self._row, image) for image in pixels])
+                pending.append([self._workers.submit(self._compute_row, image) for image in pixels])
                 num_pending += len(pixels)
                 # The workers need something to do while the caller works on a result.
                 while num_pending - len(pending[0]) >= 2 * self._num_streams:
@@ -99,7 +99,7 @@ class OpenVINOEngine:
                 for row in rows:
                     row.cancel()
 
-    def _row(self, image: npt.NDArray[np.uint8]) -> Row:
+    def _compute_row(self, image: npt.NDArray[np.uint8]) -> Row:
         """Compute the result of one image; called in a worker."""
         request = getattr(self._requests, "own", None)
         if request is None:
@@ -109,6 +109,7 @@ class OpenVINOEngine:
         return row
 
     def _joined(self, rows: list[Future[Row]]) -> npt.NDArray[np.float32]:
+        """Wait for the results of a batch, and return them as one array."""
         joined = np.empty((len(rows), *self._row_shape), dtype=np.float32)
         with _as_engine_error():
             for position, row in enumerate(rows):

@@ -48,7 +48,7 @@ class TorchEngine:
 
         Args:
             module: Maps normalised images (N, 3, H, W) to one tensor; in eval mode, on the device.
-            spec: Normalisation.
+            spec: How images become its input; only the normalisation is used.
             precision: `bf16` or `32`.
             device: Where to run.
             fold: Fold BatchNorm into the convolution before it, on a copy. Otherwise the module itself runs, as it is
@@ -72,11 +72,12 @@ class TorchEngine:
     def run(self, batches: Iterable[Pixels]) -> Iterator[npt.NDArray[np.float32]]:
         """Map batches `uint8` (N, H, W, 3), each of any N, to `float32` (N, ...), in order."""
         if self._batch is None:
-            return (self._run(pixels) for pixels in batches)
+            return (self._run_pass(pixels) for pixels in batches)
         sizes: deque[int] = deque()
-        return _in_sizes(map(self._run, _passes(batches, self._batch, sizes)), sizes)
+        return _in_sizes(map(self._run_pass, _passes(batches, self._batch, sizes)), sizes)
 
-    def _run(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+    def _run_pass(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Run the network on so many images at once."""
         # A permuted NHWC buffer is what channels-last means, so nothing is copied.
         views = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(self._device)
         images = normalize(views, self._spec)

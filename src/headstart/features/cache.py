@@ -49,7 +49,7 @@ class FeatureCache:
         """
         self.folder = default_cache_folder() / "features" if folder is None else folder
         if limit_bytes is None:
-            limit_bytes = min(limit_setting(), self._capacity() * 4 // 5)
+            limit_bytes = min(limit_setting(), self._capacity_bytes() * 4 // 5)
         self.limit_bytes = limit_bytes
         self.memory_bytes = default_memory_bytes() if memory_bytes is None else memory_bytes
         self._open: WeakValueDictionary[str, FeatureTable] = WeakValueDictionary()
@@ -66,6 +66,7 @@ class FeatureCache:
 
         Raises:
             ValueError: The key is not hexadecimal, or the table is open with another shape or type.
+            CacheFullError: Rows of it that waited to be written fit neither on disk nor in memory; they are forgotten.
         """
         if not re.fullmatch("[0-9a-f]{8,128}", key):
             raise ValueError(f"a table's key is 8 to 128 lower-case hexadecimal digits, not {key!r}")
@@ -80,7 +81,7 @@ class FeatureCache:
     def room(self, num_bytes: int, kept_bytes: int = 0) -> bool:
         """Tell whether a table could get that many new bytes, on disk (other tables giving way) or in memory."""
         is_writable = os.access(nearest_existing(self.folder), os.W_OK | os.X_OK)
-        if is_writable and num_bytes + kept_bytes <= min(self.limit_bytes, self._capacity()):
+        if is_writable and num_bytes + kept_bytes <= min(self.limit_bytes, self._capacity_bytes()):
             return True
         return self.fits_memory(num_bytes)
 
@@ -103,7 +104,7 @@ class FeatureCache:
             return False
 
         # Those that nobody here uses come first, and of these the ones used least recently.
-        tables = sorted(self._tables(), key=lambda folder: (folder.name in self._open, last_use(folder)))
+        tables = sorted(self._table_folders(), key=lambda folder: (folder.name in self._open, last_use(folder)))
         for folder in tables:
             remove_leftovers(folder)
 
@@ -113,15 +114,15 @@ class FeatureCache:
                 excess -= delete_table(folder)
         return excess <= 0
 
-    def _tables(self) -> list[Path]:
+    def _table_folders(self) -> list[Path]:
         tables: list[Path] = []
         for start in children(self.folder, "[0-9a-f]{2}"):
             tables += children(start, start.name + "[0-9a-f]{6,126}")
         return tables
 
-    def _capacity(self) -> int:
+    def _capacity_bytes(self) -> int:
         """Return what is free on the disk and what the cache holds there, bytes."""
         free = 0
         with suppress(OSError):
             free = shutil.disk_usage(nearest_existing(self.folder)).free
-        return free + sum(map(stored_bytes, self._tables()))
+        return free + sum(map(stored_bytes, self._table_folders()))

@@ -68,7 +68,7 @@ def cut(network: nn.Module, stages: tuple[Stage, ...], boundary: int) -> Cut:
     for depth in range(asked, 0, -1):
         point = _find_point(graph, network, stages, depth)
         if point is not None:
-            trunk, tail = _split(graph, network, *point)
+            trunk, tail = _split_graph(graph, network, *point)
             note = ""
             if depth < asked:
                 note = _falls_short(name, stages, asked, stages[depth - 1].name)
@@ -127,8 +127,8 @@ def _find_point(
 ) -> tuple[int, fx.Node] | None:
     """Find the most steps that can make the trunk of `depth` stages, and the one whose value the tail starts from."""
     nodes = list(graph.nodes)
-    above = [i for i, node in enumerate(nodes) if _uses(node, stages[depth:])]
-    below = [i for i, node in enumerate(nodes) if _uses(node, stages[:depth]) and _has_state(node, network)]
+    above = [i for i, node in enumerate(nodes) if _uses_stage(node, stages[depth:])]
+    below = [i for i, node in enumerate(nodes) if _uses_stage(node, stages[:depth]) and _has_state(node, network)]
     # Everything with weights in these stages belongs into the trunk; the steps right after it may be on either side.
     latest = above[0] if above else len(nodes) - 1
     earliest = below[-1] + 1 if below else 1
@@ -140,7 +140,7 @@ def _find_point(
     return None
 
 
-def _uses(node: fx.Node, stages: tuple[Stage, ...]) -> bool:
+def _uses_stage(node: fx.Node, stages: tuple[Stage, ...]) -> bool:
     """Tell whether a step calls a module, or reads a parameter or buffer, of one of these stages."""
     return node.op in ("call_module", "get_attr") and any(stage.owns(str(node.target)) for stage in stages)
 
@@ -157,7 +157,8 @@ def _unpacks(node: fx.Node) -> bool:
     return node.target is operator.getitem and isinstance(node.args[1], int | str)
 
 
-def _split(graph: fx.Graph, network: nn.Module, at: int, crossing: fx.Node) -> tuple[nn.Module, nn.Module]:
+def _split_graph(graph: fx.Graph, network: nn.Module, at: int, crossing: fx.Node) -> tuple[nn.Module, nn.Module]:
+    """Return the steps before number `at` as the trunk, and the others as the tail, which begins with `crossing`."""
     nodes = list(graph.nodes)
 
     trunk = fx.Graph()

@@ -129,11 +129,11 @@ class FeatureSupply:
             return PhaseInputs(self._model.network, self.train, self.held_out, (3, *self._model.spec.size))
         started = time.monotonic()
         try:
-            return self._above(parts, epochs, all_views)
+            return self._inputs_above(parts, epochs, all_views)
         finally:
             self.seconds += time.monotonic() - started
 
-    def _above(self, parts: Cut, epochs: Sequence[int], all_views: bool) -> PhaseInputs:
+    def _inputs_above(self, parts: Cut, epochs: Sequence[int], all_views: bool) -> PhaseInputs:
         trunk = Trunk(
             parts,
             self._model,
@@ -144,7 +144,7 @@ class FeatureSupply:
             self._note_refusal,
             pinned=self.engines.get(parts.boundary),
         )
-        wanted = self._wanted(epochs, all_views)
+        wanted = self._wanted_views(epochs, all_views)
 
         # A solver goes through all features many times: they are held in memory where nothing is kept on disk.
         solves = all_views and not epochs
@@ -177,7 +177,7 @@ class FeatureSupply:
         else:
             self.display.detail(reason)
 
-    def _wanted(self, epochs: Sequence[int], all_views: bool) -> _Wanted:
+    def _wanted_views(self, epochs: Sequence[int], all_views: bool) -> _Wanted:
         """List which views of which images a phase needs, once each."""
         images = self.numbered
         is_needed = np.full((images.num_images, images.num_views or 1), all_views)
@@ -223,7 +223,7 @@ class FeatureSupply:
             for images, tasks in missing:
                 if not tasks:
                     continue
-                for count in _compute(trunk, images, tasks, table):
+                for count in _compute_rows(trunk, images, tasks, table):
                     done += count
                     self.display.progress("computing features", done, num_missing)
             table.flush()
@@ -281,7 +281,7 @@ def missing_views(images: ImageBatches, tasks: list[loading.Task], table: Featur
     return missing
 
 
-def _compute(trunk: Trunk, images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> Iterator[int]:
+def _compute_rows(trunk: Trunk, images: ImageBatches, tasks: list[loading.Task], table: FeatureTable) -> Iterator[int]:
     """Compute rows into the table; yield how many, batch by batch."""
     keys = _row_keys(images, tasks)
     for rows in trunk.open().run(images.views(tasks, _CHUNK)):

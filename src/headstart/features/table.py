@@ -179,7 +179,7 @@ class FeatureTable:
         first = len(self._chunks) - self._num_pending
         pieces = [chunk.rows for chunk in self._chunks[first:]]
         keys = self._pending_keys
-        path = self._persist(pieces, keys)
+        path = self._store_shard(pieces, keys)
         held = self._hold(self._chunks[first].start, pieces, path)
         self._chunks[first:] = held
         self._pending_keys = []
@@ -194,7 +194,7 @@ class FeatureTable:
         """Load the shards that are new on disk, and remove damaged ones and what dead writers left behind.
 
         Raises:
-            CacheFullError: As for `flush`.
+            CacheFullError: Rows that waited fit neither on disk nor in memory; they are forgotten.
         """
         self.flush()
         if not self._cache.limit_bytes:  # without a place on disk nothing is taken from there, either
@@ -205,18 +205,18 @@ class FeatureTable:
         for path in shard_files(self._folder):
             if path.name not in self._known:
                 with suppress(OSError):  # deleted by another process, or not readable: its rows are computed again
-                    self._load(path)
+                    self._load_shard(path)
 
-    def _load(self, path: Path) -> None:
+    def _load_shard(self, path: Path) -> None:
         """Verify one shard and take its rows in: copied to memory where they fit, else mapped. Delete it if damaged."""
-        content, digest = self._read(path)
+        content, digest = self._read_shard(path)
         count, rest = divmod(len(content) - len(self._header), self._row_bytes + _KEY_BYTES)
         is_whole = digest == path.stem and content[: len(self._header)] == self._header
         if not is_whole or rest or count < 1:
             path.unlink()
             return
 
-        chunk = self._chunk(content, self._next)
+        chunk = self._chunk_from(content, self._next)
         packed = content[len(self._header) + count * self._row_bytes :]
         keys = [packed[start : start + _KEY_BYTES] for start in range(0, len(packed), _KEY_BYTES)]
         self._take_in(chunk, keys)
@@ -225,7 +225,7 @@ class FeatureTable:
         self._known.add(path.name)
         chunk.release()
 
-    def _read(self, path: Path) -> tuple[bytes | mmap.mmap, str]:
+    def _read_shard(self, path: Path) -> tuple[bytes | mmap.mmap, str]:
         """Return what a file holds, in memory where that fits, and its SHA-256, hexadecimal."""
         with path.open("rb") as file:
             num_bytes = os.fstat(file.fileno()).st_size
@@ -241,7 +241,7 @@ class FeatureTable:
             self._index.setdefault(key, position)
         self._next = chunk.start + len(keys)
 
-    def _chunk(self, content: bytes | mmap.mmap, start: int) -> _Chunk:
+    def _chunk_from(self, content: bytes | mmap.mmap, start: int) -> _Chunk:
         count = (len(content) - len(self._header)) // (self._row_bytes + _KEY_BYTES)
         rows = np.frombuffer(content, self.dtype, count * self._num_items, len(self._header))
         mapped = content if isinstance(content, mmap.mmap) else None
@@ -255,10 +255,10 @@ class FeatureTable:
             return [_Chunk(start, np.concatenate(pieces))]
         if path is not None:
             with suppress(OSError), path.open("rb") as file:
-                return [self._chunk(map_file(file), start)]
+                return [self._chunk_from(map_file(file), start)]
         return []
 
-    def _persist(self, pieces: list[npt.NDArray[Any]], keys: list[bytes]) -> Path | None:
+    def _store_shard(self, pieces: list[npt.NDArray[Any]], keys: list[bytes]) -> Path | None:
         """Write a shard and return its path, or None, for good, once that is impossible; `note` then says why."""
         if self.note:
             return None

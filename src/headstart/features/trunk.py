@@ -117,8 +117,8 @@ class Trunk:
         if cache is not None:
             self._file = cache.folder.parent / "engines" / f"{self._recipe_key}.json"
         self._told: list[str] = []
-        self.recipe = self._read() or self._choose()
-        self._tell(self.recipe.refused)
+        self.recipe = self._read_recipe() or self._choose_engine()
+        self._tell_refused(self.recipe.refused)
 
     @property
     def _recipe_key(self) -> str:
@@ -136,19 +136,20 @@ class Trunk:
     def open(self) -> Engine:
         """Return the engine, compared with PyTorch before its first use; `recipe` then says what it is."""
         if self._engine is None:
-            self.recipe = self._choose()
-            self._tell(self.recipe.refused)
+            self.recipe = self._choose_engine()
+            self._tell_refused(self.recipe.refused)
         assert self._engine is not None
         return self._engine
 
-    def _tell(self, reasons: Sequence[str]) -> None:
+    def _tell_refused(self, reasons: Sequence[str]) -> None:
         """Tell why engines were refused, each once."""
         for reason in reasons:
             if reason not in self._told:
                 self._told.append(reason)
                 self._say(reason)
 
-    def _read(self) -> RowRecipe | None:
+    def _read_recipe(self) -> RowRecipe | None:
+        """Return what was found before, None where nothing was, or where it cannot be read."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             if self._file is not None:
                 values = json.loads(self._file.read_text())
@@ -159,7 +160,8 @@ class Trunk:
                     return replace(recipe, view_s=float(recipe.view_s))
         return None
 
-    def _choose(self) -> RowRecipe:
+    def _choose_engine(self) -> RowRecipe:
+        """Open the first engine that agrees with PyTorch, and write down how rows are computed."""
         tasks = [(i, (0,)) for i in range(min(NUM_SAMPLES, self._images.num_images))]
         started = time.monotonic()
         samples = next(iter(self._images.views(tasks, NUM_SAMPLES)))
@@ -204,15 +206,17 @@ def _rows_key(
         processor = torch.cuda.get_device_name(device)
     else:
         processor = processor_features()
+    modules = [(name, repr(module)) for name, module in trunk.named_children()]
+    sources = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _CODE]
     facts: dict[str, Any] = {
         "code": getattr(trunk, "code", ""),
-        "modules": [(name, repr(module)) for name, module in trunk.named_children()],
+        "modules": modules,
         "network": [model.library, model.architecture, library_named(model.library).version()],
         "spec": model.spec.to_dict(),
         "augment": images.augment,
         "device": [device.type, processor],
         "packages": {package: package_version(package) for package in _PACKAGES},
-        "sources": [hashlib.sha256(file.read_bytes()).hexdigest() for file in _CODE],
+        "sources": sources,
     }
     tensors = digest((*trunk.named_parameters(), *trunk.named_buffers()))
     return hashlib.sha256(f"{json.dumps(facts, sort_keys=True)} {tensors}".encode()).hexdigest()

@@ -58,15 +58,19 @@ def evaluate(
     if not records:
         raise DataError("there is no image to evaluate on; give data with labelled images in this split")
     targets = _targets(records, labels, classifier.labels)
+    keys = [record.key for record in records]
+    checksums = {record.key: record.sha256 for record in records}
     probabilities = all_probabilities(
         classifier,
-        [record.key for record in records],
-        source=CheckedSource(source, {record.key: record.sha256 for record in records}),
+        keys,
+        source=CheckedSource(source, checksums),
         batch_size=batch_size,
         threads=threads,
         progress=partial(progress, "evaluate") if progress else None,
     )
-    if num_bad := int((~np.isfinite(probabilities).all(axis=1)).sum()):
+    num_finite = int(np.isfinite(probabilities).all(axis=1).sum())
+    num_bad = len(records) - num_finite
+    if num_bad:
         raise ModelError(
             f"the model's output is not finite on {num_bad} of {len(records)} images; its training has diverged: "
             f"train again with a smaller --lr"
@@ -92,7 +96,8 @@ def _targets(records: Sequence[ImageRecord], labels: Sequence[str], known: Seque
     """Return the model's number of each image's class; refuse classes that it does not know."""
     index = {label: position for position, label in enumerate(known)}
     used = {labels[record.label] for record in records}
-    if unknown := sorted(used - index.keys()):
+    unknown = sorted(used - index.keys())
+    if unknown:
         words = listed(f"'{label}'{_suggestion(label, known)}" for label in unknown)
         raise DataError(
             f"the data has classes that the model does not know: {words}; it knows {listed(known, 10)}. Rename them "

@@ -56,13 +56,13 @@ def explain(run: Run, *, num_mistakes: int = 6, num_right: int = 4) -> dict[str,
     except OSError as error:
         raise file_error("create", folder, error) from error
     try:
-        for row in _chosen(run, num_mistakes, num_right):
+        for row in _rows_to_explain(run, num_mistakes, num_right):
             view = _eval_view_of(source, row["path"], model)
             if view is None:
                 continue
             classes = dict.fromkeys((row["predicted"], row["label"]))
             maps, found["layer"] = grad_cam(model, view, [model.labels.index(name) for name in classes])
-            files = _write(folder, len(found["images"]), view, maps)
+            files = _write_pictures(folder, len(found["images"]), view, maps)
             found["images"].append({**row, "has_evidence": [bool(each.any()) for each in maps], **files})
     except ModelError as error:
         found["reason"] = str(error)
@@ -164,7 +164,7 @@ def _positions(output: Tensor, size: tuple[int, int]) -> Tensor | None:
     return grid if grid.shape[1] * grid.shape[2] > 1 else None
 
 
-def _chosen(run: Run, num_mistakes: int, num_right: int) -> Iterator[dict[str, Any]]:
+def _rows_to_explain(run: Run, num_mistakes: int, num_right: int) -> Iterator[dict[str, Any]]:
     """Give path, label, predicted class and its probability of the images to explain."""
     found = read_predictions(run)
     confidence = found.confidence
@@ -189,7 +189,7 @@ def _eval_view_of(source: Source, key: str, model: ClassifierNetwork) -> Pixels 
         return None
 
 
-def _write(folder: Path, number: int, view: Pixels, maps: Sequence[npt.NDArray[np.float32]]) -> dict[str, str]:
+def _write_pictures(folder: Path, number: int, view: Pixels, maps: Sequence[npt.NDArray[np.float32]]) -> dict[str, str]:
     """Write what the network saw and the evidence over it; return the names of the files."""
     panels = [("input", "input", view), ("file", "predicted", _overlaid(view, maps[0]))]
     if len(maps) > 1:

@@ -37,33 +37,35 @@ def render_model_card(
     own_loader = ""
     if model.head_hidden is None and adapter_layout(model.network) is None:
         own_loader = library_named(model.library).own_loader
+    shown_labels = [_as_code(label) for label in model.labels[:_MAX_LABELS]]
+    absent = [_as_code(label) for label in absent_classes(metrics)]
     return template.render(
         front_matter=_front_matter(model.library if own_loader else None),
-        title=_plain(f"{data_name}: {model.backbone}"),
+        title=_one_line(f"{data_name}: {model.backbone}"),
         version=__version__,
         labels=model.labels,
-        shown_labels=[_code(label) for label in model.labels[:_MAX_LABELS]],
-        backbone=_code(model.backbone),
-        architecture=_code(model.architecture),
+        shown_labels=shown_labels,
+        backbone=_as_code(model.backbone),
+        architecture=_as_code(model.architecture),
         library=model.library,
-        weights=_plain(model.weights),
-        strategy=_code(str(metrics.get("strategy", "unknown"))),
-        data_name=_code(data_name),
+        weights=_one_line(model.weights),
+        strategy=_as_code(str(metrics.get("strategy", "unknown"))),
+        data_name=_as_code(data_name),
         spec=model.spec,
-        resize=_resize(model.spec),
+        resize=_resize_words(model.spec),
         metrics=metrics,
         caveats=caveats(metrics),
         baseline=baseline(metrics),
-        baseline_label=_code(baseline(metrics).label),
-        baseline_note=_plain(baseline_note(metrics)),
+        baseline_label=_as_code(baseline(metrics).label),
+        baseline_note=_one_line(baseline_note(metrics)),
         worst_class=worst_class(metrics),
-        worst_label=_code(worst_class(metrics).label),
-        split=_code(str(metrics["split"])),
+        worst_label=_as_code(worst_class(metrics).label),
+        split=_as_code(str(metrics["split"])),
         accuracy=metrics["accuracy"],
         own_loader=own_loader,
-        licence=_plain(model.licence).rstrip("."),
-        data_licence=_plain(data_licence or "not known to Headstart; that of your images applies").rstrip("."),
-        absent=[_code(label) for label in absent_classes(metrics)],
+        licence=_one_line(model.licence).rstrip("."),
+        data_licence=_one_line(data_licence or "not known to Headstart; that of your images applies").rstrip("."),
+        absent=absent,
     )
 
 
@@ -80,19 +82,19 @@ def _front_matter(loading_library: str | None) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _resize(spec: InputSpec) -> str:
+def _resize_words(spec: InputSpec) -> str:
     """Say how a picture is resized before it is cropped."""
     if isinstance(spec.resize, int):
         return f"Resized so that the shorter side has {spec.resize} pixels"
     return f"Resized to {spec.resize[0]} x {spec.resize[1]} pixels (height x width)"
 
 
-def _plain(text: str) -> str:
+def _one_line(text: str) -> str:
     """Keep text from being read as markup that spans lines, and its control characters from a terminal."""
     return visible_line(" ".join(text.split()))
 
 
-def _code(text: str) -> str:
+def _as_code(text: str) -> str:
     """Show text as it is, whatever characters it has."""
     text = visible_line(text)
     if "`" not in text:

@@ -134,7 +134,7 @@ def _write_table(predictions: Iterable[Prediction], stream: TextIO) -> None:
         if not cells:
             cells = [f"{'-':<6}  {'-':<{width}}"]
         note = f"  (cannot be read: {visible_line(row.error)})" if row.error is not None else ""
-        stream.write(f"{'  '.join(cells)}  {visible_line(_path(row) or '-')}{note}\n")
+        stream.write(f"{'  '.join(cells)}  {visible_line(_shown_path(row) or '-')}{note}\n")
 
 
 def _write_json(predictions: Iterable[Prediction], stream: TextIO) -> None:
@@ -153,7 +153,7 @@ def _write_csv(predictions: Iterable[Prediction], stream: TextIO, *, top_k: int)
     writer.writerow(["path", "label", "probability", *more, "error"])
     for row in predictions:
         cells = list(chain.from_iterable(row.top[:top_k]))
-        writer.writerow([_path(row), *cells, *[""] * (2 * top_k - len(cells)), row.error])
+        writer.writerow([_shown_path(row), *cells, *[""] * (2 * top_k - len(cells)), row.error])
 
 
 def _write_parquet(predictions: Iterable[Prediction], path: Path) -> None:
@@ -170,9 +170,15 @@ def _write_parquet(predictions: Iterable[Prediction], path: Path) -> None:
 
 def _columns(row: Prediction) -> dict[str, Any]:
     top = [{"label": label, "probability": probability} for label, probability in row.top]
-    return {"path": _path(row), "label": row.label, "probability": row.probability, "error": row.error, "top": top}
+    return {
+        "path": _shown_path(row),
+        "label": row.label,
+        "probability": row.probability,
+        "error": row.error,
+        "top": top,
+    }
 
 
-def _path(row: Prediction) -> str | None:
+def _shown_path(row: Prediction) -> str | None:
     # A file name may hold bytes that are no text; they are escaped, so that every format can say them.
     return None if row.path is None else shown(row.path)

@@ -90,8 +90,8 @@ def insert_lora(network: nn.Module, stages: tuple[Stage, ...], *, rank: int, alp
 
     Args:
         network: Changed in place.
-        stages: Where; not the head, which trains as it is.
-        rank: Of each change, at most.
+        stages: Stages that get them; not the head, which trains as it is.
+        rank: Highest rank of a change.
         alpha: Each change is scaled by alpha / rank.
     """
     for name, module in list(network.named_modules()):
@@ -167,8 +167,8 @@ def insert_adapters(network: nn.Module, stages: tuple[Stage, ...], *, width: int
 
     Args:
         network: Changed in place.
-        stages: Where.
-        width: Of the bottleneck.
+        stages: Stages that get them.
+        width: Width of the bottleneck.
         size: (height, width) of the input, pixels.
     """
     parts_by_stage = [list(_module_names(network, stage)) for stage in stages if stage.name != "stem"]

@@ -24,14 +24,14 @@ class Backbone:
     """A network to start from, with its source head still on.
 
     Attributes:
-        name: As the user wrote it.
+        name: What the user wrote.
         library: Whose network it is, and so whose parameter names: the library's name.
         architecture: The library's name for it.
         network: Maps normalised images (N, 3, H, W) to logits (N, source classes).
-        stages: In forward order; the last is the head.
+        stages: Its stages, in forward order; the last is the head.
         spec: How pictures become its input.
-        weights: Where its weights come from, for people; `none` for random ones.
-        licence: Of code and weights, for people.
+        weights: Origin of its weights, for people; `none` for random ones.
+        licence: Licences of code and weights, for people.
         has_source_head: Whether the head came with the weights; else it is random.
     """
 
@@ -73,7 +73,7 @@ def create_backbone(name: str, *, weights: str | None = None, image_size: int | 
 
     loaded = _load_network(origin, spec.size, weights)
     if image_size is not None:
-        _check_runs(loaded.network, name, image_size)
+        _refuse_unsuitable_size(loaded.network, name, image_size)
     return Backbone(
         name=name,
         library=library,
@@ -196,7 +196,7 @@ def read_spec(folder: Path) -> InputSpec:
         raise ModelError(f"{file} is damaged: no usable 'input_spec'; copy the model folder again") from error
 
 
-def _check_runs(network: nn.Module, name: str, image_size: int) -> None:
+def _refuse_unsuitable_size(network: nn.Module, name: str, image_size: int) -> None:
     """Refuse a size of pictures at which the network cannot compute."""
     was_training = network.training
     network.eval()

@@ -20,14 +20,14 @@ class ClassifierNetwork:
         network: Maps normalised images (N, 3, H, W) to logits (N, num_classes).
         labels: Class names, in the order of the outputs.
         spec: How pictures become its input.
-        stages: In forward order; the last is the head.
+        stages: Its stages, in forward order; the last is the head.
         backbone: Name of the backbone it was made from.
         library: Whose network it is: the library's name.
         architecture: The library's name for it.
         head_hidden: Width of the head's hidden layer, or None for a linear head.
-        dropout: Before the last layer.
-        weights: Where the weights that it started from come from, for people.
-        licence: Of code and weights, for people.
+        dropout: Dropout before the last layer.
+        weights: Origin of the weights that it started from, for people.
+        licence: Licences of code and weights, for people.
         source_head: What the head starts from, before training; None for a random one.
         parts_brought: Names of the parameters of adapters that came with the weights.
     """
@@ -67,10 +67,10 @@ def build_classifier(
     """Put a new head on a backbone's network, in place. The head's weights come from torch's global generator.
 
     Args:
-        backbone: With its source head; its network becomes the classifier's.
+        backbone: Backbone with its source head; its network becomes the classifier's.
         labels: Class names, in the order of the outputs.
         hidden: Width of a hidden layer in the head, or None.
-        dropout: Before the last layer.
+        dropout: Dropout before the last layer.
         source_head: The backbone's own head, whose rows the new one starts from where they match.
 
     Raises:
@@ -102,11 +102,11 @@ def put_head(
     """Put a new head in the place of a network's own; its weights come from torch's global generator.
 
     Args:
-        network: With a head of one layer.
-        stages: Of the network; the last is the head.
+        network: Network with a head of one layer.
+        stages: Stages of the network; the last is the head.
         num_classes: Outputs of the new head.
         hidden: Width of a hidden layer in it, or None.
-        dropout: Before its last layer.
+        dropout: Dropout before its last layer.
 
     Raises:
         ModelError: The last layer cannot be replaced.

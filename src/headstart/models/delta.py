@@ -36,7 +36,7 @@ class DeltaInfo:
         spec: How pictures become the model's input.
         base_sha256: `digest` of the base's tensors, its head left out.
         model_sha256: `digest` of the model's tensors.
-        scale: Of low-rank changes.
+        scale: What low-rank changes are multiplied by.
         tensors: What training changed, by name.
     """
 
@@ -67,7 +67,7 @@ def save_delta(classifier: ClassifierNetwork, base: Backbone, path: Path, *, fac
     """Write what a classifier has that its base has not: new tensors, changed ones, and low-rank changes as such.
 
     Args:
-        classifier: Trained.
+        classifier: Trained classifier.
         base: What it started from, with the weights of then; its head does not matter.
         path: A .safetensors file.
         factors: Low-rank changes, from `read_factors`, where they are merged in `classifier` already.
@@ -126,7 +126,7 @@ def load_delta(path: Path, base: Backbone) -> ClassifierNetwork:
     """Put a delta onto its base: the classifier that was saved, bit for bit, in eval mode.
 
     Args:
-        path: From `save_delta`.
+        path: File that `save_delta` wrote.
         base: Left as it is.
 
     Raises:
@@ -187,8 +187,10 @@ def read_info(path: Path) -> DeltaInfo:
             scale=float(values["scale"]),
             tensors=tensors,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged: its description has no usable {error}; copy it again") from error
+    except KeyError as error:
+        raise ModelError(f"{path} is damaged: its description lacks {error}; copy it again") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} is damaged: its description cannot be read ({error}); copy it again") from error
 
 
 def read_factors(folder: Path) -> Factors | None:

@@ -80,8 +80,8 @@ class ResNetV2(nn.Module):
         default without it is uniform within 0.07.
 
         Args:
-            num_blocks: Of each of the four stages.
-            num_classes: Outputs.
+            num_blocks: Blocks of each of the four stages.
+            num_classes: Number of outputs.
         """
         super().__init__()
         self.features = nn.Sequential(
@@ -90,7 +90,7 @@ class ResNetV2(nn.Module):
             BatchNorm(_WIDTHS[0]),
             nn.ReLU(),
             nn.MaxPool2d(3, stride=2, padding=1),
-            *(_stage(i, count) for i, count in enumerate(num_blocks)),
+            *(_build_stage(i, count) for i, count in enumerate(num_blocks)),
             BatchNorm(_WIDTHS[-1]),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
@@ -108,7 +108,7 @@ class ResNetV2(nn.Module):
         return logits
 
 
-def _stage(index: int, num_blocks: int) -> nn.Sequential:
+def _build_stage(index: int, num_blocks: int) -> nn.Sequential:
     """Build a stage; each but the first halves the side of its input."""
     width = _WIDTHS[index]
     if index == 0:
@@ -137,7 +137,7 @@ def load_params(network: ResNetV2, path: Path | str) -> ResNetV2:
     """Load a `.params` file of Gluon into a network, in place; its types become the network's.
 
     Args:
-        network: With as many classes as the file's.
+        network: Network with as many classes as the file's.
         path: Written by `save_parameters` with or without `npx.set_np()`, or with the flat names of older versions.
 
     Returns:

@@ -68,9 +68,13 @@ def read_params(file: Path) -> dict[str, Tensor]:
             f"{struct.pack('<Q', _FILE_MAGIC).hex()}: write one with net.save_parameters"
         )
     _, _, num_arrays = reader.numbers("QQQ", "the header")
-    tensors = [_read_array(reader, f"array {i + 1} of {num_arrays}") for i in range(num_arrays)]
+    tensors = []
+    for number in range(num_arrays):
+        tensors.append(_read_array(reader, f"array {number + 1} of {num_arrays}"))
     (num_names,) = reader.numbers("Q", "the names")
-    names = [_read_name(reader) for _ in range(num_names)]
+    names = []
+    for _ in range(num_names):
+        names.append(_read_name(reader))
     num_different = len(set(names))
     if num_names != num_arrays or num_different != num_arrays:
         raise ModelError(
@@ -113,7 +117,7 @@ def to_state_dict(params: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """Rename the parameters of Gluon's `ResNetV2` as those of `headstart.models.gluon`.
 
     Args:
-        params: By Gluon's names, of either kind.
+        params: Arrays by Gluon's names, of either kind.
         what: What they are, for the message.
 
     Raises:
@@ -121,7 +125,7 @@ def to_state_dict(params: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """
     state = {}
     for name, tensor in params.items():
-        layer, _, key = _dotted(name).rpartition(".")
+        layer, _, key = _structured_name(name).rpartition(".")
         if layer == _INPUT_NORM and key in _BATCH_NORM_KEYS:
             if key == "beta" and tensor.any():
                 raise ModelError(f"{what}: {name} is not 0; the network has no such shift: set it to 0 before saving")
@@ -212,7 +216,7 @@ def _read_shape(reader: _Reader, what: str) -> tuple[int, ...]:
     return shape
 
 
-def _dotted(name: str) -> str:
+def _structured_name(name: str) -> str:
     """Write a flat name as `save_parameters` does; leave another as it is."""
     match = None if "." in name else _FLAT_NAME.search(name)
     if match is None:

@@ -28,7 +28,7 @@ def torch_hub_file(url: str, backbone: str) -> Path:
     if file.is_file():
         return file
     try:
-        _check_reachable(url)
+        _require_connection(url)
         folder.mkdir(parents=True, exist_ok=True)
         # A published file's name ends in the first digits of its SHA-256.
         found = re.search(r"-([a-f0-9]{8,})\.", file.name)
@@ -43,9 +43,9 @@ def hugging_face_file(repository: str, names: tuple[str, ...], backbone: str) ->
     """Return a published weight file from the Hugging Face cache, fetching it where it is not there yet.
 
     Args:
-        repository: Such as `timm/resnet18.a1_in1k`, or with `@revision`.
+        repository: Name such as `timm/resnet18.a1_in1k`, or with `@revision`.
         names: File names, the preferred one first.
-        backbone: For the message.
+        backbone: Name of the backbone, for messages.
 
     Raises:
         ModelError: It is not there and cannot be fetched.
@@ -62,7 +62,7 @@ def hugging_face_file(repository: str, names: tuple[str, ...], backbone: str) ->
     try:
         if hub.constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set")
-        _check_reachable(url)  # the hub's own client would retry for most of a minute
+        _require_connection(url)  # the hub's own client would retry for most of a minute
         for name in names[:-1]:
             if hub.file_exists(repository, name, revision=revision):
                 return Path(hub.hf_hub_download(repository, name, revision=revision))
@@ -81,7 +81,7 @@ def _not_fetched(backbone: str, error: Exception, file: str, url: str, folder: P
     )
 
 
-def _check_reachable(url: str) -> None:
+def _require_connection(url: str) -> None:
     """Fail within seconds where there is no network; behind a proxy only the client itself can tell.
 
     Raises:

@@ -37,7 +37,7 @@ def licence_of(origin: Origin, weights: str | None, saved: Path | None) -> str:
 
     Args:
         origin: The backbone.
-        weights: As for `create_backbone`.
+        weights: What `create_backbone` was asked for.
         saved: The model folder that the weights are from, if they are from one.
 
     Raises:

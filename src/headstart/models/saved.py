@@ -70,7 +70,7 @@ def load_classifier(folder: Path) -> ClassifierNetwork:
     config = read_model_json(place / "config.json")
     weights = place / WEIGHTS
     check_config(config, str(place / "config.json"))
-    _check_digest(weights, config["headstart"].get("weights_sha256"))
+    _refuse_changed_weights(weights, config["headstart"].get("weights_sha256"))
     return rebuild_classifier(config, read_spec(place), read_state_dict(weights), str(weights))
 
 
@@ -80,10 +80,10 @@ def rebuild_classifier(
     """Build a classifier from what a model folder holds, in eval mode, leaving torch's generator alone.
 
     Args:
-        config: Of `model_config`, after `check_config`.
+        config: What `model_config` returned, after `check_config`.
         spec: How pictures become its input.
         state: All tensors by name.
-        what: Where they come from, for the message.
+        what: Name of the place that they come from, for messages.
 
     Raises:
         ModelError: They do not fit together.
@@ -206,7 +206,7 @@ def check_config(config: dict[str, Any], file: str) -> None:
         raise ModelError(f"{file} is damaged: 'headstart' lacks {', '.join(missing)}; copy the model folder again")
 
 
-def _check_digest(file: Path, expected: object) -> None:
+def _refuse_changed_weights(file: Path, expected: object) -> None:
     """Refuse a weight file whose content is not what `config.json` says."""
     try:
         with file.open("rb") as stream:

@@ -18,7 +18,7 @@ class SimpleCNN(nn.Module):
         """Build it with random weights.
 
         Args:
-            num_classes: Outputs.
+            num_classes: Number of outputs.
             size: (height, width) of the input, pixels; the first hidden layer is built for it.
         """
         super().__init__()

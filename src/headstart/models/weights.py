@@ -58,7 +58,7 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], head_prefixes: tu
     Args:
         network: Changed in place.
         state: Tensors by the network's own names; counters of BatchNorm may be missing.
-        head_prefixes: Where the final layer is; it keeps its weights where those in `state` do not fit. Empty: all
+        head_prefixes: Places of the final layer, which keeps its weights where those in `state` do not fit. Empty: all
             must fit.
         what: What the tensors are, for the message.
 

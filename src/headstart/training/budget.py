@@ -53,7 +53,7 @@ def time_steps(
         plan: What trains when.
         make_supply: Feeds a copy of the model.
         settings: How to train.
-        fabric: Device.
+        fabric: Fabric of the device that trains.
         choose_step: Says how the steps of the phase of a number, from 0, run; default: as in `settings`.
         num_steps: How many steps count.
         clock: Gives seconds.

@@ -58,7 +58,7 @@ def run_fit(
 
     Args:
         fit: What is trained and how.
-        checkpoints: Where to save, and to resume from.
+        checkpoints: Files to save to, and to resume from.
         checkpoint_every_s: Seconds after which a long epoch is saved in its middle.
         log: Receives a row per epoch.
         tensorboard: Folder for TensorBoard's event files.

@@ -62,7 +62,7 @@ class Fit:
             plan: Phases to run.
             supply: Gives each phase its batches; held-out ones select only where `settings.selects`.
             settings: How to train.
-            fabric: Device.
+            fabric: Fabric of the device that trains.
             name: What the rows call this fit (`selection` or `final`).
             held_out_name: Split of the held-out batches, for the rows.
             rate_factor: What each rate is multiplied by, in the place of the schedule.
@@ -123,7 +123,10 @@ class Fit:
             DivergedError: The loss is not finite.
             TrainingError: A frozen tensor changed.
         """
-        lengths = [phase.epochs_to_run if phase.solver == "loop" else 0 for phase in self.plan.phases]
+        lengths = []
+        for phase in self.plan.phases:
+            is_trained = phase.solver == "loop"
+            lengths.append(phase.epochs_to_run if is_trained else 0)
         num_epochs_done = sum(lengths[: self.position.phase]) + self.position.epoch
         num_done = num_epochs_done * self.steps_per_epoch + self.position.step
         yield FitStarted(sum(lengths) * self.steps_per_epoch, num_done, self.position.num_rows)
@@ -179,7 +182,8 @@ class Fit:
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(solved.weight))
             head.bias.copy_(torch.from_numpy(solved.bias))
-        loss, accuracy = None, None
+        loss = None
+        accuracy = None
         if inputs.held_out is not None:
             device = self.fabric.device
             loss, accuracy = evaluate_loss(self.model, inputs.module, inputs.held_out, device, StepChoice())

@@ -33,7 +33,7 @@ class RangeTest:
     Attributes:
         learning_rates: The rate of each step, of the lowest part that trains.
         losses: The smoothed loss of each step.
-        suggestion: Where the smoothed loss falls fastest per decade of the rate.
+        suggestion: Rate at which the smoothed loss falls fastest per decade.
     """
 
     learning_rates: tuple[float, ...]

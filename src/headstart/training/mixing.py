@@ -22,7 +22,7 @@ def mix_batch(
         num_classes: C of the targets.
         mixup: Alpha of the Beta distribution, or 0 for off.
         cutmix: Alpha of the Beta distribution, or 0 for off.
-        rng: Where all randomness comes from.
+        rng: Source of all randomness.
 
     Returns:
         Mixed inputs, and targets as probabilities `(N, num_classes)`; both as they came where both settings are 0.

@@ -46,7 +46,7 @@ def build_optimizer(
         parameters: All parameters by name; only those in `learning_rates` enter.
         learning_rates: Rate at the top of the schedule; kept in each group as `base_lr`.
         momentum: The momentum of `sgd`; the others have none.
-        weight_decay: As the optimizer defines it: decoupled for `adamw`, added to the gradient for the others.
+        weight_decay: Strength of the decay, decoupled for `adamw` and added to the gradient for the others.
         decay_all: Decay norms and biases too.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

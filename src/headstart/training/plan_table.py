@@ -68,6 +68,7 @@ def tabulate_plan(plan: Plan, network: "nn.Module", stages: tuple[Stage, ...]) -
         if resolved.boundary:
             boundary = f"after {stages[resolved.boundary - 1].name}"
         rows = [_stage_row(stage, counts, resolved) for stage in stages]
+        trainable = sum(counts[name] for name in resolved.learning_rates)
         tables.append(
             PhaseTable(
                 phase.name,
@@ -75,7 +76,7 @@ def tabulate_plan(plan: Plan, network: "nn.Module", stages: tuple[Stage, ...]) -
                 batch_norm="batch" if resolved.trains_batch_statistics else "fixed",
                 boundary=boundary,
                 parameters=sum(counts.values()),
-                trainable=sum(counts[name] for name in resolved.learning_rates),
+                trainable=trainable,
                 stages=tuple(rows),
                 solver=phase.solver,
                 penalty=str(phase.penalty or ""),

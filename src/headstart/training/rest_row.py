@@ -24,7 +24,7 @@ def start_rest_row(
     Args:
         model: The network, whose head starts from the source's; changed in place.
         supply: Gives the training features.
-        checkpoints: Where the row is kept, if anywhere.
+        checkpoints: Place to keep the row, if there is one.
         say: Told where there is no such row.
     """
     source = model.source_head

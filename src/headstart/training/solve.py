@@ -14,14 +14,18 @@ from headstart.errors import TrainingError
 from headstart.features.batches import Features
 
 # Strengths are 10^(n/2). From the start the walk goes down while the loss falls, and up where the start was best.
-_START, _WEAKEST, _STRONGEST = 1, -12, 6
+_START = 1
+_WEAKEST = -12
+_STRONGEST = 6
 _NUM_FOLDS = 5
 _TIE = 1e-3  # nats; a loss that falls by no more has come to rest: on data that a plane can part it falls for ever
 _WITHOUT_FOLDS = 0.1  # the best of ants/bees, hot dog and CIFAR-10 (100 images a class) with EfficientNet-Lite0
 
 # |gradient| <= relative * strength * |W| + absolute. The curvature is at least the strength, so W is then about that
 # relative distance from the optimum, or closer. A hundredth moves a held-out loss by less than 1 %.
-_TOLERANCE_FOLDS, _TOLERANCE_FINAL, _TOLERANCE_ABSOLUTE = 1e-2, 3e-5, 1e-6
+_TOLERANCE_FOLDS = 1e-2
+_TOLERANCE_FINAL = 3e-5
+_TOLERANCE_ABSOLUTE = 1e-6
 _MAX_EVALUATIONS = 500
 _PAIRS_BYTES = 2**28  # with very many classes, L-BFGS remembers fewer steps
 _MEMORY_BYTES = 2**28  # of features that are held; more than that are read again for every evaluation
@@ -109,7 +113,7 @@ def solve_head(
 
     problem = _Problem(rows, row_targets, trains[-1:])
     parameters = _minimise(problem, parameters, strength, _TOLERANCE_FINAL)
-    distance = _distance(problem, parameters, strength)
+    distance = _distance_to_optimum(problem, parameters, strength)
     train_losses, train_hits = problem.score(parameters, problem.trains)
 
     head = parameters[0].double().numpy()
@@ -129,7 +133,7 @@ def solve_head(
     )
 
 
-def _distance(problem: "_Problem", parameters: Tensor, strength: float) -> float:
+def _distance_to_optimum(problem: "_Problem", parameters: Tensor, strength: float) -> float:
     """Return about how far W is from the optimum, relative to |W|; the search may have ended at another limit."""
     gradient = problem.objective(parameters, strength)[1]
     excess = max(float(gradient.norm()) - _TOLERANCE_ABSOLUTE, 0.0)
@@ -181,7 +185,8 @@ class _Rows:
         self._spans = [(start, min(start + size, self.num_rows)) for start in range(0, self.num_rows, size)]
         self._held: list[npt.NDArray[np.float32]] = []
         shift = features.view(0, np.zeros(1, dtype=np.int64))[0]  # squares of large values would hide a small spread
-        total, squares = np.zeros((2, features.width))
+        total = np.zeros(features.width)
+        squares = np.zeros(features.width)
         for span in self._spans:
             block = self._read(*span)
             with np.errstate(over="ignore", invalid="ignore"):
@@ -210,9 +215,11 @@ class _Rows:
         block = np.ones((stop - start, self._features.width + 1), dtype=np.float32)
         for view in range(self._features.num_views):
             offset = view * self._features.num_images
-            first, end = max(start, offset), min(stop, offset + self._features.num_images)
+            first = max(start, offset)
+            end = min(stop, offset + self._features.num_images)
             if first < end:
-                block[first - start : end - start, :-1] = self._features.view(view, np.arange(first, end) - offset)
+                images = np.arange(first, end) - offset
+                block[first - start : end - start, :-1] = self._features.view(view, images)
         return block
 
     def _standardise(self, block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -321,11 +328,9 @@ def _cross_validate(problem: _Problem, units: npt.NDArray[np.int64], start: Tens
         try_step(step, stronger)
 
     chosen = strongest_within(max(standard_error(), _TIE))
-    validated = _Validated(
-        {_strength(step): loss for step, loss in losses.items()},
-        {_strength(step): accuracy for step, accuracy in accuracies.items()},
-        standard_error(),
-    )
+    losses_by_strength = {_strength(step): loss for step, loss in losses.items()}
+    accuracies_by_strength = {_strength(step): accuracy for step, accuracy in accuracies.items()}
+    validated = _Validated(losses_by_strength, accuracies_by_strength, standard_error())
     return _strength(chosen), solutions[chosen], validated
 
 
@@ -349,7 +354,7 @@ def _minimise(problem: _Problem, parameters: Tensor, strength: float, tolerance:
 
     The sum falls apart into K, so its minimum is theirs; the tolerance holds for each. A step is halved until the value
     has fallen enough, but for what rounding hides. The search ends where the tolerance is met, where no step makes the
-    value fall any more, or after so many evaluations; `_distance` tells how far it came.
+    value fall any more, or after so many evaluations; `_distance_to_optimum` tells how far it came.
     """
     num_pairs = min(10, max(3, _PAIRS_BYTES // (8 * parameters.numel())))
     pairs = deque[tuple[Tensor, Tensor, float]](maxlen=num_pairs)
@@ -362,33 +367,37 @@ def _minimise(problem: _Problem, parameters: Tensor, strength: float, tolerance:
             break
         trial = parameters + step * direction
         trial_value, trial_gradient = problem.objective(trial, strength)
-        if trial_value > value + 1e-4 * step * _dot(gradient, direction) + 1e-7 * abs(value):
+        if trial_value > value + 1e-4 * step * _inner_product(gradient, direction) + 1e-7 * abs(value):
             step /= 2
             continue
-        change, bend = trial - parameters, trial_gradient - gradient
-        product = _dot(change, bend)
+        change = trial - parameters
+        bend = trial_gradient - gradient
+        product = _inner_product(change, bend)
         if product > 0:
             pairs.append((change, bend, product))
-        parameters, value, gradient = trial, trial_value, trial_gradient
-        direction = _direction(gradient, pairs)
+        parameters = trial
+        value = trial_value
+        gradient = trial_gradient
+        direction = _search_direction(gradient, pairs)
         step = 1.0
     return parameters
 
 
-def _direction(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, float]]) -> Tensor:
+def _search_direction(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, float]]) -> Tensor:
     """Return minus the inverse Hessian, as (change, change of gradient, their product) tell it, times the gradient."""
     direction = -gradient
     factors = []
     for change, bend, product in reversed(pairs):
-        factors.append(_dot(change, direction) / product)
+        factors.append(_inner_product(change, direction) / product)
         direction.sub_(bend, alpha=factors[-1])
     if pairs:
         _, bend, product = pairs[-1]
-        direction *= product / _dot(bend, bend)
+        direction *= product / _inner_product(bend, bend)
     for change, bend, product in pairs:
-        direction.add_(change, alpha=factors.pop() - _dot(bend, direction) / product)
+        direction.add_(change, alpha=factors.pop() - _inner_product(bend, direction) / product)
     return direction
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
+def _inner_product(a: Tensor, b: Tensor) -> float:
+    """Return the sum of products of two tensors' values."""
     return float(torch.vdot(a.flatten(), b.flatten()))

@@ -63,7 +63,7 @@ class TrainingStep:
             module: Maps inputs to logits (N, C): the network, or its part above the freeze boundary.
             optimizer: Optimizer of the parameters that train.
             settings: Loss, mixing and clipping.
-            fabric: Device.
+            fabric: Fabric of the device that trains.
             choice: Memory format, precision and compilation.
             add_penalty: Adds the gradient of a penalty on the weights to the gradients that are there.
         """
@@ -80,7 +80,7 @@ class TrainingStep:
 
         Args:
             batches: One, or several whose gradients are added up.
-            position: Such as (seed, phase, epoch, step).
+            position: Numbers such as (seed, phase, epoch, step).
 
         Raises:
             DivergedError: A loss is not finite; the weights are those before the step.
@@ -105,7 +105,8 @@ class TrainingStep:
 
     def _backward(self, batch: Batch, num_images: int, rng: np.random.Generator) -> tuple[float, float]:
         """Add a batch's gradients; return the sum of its losses and how many of its images were right."""
-        settings, device = self._settings, self._fabric.device
+        settings = self._settings
+        device = self._fabric.device
         pixels = batch.pixels.to(device, non_blocking=True)
         targets = batch.targets.to(device, non_blocking=True)
         inputs, wanted = mix_batch(
@@ -169,10 +170,12 @@ def evaluate_loss(
 ) -> tuple[float, float]:
     """Return the mean cross-entropy and the accuracy over all images; the network is left in eval mode."""
     model.network.eval()
-    loss_sum, num_correct = 0.0, 0.0
+    loss_sum = 0.0
+    num_correct = 0.0
     for batch in batches.epoch(0):
         for piece in pieces(len(batch.targets), choice):
-            pixels, targets = batch.pixels[piece].to(device), batch.targets[piece].to(device)
+            pixels = batch.pixels[piece].to(device)
+            targets = batch.targets[piece].to(device)
             with autocast(choice, device):
                 logits = module(network_input(model, pixels)).float()
             loss_sum += functional.cross_entropy(logits, targets, reduction="sum").item()

@@ -114,7 +114,7 @@ class StepTrial:
 
     def images_per_s(self, choice: StepChoice) -> float:
         """Return the speed of steps in one way."""
-        return len(self.batch.targets) / _seconds(self.step(choice), time.monotonic, warm_up=2)
+        return len(self.batch.targets) / _step_seconds(self.step(choice), time.monotonic, warm_up=2)
 
 
 def choose_step(
@@ -144,7 +144,7 @@ def choose_step(
     if len(options) == 1 or not num_images:
         return first
     num_steps = num_images / images_per_step
-    if _seconds(make_step(first), clock, warm_up=1) * num_steps < _WORTH_TUNING_S:
+    if _step_seconds(make_step(first), clock, warm_up=1) * num_steps < _WORTH_TUNING_S:
         return first
 
     step_s = _step_times(make_step, options, clock)
@@ -174,11 +174,11 @@ def _step_times(
     least_s = dict.fromkeys(options, float("inf"))
     for turn in range(_ROUNDS):
         for option, take in steps.items():
-            least_s[option] = min(least_s[option], _seconds(take, clock, warm_up=1 - turn))
+            least_s[option] = min(least_s[option], _step_seconds(take, clock, warm_up=1 - turn))
     return least_s
 
 
-def _seconds(take_step: TakeStep, clock: Callable[[], float], *, warm_up: int) -> float:
+def _step_seconds(take_step: TakeStep, clock: Callable[[], float], *, warm_up: int) -> float:
     """Return the seconds of a step, after a few that do not count."""
     for _ in range(warm_up):
         take_step()

@@ -129,7 +129,11 @@ def test_a_file_that_is_no_delta_or_damaged_is_refused(weights: Path, tmp_path: 
         read_info(weights)
     with pytest.raises(ModelError, match="cannot be read"):
         read_info(tmp_path / "nothing")
-    for about, words in (({"format": 9}, "this version reads up to 1"), ({"format": 1}, "no usable 'config'")):
+    for about, words in (
+        ({"format": 9}, "this version reads up to 1"),
+        ({"format": 1}, "its description lacks 'config'"),
+        ([1], "its description cannot be read"),
+    ):
         safetensors.torch.save_file({}, path, metadata={"headstart_delta": json.dumps(about)})
         with pytest.raises(ModelError, match=words):
             read_info(path)

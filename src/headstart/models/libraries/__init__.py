@@ -16,7 +16,7 @@ def library_named(name: object, what: str = "the network") -> Library:
     """Return the library by the name that a saved model keeps.
 
     Args:
-        name: As read from a file.
+        name: What a file says.
         what: What is of the library, for the message.
 
     Raises:

@@ -13,7 +13,7 @@ class Family:
 
     Attributes:
         containers: Modules that are no parts themselves; their children are.
-        openers: From the network and its parts, the parts that open a stage, with the stage's name.
+        openers: Returns, for a network and its parts, those that open a stage, with the stage's name.
     """
 
     containers: tuple[str, ...]

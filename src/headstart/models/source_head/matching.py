@@ -38,7 +38,7 @@ class Matching:
 
     Attributes:
         labels: Class names, in the order of the new head's outputs.
-        outputs: Per class: the source's output with its meaning; None where it starts anew, or is `rest`.
+        outputs: For each class the source's output with its meaning; None where it starts anew, or is `rest`.
         rest: Position of the class that stands for all other classes of the source, or None.
     """
 
@@ -69,7 +69,7 @@ def match_labels(
 
     Args:
         labels: Classes of the data.
-        classes: Of the source, in the order of its outputs.
+        classes: Classes of the source, in the order of its outputs.
         given: Class of the data -> output (a number, or digits), name of a source class, `none` (a new row) or `rest`.
 
     Raises:

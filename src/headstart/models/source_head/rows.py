@@ -59,10 +59,10 @@ def read_source_head(
     `.params` have another order, so there, as elsewhere, classes are named by number.
 
     Args:
-        backbone: With its source head.
-        weights: As for `create_backbone`.
+        backbone: Backbone with its source head.
+        weights: What `create_backbone` was asked for.
         labels: Classes of the data.
-        given: As for `match_labels`.
+        given: What the user says that classes are, as `match_labels` takes it.
 
     Raises:
         ModelError: The weights have no head of one layer.
@@ -93,7 +93,7 @@ def start_from_source(head: nn.Module, source: SourceHead) -> None:
 
     Args:
         head: A linear layer or 1x1 convolution from `new_head`, of one output per class of the data.
-        source: From `read_source_head`.
+        source: Head that `read_source_head` returned.
 
     Raises:
         ModelError: The head has a hidden layer.
@@ -141,8 +141,8 @@ def source_classes(weights: str | None, num_outputs: int) -> tuple[SourceClass, 
     """Return what the outputs of the weights' own head stand for, without names where that is not known.
 
     Args:
-        weights: As for `create_backbone`.
-        num_outputs: Of that head.
+        weights: What `create_backbone` was asked for.
+        num_outputs: How many outputs that head has.
 
     Raises:
         ModelError: The weights are from a folder that is damaged.
