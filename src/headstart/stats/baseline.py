@@ -6,6 +6,7 @@ from typing import Any
 
 from headstart.errors import listed
 from headstart.stats.confusion import read_confusion
+from headstart.stats.intervals import images_in_groups
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Baseline:
     """What always saying the largest class gets, on the same images.
 
     Attributes:
-        label: The class with the most images; of equals the first.
+        label: Name of the class with the most images; the first one where several have equally many.
         accuracy: Share of the images that are of that class.
         is_even: Whether all classes that have images have equally many.
     """
@@ -26,7 +27,9 @@ class Baseline:
     def answer(self) -> str:
         """What is always said, in words."""
         said = f"always saying {self.label!r}"
-        return said if self.is_even else f"{said}, the largest class"
+        if self.is_even:
+            return said
+        return f"{said}, the largest class"
 
     def __str__(self) -> str:
         comma = "" if self.is_even else ","
@@ -38,7 +41,7 @@ class WorstClass:
     """The class of which the least is found.
 
     Attributes:
-        label: Class with the lowest recall; of equals the one with the most images.
+        label: Name of the class with the lowest recall; where several have it, the one with the most images.
         recall: Share of its images that were right.
         num_images: How many it has.
     """
@@ -48,8 +51,7 @@ class WorstClass:
     num_images: int
 
     def __str__(self) -> str:
-        images = "1 image" if self.num_images == 1 else f"{self.num_images} images"
-        return f"lowest recall {self.recall:.3f}, of {self.label!r} ({images})"
+        return f"lowest recall {self.recall:.3f}, of {self.label!r} ({images_in_groups(self.num_images)})"
 
 
 def baseline_of(num_images: Mapping[str, int]) -> Baseline:
@@ -74,8 +76,13 @@ def worst_class(metrics: Mapping[str, Any]) -> WorstClass:
 
 
 def baseline_note(metrics: Mapping[str, Any]) -> str:
-    """Say that a model has learnt nothing that shows, or ''."""
+    """Say that a model has learnt nothing that these images show, or return ''."""
     simplest = baseline(metrics)
+    if simplest.accuracy == 1.0:  # nothing can be better than that
+        return (
+            f"every image is of {simplest.label!r}, so the accuracy is the share of them that is found; how often the "
+            f"model takes other pictures for {simplest.label!r} is not measured"
+        )
     predicted: set[str] = set()
     for row in read_confusion(metrics).values():
         predicted.update(row)
@@ -98,7 +105,7 @@ def absent_classes(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def absent_note(metrics: Mapping[str, Any]) -> str:
-    """Say of which classes the figures say nothing, or ''."""
+    """Say of which classes the figures say nothing, or return ''."""
     absent = absent_classes(metrics)
     if not absent:
         return ""

@@ -22,16 +22,16 @@ def caveats(metrics: Mapping[str, Any]) -> tuple[Caveat, ...]:
     """Return the reasons why figures are optimistic; none where they are honest.
 
     Args:
-        metrics: As in `metrics.json`; what an older version did not write counts as honest.
+        metrics: What `metrics.json` holds; what an older version did not write counts as honest.
     """
     found = []
     if metrics.get("selected_on_reported"):
-        found.append(
-            Caveat("these images also selected the model", "Select on other images to know how good the model is.")
-        )
-    if count := metrics.get("shared_groups"):
-        groups = "1 group of these images is" if count == 1 else f"{count} groups of these images are"
-        found.append(
-            Caveat(f"{groups} in other splits too", "Keep each group in one split to know how good the model is.")
-        )
+        reason = "these images also selected the model"
+        found.append(Caveat(reason, "Select on other images to know how good the model is."))
+    num_groups = metrics.get("shared_groups")
+    if num_groups:
+        reason = f"{num_groups} groups of these images are in other splits too"
+        if num_groups == 1:
+            reason = "1 group of these images is in other splits too"
+        found.append(Caveat(reason, "Keep each group in one split to know how good the model is."))
     return tuple(found)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from headstart.stats.intervals import ends, method_of
+from headstart.stats.intervals import ends, images_in_groups, method_of
 from headstart.stats.resampling import Sample, difference_draws, difference_moments, make_sample
 
 _POWER = 0.8
@@ -28,19 +28,19 @@ class Difference:
     """How far the first classifier is ahead of another one, on the same images.
 
     Attributes:
-        difference: Accuracy of the first minus that of the other, each the mean over its seeds.
+        difference: Accuracy of the first minus accuracy of the other, each the mean over its seeds.
         low: Lower end of the difference's interval.
         high: Upper end of the difference's interval.
         level: Coverage of the interval, and 1 - the level of significance.
-        p_value: Two-sided, of the two being equally good.
+        p_value: Two-sided p-value of the hypothesis that the two are equally good.
         p_holm: That p-value after Holm's correction for all runs that were compared with the first.
         num_seeds: Number of seeds of the run that has fewer.
-        num_images: That all classified.
-        num_groups: That they are in; None: each image counts for itself.
+        num_images: Number of images, which all of them classified.
+        num_groups: Number of groups that the images are in; None: each image counts for itself.
         images_needed: About how many images, more than there are and in groups of the same sizes, would show a true
             difference of this size in 80 % of cases, with as many seeds and comparisons; None where there is no
             difference, these images would do, or seeds differ too much for any number to do.
-        method: How interval and p value were computed.
+        method: Words for how interval and p value were computed.
     """
 
     difference: float
@@ -94,7 +94,7 @@ def compare_to_first(
         is_chosen_here: Whether the first comes first because of these images.
 
     Returns:
-        Name -> the first against that one; all names but the first.
+        Name -> the difference between the first and that one; all names but the first.
 
     Raises:
         ValueError: The shapes do not fit, or there is no image.
@@ -102,7 +102,7 @@ def compare_to_first(
     samples = {name: make_sample(rows, groups) for name, rows in correct.items()}
     sizes = [sample.num_images for sample in samples.values()]
     if len(set(sizes)) != 1:
-        raise ValueError(f"expected the same images for all of one classifier or more; got {sizes}")
+        raise ValueError(f"expected one classifier or more, all on the same images; got {sizes} images")
     first, *others = samples.values()
     family = len(others)
     if is_chosen_here:
@@ -115,12 +115,11 @@ def compare_to_first(
 
 def difference_sentence(first: str, other: str, d: Difference) -> str:
     """Say the outcome in plain words, such as `head and full cannot be told apart on 153 images (3 seeds): ...`."""
-    images = f"{d.num_images} image{'s' if d.num_images != 1 else ''}"
-    groups = f" in {d.num_groups} groups" if d.num_groups else ""
+    images = images_in_groups(d.num_images, d.num_groups)
     seeds = "one seed" if d.num_seeds == 1 else f"{d.num_seeds} seeds"
     p_text = "p < 0.001" if d.p_holm < 0.001 else f"p = {d.p_holm:.3f}"
     figures = (
-        f"on {images}{groups} ({seeds}): a difference of {100 * d.difference:+.1f} points "
+        f"on {images} ({seeds}): a difference of {100 * d.difference:+.1f} points "
         f"({d.level:.0%} interval {100 * d.low:+.1f} to {100 * d.high:+.1f}; {p_text}, Holm)"
     )
     if d.is_significant:
@@ -134,22 +133,23 @@ def _advice(d: Difference) -> str:
     if not d.difference:
         return ""
     if d.images_needed is None and d.num_seeds == 1:
-        return f"; more {'groups' if d.num_groups else 'images'} would be needed"
+        units = "groups" if d.num_groups else "images"
+        return f"; more {units} would be needed"
     if d.images_needed is None:
         more = "seeds or groups" if d.num_groups else "seeds"
         return f"; more images alone would not do, more {more} would be needed"
-    needed = f"{_about(d.images_needed):,} images"
+    needed = f"{_two_digits(d.images_needed):,} images"
     if d.num_groups:
-        needed += f" in {_about(d.images_needed * d.num_groups / d.num_images):,} groups"
+        needed += f" in {_two_digits(d.images_needed * d.num_groups / d.num_images):,} groups"
     return f"; about {needed} would be needed"
 
 
 def _difference(first: Sample, other: Sample, level: float, seed: int, family: int) -> Difference:
     """Compare two classifiers; one group says nothing of how much groups differ, so all is possible then."""
     num_seeds = min(first.num_seeds, other.num_seeds)
-    num_groups = first.num_units if first.num_units < first.num_images else None
     value = float(first.rates.mean() - other.rates.mean())
-    low, high = -1.0, 1.0
+    low = -1.0
+    high = 1.0
     p_value = 1.0
     images_needed = None
     if first.num_units > 1:
@@ -169,7 +169,7 @@ def _difference(first: Sample, other: Sample, level: float, seed: int, family: i
         p_holm=p_value,
         num_seeds=num_seeds,
         num_images=first.num_images,
-        num_groups=num_groups,
+        num_groups=first.num_groups,
         images_needed=images_needed,
         method=f"{method_of(first, num_seeds)}, paired by image",
     )
@@ -202,7 +202,7 @@ def _holm(p_values: list[float], family: int) -> list[float]:
     return corrected.tolist()
 
 
-def _about(count: float) -> int:
-    """Round up to two significant digits."""
+def _two_digits(count: float) -> int:
+    """Round a count up to two significant digits."""
     unit = 10.0 ** max(0, floor(log10(count)) - 1)
     return int(ceil(count / unit) * unit)

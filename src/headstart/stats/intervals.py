@@ -18,8 +18,8 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
 
     Args:
-        successes: How many of the `n` went well.
-        n: How many there were, at least 1.
+        successes: Number of successes.
+        n: Number of trials, at least 1.
         level: Coverage, between 0 and 1.
 
     Raises:
@@ -62,22 +62,34 @@ def accuracy_interval(
     sample = make_sample(correct, groups)
     value = float(sample.rates.mean())
     method = method_of(sample, sample.num_seeds)
-    is_grouped = sample.num_units < sample.num_images
-    if is_grouped and sample.num_units == 1:
+    is_grouped = sample.num_groups is not None
+    if sample.num_groups == 1:
         return Interval(value, 0.0, 1.0, level, f"{method}: no interval from one group")
-    if not is_grouped and 1 in (sample.num_units, sample.num_seeds):
+    if not is_grouped and (sample.num_images == 1 or sample.num_seeds == 1):
         wilson = wilson_interval(round(value * sample.num_images), sample.num_images, level)
         return replace(wilson, value=value, method=f"wilson, {method.partition(' over ')[2]}")
     logits = accuracy_logits(sample, np.random.default_rng(seed))
-    low, high = (1 / (1 + exp(-logit)) for logit in ends(logits, level))
-    return Interval(value, min(low, value), max(high, value), level, method)
+    low, high = ends(logits, level)
+    return Interval(value, min(_rate_of(low), value), max(_rate_of(high), value), level, method)
+
+
+def _rate_of(logit: float) -> float:
+    """Return the rate that has a logit; one below -700, of two groups for instance, would be too much for `exp`."""
+    return 1 / (1 + exp(-max(logit, -700.0)))
+
+
+def images_in_groups(num_images: int, num_groups: int | None = None) -> str:
+    """Return `153 images`, or `153 images in 20 groups` where they come in groups."""
+    text = "1 image" if num_images == 1 else f"{num_images} images"
+    if num_groups is None:
+        return text
+    groups = "1 group" if num_groups == 1 else f"{num_groups} groups"
+    return f"{text} in {groups}"
 
 
 def method_of(sample: Sample, num_seeds: int) -> str:
     """Say what an interval was computed over."""
-    over = f"{sample.num_images} images"
-    if sample.num_units < sample.num_images:
-        over += f" in {sample.num_units} groups"
+    over = images_in_groups(sample.num_images, sample.num_groups)
     if num_seeds == 1:
         return f"bootstrap over {over}; one seed, so what another would change is not in it"
     return f"hierarchical bootstrap over {num_seeds} seeds and {over}"

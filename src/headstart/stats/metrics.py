@@ -46,15 +46,18 @@ def classification_metrics(
     y = y.astype(np.intp)
     predicted = p.argmax(axis=1)
     is_correct = predicted == y
-    per_class = _per_class(y, predicted, len(labels))
+    per_class = _class_rows(y, predicted, len(labels))
 
     # Over groups where there are any, else over images.
     of_groups: dict[str, int] = {}
     accuracy = wilson_interval(int(is_correct.sum()), len(y))
-    if groups is not None and len(np.unique(np.asarray(groups))) < len(y):
-        of_groups["num_groups"] = len(np.unique(np.asarray(groups)))
-        accuracy = accuracy_interval(is_correct, groups)
-        _add_recall_intervals(per_class, y, is_correct, np.asarray(groups))
+    if groups is not None:
+        group_of = np.asarray(groups)
+        num_groups = len(np.unique(group_of))
+        if num_groups < len(y):
+            of_groups["num_groups"] = num_groups
+            accuracy = accuracy_interval(is_correct, group_of)
+            _add_recall_intervals(per_class, y, is_correct, group_of)
 
     true_class = p[np.arange(len(y)), y]
     recalls = [row["recall"] for row in per_class]
@@ -64,9 +67,9 @@ def classification_metrics(
         "num_images": len(y),
         **of_groups,
         "accuracy": asdict(accuracy),
-        "balanced_accuracy": _mean(recalls),
-        "macro_f1": _mean(f1s),
-        "log_loss": float(-np.log(np.clip(true_class, LOG_LOSS_CLIP, 1.0)).mean()) + 0.0,
+        "balanced_accuracy": _mean_of_defined(recalls),
+        "macro_f1": _mean_of_defined(f1s),
+        "log_loss": float(-np.log(np.clip(true_class, LOG_LOSS_CLIP, 1.0)).mean()) + 0.0,  # -0.0 becomes 0.0
         "ece": expected_calibration_error(p, y),
         "per_class": dict(zip(labels, per_class, strict=True)),
         "confusion": count_pairs(y, predicted, labels),
@@ -106,7 +109,7 @@ def _refuse_misfits(p: NDArray[np.float64], y: NDArray[Any], labels: Sequence[st
         raise ValueError("every row of probabilities must be non-negative and sum to 1")
 
 
-def _per_class(y: NDArray[np.intp], predicted: NDArray[np.intp], num_classes: int) -> list[dict[str, Any]]:
+def _class_rows(y: NDArray[np.intp], predicted: NDArray[np.intp], num_classes: int) -> list[dict[str, Any]]:
     """Return precision, recall, F1 and the number of images of each class."""
     hits = np.bincount(y[predicted == y], minlength=num_classes).tolist()
     num_images = np.bincount(y, minlength=num_classes).tolist()
@@ -114,9 +117,9 @@ def _per_class(y: NDArray[np.intp], predicted: NDArray[np.intp], num_classes: in
     rows = []
     for right, images, guesses in zip(hits, num_images, num_predicted, strict=True):
         row = {
-            "precision": _ratio(right, guesses),
-            "recall": _ratio(right, images),
-            "f1": _ratio(2 * right, images + guesses),
+            "precision": _share(right, guesses),
+            "recall": _share(right, images),
+            "f1": _share(2 * right, images + guesses),
             "num_images": images,
         }
         rows.append(row)
@@ -135,12 +138,14 @@ def _add_recall_intervals(
             row["recall_high"] = interval.high
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    """Return a share, or None of nothing."""
-    return part / whole if whole else None
+def _share(part: int, whole: int) -> float | None:
+    """Return what share a part is of a whole; None where the whole is nothing."""
+    if not whole:
+        return None
+    return part / whole
 
 
-def _mean(values: Sequence[float | None]) -> float:
+def _mean_of_defined(values: Sequence[float | None]) -> float:
     """Return the mean of the values that are defined; one at least is."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined)

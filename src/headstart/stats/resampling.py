@@ -18,7 +18,7 @@ _Floats = NDArray[np.float64]
 
 _BLOCK = 1000  # draws at a time, so that memory stays small with many groups
 _BLOCKS = 10
-# Of c in the weight of a pseudo-image; chosen by simulation, see benchmarks/coverage.py.
+# The powers of c in the weight of a pseudo-image; chosen by simulation, see benchmarks/coverage.py.
 _ACCURACY_POWER = 0.5
 _DIFFERENCE_POWER = 0.75
 
@@ -28,8 +28,8 @@ class Sample:
     """What S seeds got right in G units (images, or groups of them).
 
     Attributes:
-        right: (S, G), images of each unit.
-        sizes: (G,), images of each unit.
+        right: (S, G), how many images of each unit each seed got right.
+        sizes: (G,), how many images each unit has.
     """
 
     right: _Floats
@@ -50,9 +50,16 @@ class Sample:
         """N, how many images the units have together."""
         return int(self.sizes.sum())
 
+    @property
+    def num_groups(self) -> int | None:
+        """G where units are groups of images, None where each image is a unit."""
+        if self.num_units == self.num_images:
+            return None
+        return self.num_units
+
     @cached_property
     def mean(self) -> _Floats:
-        """Images of each unit that were right, (G,), mean over the seeds."""
+        """How many images of each unit were right, mean over the seeds, (G,)."""
         return np.asarray(self.right.mean(axis=0))
 
     @property
@@ -128,9 +135,9 @@ class Moments(NamedTuple):
     """What is known about a difference before it is drawn.
 
     Attributes:
-        centre: The difference, the pseudo-images included.
+        centre: Difference of the two accuracies, the pseudo-images included.
         images: Variance over units, with the seeds at hand.
-        kept: What of that is left without the seeds' luck with these images.
+        kept: Variance over units without the seeds' luck with these images.
         seeds: Variance that seeds add.
         freedom: Satterthwaite's degrees of freedom of kept + seeds.
     """
@@ -149,8 +156,8 @@ def difference_draws(first: Sample, other: Sample, rng: np.random.Generator, fam
     has to stay well below 0.05 when it is multiplied by the family.
     """
     centre, images, kept, seeds, freedom = difference_moments(first, other)
-    mass, pseudo = _mass(first, other)
-    rows = np.stack((mass, first.sizes), axis=1)
+    lead, pseudo = _lead(first, other)
+    rows = np.stack((lead, first.sizes), axis=1)
     sums = _resample(rng, rows, pseudo * np.array([[1, 1], [-1, 1]]), 1.0, max(_BLOCKS, ceil(family / 10)))
     draws = (sums[:, 0] / sums[:, 1] - centre) * sqrt(kept / images)
     draws += sqrt(seeds) * rng.standard_normal(len(draws))
@@ -164,22 +171,24 @@ def difference_moments(first: Sample, other: Sample, growth: float = 1.0) -> Mom
     stays in any case, because few seeds agree by chance too.
 
     Args:
-        first: The one that is ahead where the difference is positive.
-        other: The one that it is compared with, on the same images.
-        growth: As they would be with so many times the units. That shrinks the images' part and the seeds' luck, not
+        first: What one classifier got right; the difference is positive where it is better.
+        other: What the other one got right, on the same images.
+        growth: How many times the units there would be. More units shrink the images' part and the seeds' luck, not
             what seeds vary by beyond it.
     """
-    mass, pseudo = _mass(first, other)
+    lead, pseudo = _lead(first, other)
     num_units = first.num_units * growth
     total = first.num_images * growth + 2 * pseudo
 
     # The images.
-    centre = float(mass.sum() * growth / total)
-    spread = ((mass - first.sizes * centre) ** 2).sum() * growth * num_units / (num_units - 1)
+    centre = float(lead.sum() * growth / total)
+    spread = ((lead - first.sizes * centre) ** 2).sum() * growth * num_units / (num_units - 1)
     images = float((spread + 2 * pseudo**2) / total**2)
 
     # The seeds of both.
-    seeds = surplus = noise = 0.0
+    seeds = 0.0
+    surplus = 0.0
+    noise = 0.0
     for sample in (first, other):
         varied, luck, num_free = sample.seed_variance
         beyond = varied - luck
@@ -197,18 +206,24 @@ def difference_moments(first: Sample, other: Sample, growth: float = 1.0) -> Mom
     return Moments(centre, images, kept, seeds, max(freedom, least))
 
 
-def _mass(first: Sample, other: Sample) -> tuple[_Floats, float]:
-    """Return, for each unit, how many more of its images the first has right, and the weight of a pseudo-image."""
-    mass = first.mean - other.mean
-    return mass, _pseudo_size(np.abs(mass), first.sizes, _DIFFERENCE_POWER)
+def _lead(first: Sample, other: Sample) -> tuple[_Floats, float]:
+    """Return how many more images of each unit the first has right, (G,), and the weight of a pseudo-image."""
+    lead = first.mean - other.mean
+    return lead, _pseudo_size(np.abs(lead), first.sizes, _DIFFERENCE_POWER)
 
 
-def _pseudo_size(mass: _Floats, sizes: _Floats, power: float) -> float:
-    """Return how many images a pseudo-image stands for: between those that err together and those of a whole unit."""
+def _pseudo_size(counts: _Floats, sizes: _Floats, power: float) -> float:
+    """Return how many images a pseudo-image stands for: between those that err together and those of a whole unit.
+
+    Args:
+        counts: (G,), how many images of each unit were wrong, or were right for one classifier only.
+        sizes: (G,), how many images each unit has.
+        power: Weight of those that err together, 0 to 1.
+    """
     whole = float((sizes**2).sum() / sizes.sum())
     together = whole
-    if mass.any():
-        together = float((mass**2).sum() / np.abs(mass).sum())
+    if counts.any():
+        together = float((counts**2).sum() / counts.sum())
     return float(together**power * whole ** (1 - power))
 
 

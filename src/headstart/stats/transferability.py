@@ -94,5 +94,6 @@ def _spectrum(features: NDArray[np.generic], y: _Floats) -> tuple[_Floats, _Floa
 
 
 def _blocks(features: NDArray[np.generic], y: _Floats) -> Iterator[tuple[_Floats, _Floats]]:
+    """Yield rows of both in 64 bits, so many at a time that memory stays small."""
     for start in range(0, len(features), _ROWS):
         yield features[start : start + _ROWS].astype(np.float64), y[start : start + _ROWS]

@@ -27,13 +27,22 @@ def test_a_model_that_always_says_the_majority_is_no_success():
         ([0] * 95 + [1] * 5, [0] * 50 + [1] * 50, "is worse than always saying 'cat', which would get 0.950"),
         ([0] * 50 + [1] * 50, [0] * 48 + [1] * 52, ""),
         ([0] * 4 + [1] * 4, [0] * 2 + [1] * 6, "not clearly better than always saying 'cat', which would get 0.500"),
-        ([0], [0], "not clearly better"),
+        ([0, 1], [0, 1], "not clearly better"),
     ],
 )
 def test_a_note_says_where_nothing_shows_that_a_model_has_learnt(targets, predicted, note):
     found = baseline_note(figures(targets, predicted))
     assert note in found
     assert bool(found) == bool(note)
+
+
+@pytest.mark.parametrize("predicted", [[0], [0] * 40, [0] * 39 + [1], [1] * 40])
+def test_images_of_one_class_say_nothing_of_the_others(predicted):
+    found = figures([0] * len(predicted), predicted)
+    assert baseline_note(found) == (
+        "every image is of 'cat', so the accuracy is the share of them that is found; how often the model takes other "
+        "pictures for 'cat' is not measured"
+    )
 
 
 def test_the_worst_class_is_the_larger_of_equals_and_never_one_without_images():

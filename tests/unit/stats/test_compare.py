@@ -334,6 +334,19 @@ def test_other_images_cannot_be_compared():
         compare_to_first({"a": [1, 1, 1, 1], "b": [1, 1, 1, 1, 1]})
 
 
+def test_one_image_and_one_group_are_counted_in_plain_words():
+    one_group = compare_to_first({"a": [1, 0, 1], "b": [0, 0, 1]}, ["x"] * 3)["b"]
+    assert "on 3 images in 1 group (one seed)" in difference_sentence("a", "b", one_group)
+    assert accuracy_interval([1, 0, 1], ["x"] * 3).method.startswith("bootstrap over 3 images in 1 group;")
+    assert accuracy_interval([1]).method.startswith("wilson, 1 image;")
+
+
+def test_two_groups_have_an_interval_at_every_level():
+    found = accuracy_interval([1, 0, 1, 1], [0, 0, 1, 1], level=0.9999)
+    assert 0 <= found.low < 0.01
+    assert 0.99 < found.high <= 1
+
+
 def test_sentences_are_plain():
     far = Difference(0.0421, 0.011, 0.072, 0.95, 0.002, 0.004, 3, 153, None, 120, "")
     assert difference_sentence("head", "full", far) == (
