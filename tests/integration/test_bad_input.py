@@ -503,8 +503,7 @@ DATA = [
         "files of other kinds",
         "train empty",
         "error: none of the 2 images can be read: a HEIC photograph, which needs a package more: pip install "
-        "'headstart[heic]', or convert it to JPEG; the first is {here}/empty/apple/a.heic. Paths in a table are "
-        "relative to the folder of the table",
+        "'headstart[heic]', or convert it to JPEG; the first is {here}/empty/apple/a.heic",
         before=(
             write("empty/apple/a.heic", b"\0\0\0\x18ftypheic"),
             write("empty/sky/b.heic", b"\0\0\0\x18ftypheic"),
@@ -637,7 +636,7 @@ DATA = [
     Row(
         "one split under two names",
         "train fruit",
-        "error: in {here}/fruit, 'val', 'valid' all mean validation; keep one of them",
+        "error: in {here}/fruit, 2 folders are named for validation: 'val', 'valid'; merge them, or keep one",
         before=(copy("fruit/val", "fruit/valid"),),
     ),
     Row(
@@ -740,7 +739,7 @@ DATA = [
     Row(
         "row with a field too many",
         "train list.csv",
-        "error: {here}/list.csv line 2 has 3 fields; expected 2; quote values that contain ','",
+        "error: {here}/list.csv line 2: number of fields 3, expected 2; quote values that contain ','",
         before=(write("list.csv", "path,label\na,b.jpg,sky\n"),),
     ),
     Row(

@@ -23,8 +23,8 @@ class Entry:
     Attributes:
         description: One line for people.
         licence: What is known about the rights in the pictures.
-        make: Makes the folder of the data set.
-        inner: Where the splits lie below the data set's folder.
+        make: Function that makes the folder of the data set.
+        inner: Path of the splits below the data set's folder.
     """
 
     description: str
@@ -49,7 +49,7 @@ def data_set_folder(name: str, progress: Progress | None = None) -> Path:
     """Return the folder of a data set, fetching or rendering it on first use.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         progress: Told what is done, how far it is, and how much there is (0: not known); whatever it raises ends it.
 
     Raises:
@@ -69,7 +69,7 @@ def data_set_folder(name: str, progress: Progress | None = None) -> Path:
 
 
 def _show_nothing(title: str, done: int, total: int) -> None:
-    pass
+    """Take progress and show none."""
 
 
 def licence_of_data(name: str) -> str | None:

@@ -1,6 +1,8 @@
 """What is wrong with the images: unreadable files, empty classes, copies, leaks. What is found goes into a report."""
 
+import errno
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -18,7 +20,7 @@ from headstart.decoding import open_image, read_measured, why_unreadable
 from headstart.errors import DataError, UnreadableImageError, did_you_mean, listed
 from headstart.types import GreyRange, Progress
 
-_RANK = {"train": 0, "validation": 1, "test": 2}
+_NO_SUCH_FILE = os.strerror(errno.ENOENT).lower()  # as `why_unreadable` says it
 _MAX_NAMED = 3  # images in an error message
 _AHEAD = 4096  # a million images in the queue would fill gigabytes
 _T = TypeVar("_T")
@@ -47,8 +49,8 @@ class SharedGroup:
     """A group of images that is in more than one split.
 
     Attributes:
-        group: Its name.
-        counts: Split -> images of the group, of the splits that have some.
+        group: Name of the group.
+        counts: Split -> number of images of the group, for the splits that have some.
     """
 
     group: str
@@ -60,9 +62,9 @@ class Fingerprint:
     """What was found in a picture.
 
     Attributes:
-        sha256: Of the file, hexadecimal.
-        pixels: A hash of the decoded, upright RGB pixels and of `extent`, hexadecimal.
-        extent: In grey of more than 8 bits, the lowest and the highest value; else None.
+        sha256: SHA-256 of the file, hexadecimal.
+        pixels: Hash of the decoded, upright RGB pixels and of `extent`, hexadecimal.
+        extent: Lowest and highest value, in grey of more than 8 bits; else None.
     """
 
     sha256: str
@@ -134,9 +136,10 @@ def fingerprint(
     Args:
         source: Gives their bytes.
         records: The images.
-        threads: Decoding threads.
+        threads: Number of decoding threads.
         progress: Told how far it is.
-        keep: Given the key and the picture, decoded, of all that are 8 bits or colours, from any thread.
+        keep: Called from any thread with the key of each picture and the picture, decoded; not called for grey of more
+            than 8 bits.
     """
     return _results_by_threads("checking pixels", partial(_fingerprint, source, keep), records, threads, progress)
 
@@ -156,8 +159,8 @@ def raise_unreadable(bad: Sequence[BadImage], *, num_images: int) -> None:
     """Refuse images that cannot be read, if there are any.
 
     Args:
-        bad: What cannot be read.
-        num_images: How many images there are, these among them.
+        bad: Images that cannot be read.
+        num_images: Number of images, these among them.
 
     Raises:
         UnreadableImageError: It names the first few and counts the others.
@@ -166,10 +169,10 @@ def raise_unreadable(bad: Sequence[BadImage], *, num_images: int) -> None:
         return
     reasons = {image.reason for image in bad}
     if len(bad) == num_images > 1 and len(reasons) == 1:
-        raise UnreadableImageError(
-            f"none of the {num_images} images can be read: {bad[0].reason}; the first is {bad[0].path}. Paths in a "
-            "table are relative to the folder of the table"
-        )
+        said = f"none of the {num_images} images can be read: {bad[0].reason}; the first is {bad[0].path}"
+        if bad[0].reason == _NO_SUCH_FILE:  # a folder's images are there, those of a table need not be
+            said += ". Paths in a table are relative to the folder of the table"
+        raise UnreadableImageError(said)
     if len(bad) == 1:
         raise UnreadableImageError(
             f"cannot read image {bad[0].path}: {bad[0].reason}; repair or remove it, or leave such images out with "
@@ -186,12 +189,12 @@ def check_classes(manifest: Manifest, source: str, *, hint: str = "") -> None:
     """Check that there are two classes at least, and images of each in every split.
 
     Args:
-        manifest: With or without splits.
-        source: Where it came from, for the message.
-        hint: What may explain a missing class, for the message.
+        manifest: Data set, with or without splits.
+        source: Place that it came from, for the message.
+        hint: Words that may explain a missing class, for the message.
 
     Raises:
-        DataError: In one line, with what to do.
+        DataError: There is one class only, or classes have no image; it names them all.
     """
     check_not_empty(manifest, source, hint=hint)
     if len(manifest.labels) < 2:
@@ -200,18 +203,35 @@ def check_classes(manifest: Manifest, source: str, *, hint: str = "") -> None:
             f"or FOLDER/train/<class>/){hint}"
         )
     total = Counter(record.label for record in manifest.records)
-    for label, name in enumerate(manifest.labels):
-        if not total[label]:
-            raise DataError(f"class {name!r} in {source} has no image{hint}; add images, or remove the class")
+    empty = [name for label, name in enumerate(manifest.labels) if not total[label]]
+    if empty:
+        raise DataError(f"{_without_image(empty, source)}{hint}; add images, or remove the {_class_word(empty)}")
     for split, counts in manifest.counts().items():
-        for name, count in counts.items():
-            if not count:
-                others = [label for label in manifest.labels if label != name]
-                similar = did_you_mean(name, others)
-                raise DataError(
-                    f"class {name!r} in {source} has no image in {split}{hint}.{similar} Every split needs every "
-                    "class: add images, or remove or --map the class"
-                )
+        empty = [name for name, count in counts.items() if not count]
+        if empty:
+            raise DataError(
+                f"{_without_image(empty, source)} in {split}{hint}.{_similar_class(empty, manifest.labels)} Every "
+                f"split needs every class: add images, or remove or --map the {_class_word(empty)}"
+            )
+
+
+def _without_image(empty: Sequence[str], source: str) -> str:
+    """Return words such as `class 'a' in FOLDER has no image`."""
+    has = "has" if len(empty) == 1 else "have"
+    return f"{_class_word(empty)} {listed(map(repr, empty))} in {source} {has} no image"
+
+
+def _class_word(names: Sequence[str]) -> str:
+    """Return `class` or `classes`, for so many names."""
+    return "class" if len(names) == 1 else "classes"
+
+
+def _similar_class(empty: Sequence[str], labels: Sequence[str]) -> str:
+    """Return ` Did you mean 'x'?` for a class that may be another one, written otherwise, or ''."""
+    if len(empty) > 1:  # the question would not say which of them is meant
+        return ""
+    (name,) = empty
+    return did_you_mean(name, [label for label in labels if label != name])
 
 
 def check_not_empty(manifest: Manifest, source: str, *, hint: str = "") -> None:
@@ -224,10 +244,10 @@ def check_splits(manifest: Manifest, expected: Sequence[str], source: str, *, hi
     """Check that no split has lost all of its images to what was left out.
 
     Args:
-        manifest: What is left.
-        expected: The splits that there were.
-        source: Where it came from, for the message.
-        hint: What was left out, for the message.
+        manifest: Images that are left.
+        expected: Splits that there were.
+        source: Place that they came from, for the message.
+        hint: Words for what was left out, for the message.
 
     Raises:
         DataError: A split is empty.
@@ -246,18 +266,18 @@ def find_leaks(records: Sequence[ImageRecord], pixels: Sequence[str]) -> dict[in
     Test judges validation and train; validation judges train.
     """
     leaks = {}
-    for positions in _copies(pixels):
+    for positions in _positions_of_repeated(pixels):
         copies = {position: records[position] for position in positions}
-        original = max(copies.values(), key=_rank)
+        original = max(copies.values(), key=_nearness_to_report)
         for position, record in copies.items():
-            if _rank(record) < _rank(original):
+            if _nearness_to_report(record) < _nearness_to_report(original):
                 leaks[position] = Leak(record.key, record.split, original.key, original.split)
     return leaks
 
 
-def _rank(record: ImageRecord) -> int:
-    """Return how near a record's split is to the report."""
-    return _RANK[record.split]
+def _nearness_to_report(record: ImageRecord) -> int:
+    """Return the place of a record's split among train, validation and test: a later one judges an earlier one."""
+    return SPLITS.index(record.split)
 
 
 def find_shared_groups(records: Iterable[ImageRecord]) -> tuple[SharedGroup, ...]:
@@ -278,12 +298,14 @@ def check_groups(manifest: Manifest, source: str) -> None:
     """Check that each group is in one split only.
 
     Raises:
-        DataError: With the groups, their counts and what to do.
+        DataError: A group is in several splits; the message has their counts and what to do.
     """
     shared = find_shared_groups(manifest.records)
     if not shared:
         return
-    what = "1 group is" if len(shared) == 1 else f"{len(shared)} groups are"
+    what = "1 group is"
+    if len(shared) > 1:
+        what = f"{len(shared)} groups are"
     named = listed((shared_group_text(each) for each in shared), 3)
     raise DataError(
         f"in {source}, {what} in more than one split: {named}. What is learnt from one part of a group helps with the "
@@ -302,7 +324,7 @@ def find_duplicates(records: Sequence[ImageRecord], pixels: Sequence[str]) -> tu
     """Return the groups of images with the same pixels and label within one split."""
     same = [f"{hashed} {record.split} {record.label}" for record, hashed in zip(records, pixels, strict=True)]
     groups = []
-    for positions in _copies(same):
+    for positions in _positions_of_repeated(same):
         groups.append(tuple(records[position].key for position in positions))
     return tuple(groups)
 
@@ -312,14 +334,14 @@ def find_conflicts(
 ) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Return the groups of images with the same pixels and more than one label, as (path, class name)."""
     groups = []
-    for positions in _copies(pixels):
+    for positions in _positions_of_repeated(pixels):
         copies = [records[position] for position in positions]
         if len({record.label for record in copies}) > 1:
             groups.append(tuple((record.key, labels[record.label]) for record in copies))
     return tuple(groups)
 
 
-def _copies(keys: Iterable[str]) -> list[list[int]]:
+def _positions_of_repeated(keys: Iterable[str]) -> list[list[int]]:
     """Return the positions of each key that is there more than once."""
     groups: dict[str, list[int]] = {}
     for position, key in enumerate(keys):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from PIL import Image
 
@@ -77,7 +77,8 @@ def load_dataset(
         progress: Called with (what is done, images done, images in all).
         single_split_ok: For evaluation: make no split (all is `test` where there is none), accept one or missing
             classes.
-        keep: Given the key of every picture and the picture, decoded, so that it need not be decoded again.
+        keep: Called with the key of a picture and the picture, decoded, so that it need not be decoded again; see
+            `fingerprint`.
         known: Classes that a model knows, for evaluation: a folder with such a name is a class.
 
     Returns:
@@ -98,7 +99,7 @@ def load_dataset(
         )
     manifest, listing = scan(path, name=name, label_map=label_map, exclude=exclude, layout=layout, known=known)
     warnings = [*located, *listing.warnings]
-    check: Callable[..., None] = check_not_empty if single_split_ok else check_classes
+    check = check_not_empty if single_split_ok else check_classes
     check(manifest, str(source), hint=_ignored_hint(listing))
     given = manifest.splits
 
@@ -285,7 +286,8 @@ def _grey_range(
     ]
 
 
-def _refuse_leaks(leaks: Sequence[Leak]) -> None:
+def _refuse_leaks(leaks: Sequence[Leak]) -> NoReturn:
+    """Refuse images that are copies of one in another split."""
     first = leaks[0]
     copies = f"{first.path} ({first.split}) is an exact copy of {first.copy_of} ({first.copy_of_split})"
     if len(leaks) > 1:

@@ -32,10 +32,11 @@ def download(url: str, target: Path, *, sha1: str | None = None, progress: Progr
     Where another process is fetching the same file, this one waits for it and takes that file.
 
     Args:
-        url: Where from.
-        target: The file; one that is there already is only checked.
-        sha1: What its content must hash to, where that is published.
-        progress: Told what is done, bytes so far, and bytes in all or 0; whatever it raises ends the download.
+        url: Address of the file.
+        target: Path to write; a file that is there already is only checked.
+        sha1: SHA-1 that its content must have, where that is published.
+        progress: Told what is done, the bytes so far, and the bytes in all (0: not known); whatever it raises ends the
+            download.
 
     Returns:
         The SHA-256 of the content.
@@ -146,7 +147,8 @@ def _fetch_rest(url: str, part: Path, name: str, progress: Progress | None) -> b
         length = int(response.headers.get("Content-Length") or 0)
         total = have + length
         _keep_tag(tag, response.headers)
-        with part.open("ab" if have else "wb") as file:
+        mode = "ab" if have else "wb"
+        with part.open(mode) as file:
             while block := response.read(_BLOCK):
                 file.write(block)
                 have += len(block)

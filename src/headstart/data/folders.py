@@ -24,8 +24,8 @@ class Listing:
     Attributes:
         images: (key, class name, split or '', group or None) of every image; the key of a file is its path.
         classes: All class names, also of classes without an image.
-        layout: How the folders were read; '' where there are none.
-        splits: Split -> the folder that is named for it, where the splits lie above the classes.
+        layout: Way in which the folders were read; '' where there are none.
+        splits: Split -> name of the folder that holds it, where the splits lie above the classes.
         ignored: Files passed over because they have no image extension.
         warnings: One sentence for each thing that the user should know.
     """
@@ -45,7 +45,7 @@ def list_folder(root: Path, *, layout: Layout = "auto", known: Iterable[str] = (
 
     Args:
         root: The folder.
-        layout: Which of its folders are classes and which are splits; see `headstart.data.layouts`.
+        layout: Way in which folders are read as classes or splits; see `headstart.data.layouts`.
         known: Classes that a model knows.
 
     Raises:
@@ -137,4 +137,6 @@ def _blank_notes(classes: Iterable[str]) -> list[str]:
     odd = sorted(name for name in classes if name != name.strip())
     if not odd:
         return []
-    return [f"the name of class {listed(map(repr, odd))} begins or ends with a blank; it is kept as it is"]
+    if len(odd) == 1:
+        return [f"the name of class {odd[0]!r} begins or ends with a blank; it is kept as it is"]
+    return [f"the names of classes {listed(map(repr, odd))} begin or end with a blank; they are kept as they are"]

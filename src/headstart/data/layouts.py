@@ -9,7 +9,7 @@ There are four readings, and the setting `layout` chooses one:
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
@@ -26,7 +26,7 @@ class ClassFolder:
     """A folder of images of one class.
 
     Attributes:
-        label: The class.
+        label: Name of the class.
         split: `train`, `validation`, `test`, or '' where the folders say nothing about splits.
         tree: The folder; everything below it belongs to the class.
     """
@@ -41,9 +41,9 @@ class Reading:
     """What a folder is understood as.
 
     Attributes:
-        layout: How its folders were read.
+        layout: Way in which its folders were read.
         classes: The folders of images, also those without an image.
-        splits: Split -> the folder that is named for it, where the splits lie above the classes.
+        splits: Split -> name of the folder that holds it, where the splits lie above the classes.
         notes: A sentence about each thing with images that is passed over, or could be something else.
     """
 
@@ -63,7 +63,7 @@ def data_tree(tree: Tree, layout: Layout, known: Iterable[str] = ()) -> Tree:
 
     Args:
         tree: The folder that was named.
-        layout: How it is to be read. With `class` its own folders are the classes.
+        layout: Way in which it is to be read. With `class` its own folders are the classes.
         known: Classes that a model knows: a folder with such a name is a class, also where it is the only one.
     """
     names = {class_name(name) for name in known}
@@ -86,8 +86,8 @@ def understand(tree: Tree, layout: Layout) -> Reading:
     """Say which folders of a tree are classes and which are splits.
 
     Args:
-        tree: Holds at least one image.
-        layout: How to read it; `auto`: as the names of the folders say, where these say so clearly.
+        tree: Folder that holds at least one image.
+        layout: Way in which to read it; `auto`: as the names of the folders say, where these say so clearly.
 
     Raises:
         DataError: With `auto`, the folders can be read in more than one way. Otherwise, they do not fit the layout.
@@ -122,18 +122,18 @@ def _by_class(tree: Tree) -> Reading:
         inner = list(_named_splits(folder.filled()))
         if inner:
             reading.notes.append(
-                f"{_quoted(inner)} inside class {name!r} is read as a part of the class; "
-                f"--layout class/split reads it as a split"
+                f"{_quoted(inner)} inside class {name!r} is read as a part of the class; --layout class/split reads it "
+                "as a split"
             )
     return reading
 
 
 def _by_split(tree: Tree, named: Mapping[str, str], *, leaves_out: bool = False) -> Reading:
-    """Read folders that are named for splits: `named` holds name -> split.
+    """Read folders that are named for splits.
 
     Args:
         tree: The folder above them.
-        named: Name of a folder -> its split.
+        named: Name of a folder -> the split that it is.
         leaves_out: Whether a split without class folders is left out; otherwise it is refused.
     """
     root = tree.folder.path
@@ -143,7 +143,9 @@ def _by_split(tree: Tree, named: Mapping[str, str], *, leaves_out: bool = False)
         place = folder.folder.path
         same = [other for other, its_split in named.items() if its_split == split]
         if len(same) > 1:
-            raise DataError(f"in {root}, {_quoted(same)} all mean {split}; keep one of them")
+            raise DataError(
+                f"in {root}, {len(same)} folders are named for {split}: {_quoted(same)}; merge them, or keep one"
+            )
         if not any(folder.images()):
             raise DataError(f"no image in {place}; add some, or remove the folder")
         folder = _folder_of_classes(folder, name)
@@ -212,6 +214,7 @@ def _by_part(tree: Tree) -> Reading:
 
 
 def _add_classes(reading: Reading, folder: Tree, split: str) -> None:
+    """Add the class folders of a split, or of a part of the data ('')."""
     for name, inner in folder.below.items():
         reading.classes.append(ClassFolder(class_name(name), split, inner))
 
@@ -334,14 +337,16 @@ def _refuse_unclear(tree: Tree, seen: str, *choices: str) -> NoReturn:
 
 
 def _refuse_unlabelled(place: str, folder: Tree) -> NoReturn:
+    """Refuse a split without class folders beside others that have some."""
     raise DataError(
         f"{place} holds {counted(folder.folder.images)} and no class folder, so the class of each is not known. "
-        f"Choose: --layout split/class leaves them out, and headstart predict classifies them once a model is trained; "
-        f"or move them into class folders"
+        "Choose: --layout split/class leaves them out, and headstart predict classifies them once a model is trained; "
+        "or move them into class folders"
     )
 
 
 def _refuse_unlabelled_splits(tree: Tree, whole: Mapping[str, str]) -> NoReturn:
+    """Refuse splits of which none has class folders."""
     name, *_ = whole
     folder = tree.below[name].folder
     raise DataError(
@@ -352,6 +357,7 @@ def _refuse_unlabelled_splits(tree: Tree, whole: Mapping[str, str]) -> NoReturn:
 
 
 def _refuse_split_beside_others(tree: Tree, name: str, others: list[str]) -> NoReturn:
+    """Refuse one folder named for a split, with class folders in it, beside others."""
     choices = [
         f"--layout split/class if {name!r} is a split (what lies beside it is left out)",
         f"--layout class if {_quoted([name, *others])} are the classes",
@@ -364,6 +370,7 @@ def _refuse_split_beside_others(tree: Tree, name: str, others: list[str]) -> NoR
 
 
 def _refuse_judging_beside_classes(tree: Tree, judging: list[str], others: list[str]) -> NoReturn:
+    """Refuse folders named for validation or test, without class folders, beside what looks like classes."""
     _refuse_unclear(
         tree,
         f"{_quoted(judging)} beside {_quoted(others)} may be a class, or a split whose images have no class",
@@ -373,6 +380,7 @@ def _refuse_judging_beside_classes(tree: Tree, judging: list[str], others: list[
 
 
 def _refuse_splits_or_classes(tree: Tree, named: Mapping[str, str]) -> NoReturn:
+    """Refuse folders that have the word for a split in their names, and differ in more than that."""
     filled = tree.filled()
     if any(filled[name].filled() for name in named):
         as_splits = "--layout split/class if they are splits (what has no class folders is left out)"
@@ -383,6 +391,7 @@ def _refuse_splits_or_classes(tree: Tree, named: Mapping[str, str]) -> NoReturn:
 
 
 def _refuse_splits_inside(tree: Tree, inner: Mapping[str, Mapping[str, str]]) -> NoReturn:
+    """Refuse class folders of which only some hold nothing but splits."""
     first, *_ = [name for name, splits in inner.items() if len(set(splits.values())) > 1]
     _refuse_unclear(
         tree,
@@ -393,17 +402,28 @@ def _refuse_splits_inside(tree: Tree, inner: Mapping[str, Mapping[str, str]]) ->
 
 
 def _refuse_parts(tree: Tree, parts: list[str], classes: Iterable[str], seen: str) -> NoReturn:
+    """Refuse folders that may be classes, or parts of the data that hold class folders.
+
+    Args:
+        tree: The folder above them.
+        parts: Names of the folders.
+        classes: Names of the folders that all of them hold; where there are none, those of the first that holds some.
+        seen: Words for what is not clear.
+    """
     filled = tree.filled()
     inside = list(classes)
     for part in parts:
-        inside = inside or list(filled[part].filled())
-    choices = [f"--layout class if {_quoted(filled)} are the classes"]
+        if not inside:
+            inside = list(filled[part].filled())
+    choices = []
     if inside:
-        choices.insert(0, f"--layout part/class if {_quoted(inside)} are the classes")
+        choices.append(f"--layout part/class if {_quoted(inside)} are the classes")
+    choices.append(f"--layout class if {_quoted(filled)} are the classes")
     _refuse_unclear(tree, seen, *choices, "otherwise move what is no class out of the folder")
 
 
 def _refuse_copied_folder(tree: Tree, name: str, inside: Iterable[str]) -> NoReturn:
+    """Refuse a folder that holds folders of the same names as lie beside it, as after a copy into itself."""
     _refuse_unclear(
         tree,
         f"{name!r} holds {_quoted(inside)}, which also lie beside it",
@@ -415,8 +435,8 @@ def _refuse_copied_folder(tree: Tree, name: str, inside: Iterable[str]) -> NoRet
 # What is passed over.
 
 
-def _note_others(reading: Reading, tree: Tree, used: Iterable[str]) -> None:
-    used = set(used)
+def _note_others(reading: Reading, tree: Tree, used: Collection[str]) -> None:
+    """Note the folders with images beside those that are used."""
     others = [name for name in tree.filled() if name not in used]
     if others:
         beside = "parts" if reading.layout == "part/class" else "splits"
@@ -424,6 +444,7 @@ def _note_others(reading: Reading, tree: Tree, used: Iterable[str]) -> None:
 
 
 def _note_strays(reading: Reading, tree: Tree, place: str) -> None:
+    """Note images that lie beside folders."""
     images = tree.folder.images
     if images:
         lie = "lies" if len(images) == 1 else "lie"

@@ -25,7 +25,9 @@ _ORDER = 0
 _FRESH = 1
 _NUMBERED = 2
 
-Task = tuple[int, tuple[int, ...]]  # position of an image in the records, and the numbers of the views to make of it
+# The position of an image in the records, and the numbers of the views to make of it. Where views are fresh, the number
+# is the epoch.
+Task = tuple[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +71,9 @@ class ImageBatches:
     threads and wherever it starts. Memory is bounded by the batches decoded ahead.
 
     Attributes:
-        keys: Of the images, in their source.
+        keys: Keys of the images in their source.
         digests: SHA-256 of each image's bytes, 32 bytes.
-        num_views: How many different views there are of each image, or None: a fresh one in every epoch.
+        num_views: Number of different views of each image, or None: a fresh one in every epoch.
     """
 
     def __init__(
@@ -93,15 +95,15 @@ class ImageBatches:
         Args:
             records: The images.
             spec: Geometry of the views.
-            source: Gives their bytes.
+            source: Source of their bytes.
             batch_size: Images in a batch; the last one may be smaller.
             augment: Preset of `train_view`, or None for the evaluation view.
-            shuffle: Whether every epoch has its own order; otherwise that of `records`.
-            seed: Of order and augmentation, 0 or more.
-            threads: Decoding threads; default: one per core, 8 at most.
-            views: Use so many views of each image in turn, the same for every seed (fewer where `augment` has fewer):
-                view 0 is the evaluation view. None: a fresh view in every epoch.
-            pictures: Where decoded pictures are kept.
+            shuffle: Whether every epoch has its own order; otherwise the order is that of `records`.
+            seed: Seed of order and augmentation, 0 or more.
+            threads: Number of decoding threads; default: one per core, 8 at most.
+            views: Number of views of each image that are used in turn, the same for every seed (fewer where `augment`
+                has fewer): view 0 is the evaluation view. None: a fresh view in every epoch.
+            pictures: Decoded pictures, which are kept here for later epochs.
         """
         self.keys = [record.key for record in records]
         self.num_images = len(records)
@@ -169,7 +171,7 @@ class ImageBatches:
             numbers = np.full(self.num_images, epoch)
         else:
             numbers = self.view_numbers(epoch)
-        tasks = ((int(i), (int(numbers[i]),)) for i in order)
+        tasks = ((position, (int(numbers[position]),)) for position in order.tolist())
         return self._stacked(tasks, batch_size, most=1)
 
     def views(self, tasks: Sequence[Task], batch_size: int) -> Iterator[Pixels]:

@@ -36,11 +36,12 @@ class ImageRecord:
     """One image of a data set.
 
     Attributes:
-        key: Names the image to its source: the absolute path of a file.
+        key: Name of the image in its source: the absolute path of a file.
         label: Position of its class in `Manifest.labels`.
         split: `train`, `validation`, `test`, or '' until splits are made.
-        group: Images of one group never part between splits that Headstart makes; None: a group of its own.
-        sha256: Of its bytes, hexadecimal; '' until it is computed.
+        group: Name of the group that it belongs to; splits that Headstart makes keep groups together. None: a group of
+            its own.
+        sha256: SHA-256 of its bytes, hexadecimal; '' until it is computed.
     """
 
     key: str
@@ -58,7 +59,7 @@ class Manifest:
         name: Short name for run folders, such as `hymenoptera`.
         labels: Class names, sorted by name.
         records: Sorted by (split, key).
-        source: Gives the bytes of the images by their keys.
+        source: Source of the images' bytes, by their keys.
     """
 
     name: str
@@ -122,7 +123,7 @@ def scan(
         name: Name of the data set; default: the folder's or the file's stem.
         label_map: Class in the source -> class to use; classes that are not in it keep their name.
         exclude: Classes to leave out, as they are called after the map.
-        layout: Which folders are classes and which are splits; see `headstart.data.layouts`.
+        layout: Way in which folders are read as classes or splits; see `headstart.data.layouts`.
         known: Classes that a model knows.
 
     Raises:
@@ -146,7 +147,7 @@ def scan(
 
     # The classes as they are called here, and the images that are in them.
     names = _mapped_names(listing.classes, label_map or {})
-    left_out = _excluded(exclude, names.values())
+    left_out = _classes_to_exclude(exclude, names.values())
     labels = tuple(sorted(set(names.values()) - left_out))
     index = {label: position for position, label in enumerate(labels)}
     records = []
@@ -159,9 +160,9 @@ def scan(
             records.append(ImageRecord(key, index[name_of_class], split, group))
 
     if left_out:
-        counts = listed(f"{label!r} ({num_left_out[label]} images)" for label in sorted(left_out))
+        counts = listed(f"{label!r} (images: {num_left_out[label]})" for label in sorted(left_out))
         listing.warnings.append(f"left out as asked: {counts}")
-    listing.warnings += _near_misses(labels)
+    listing.warnings += _notes_on_alike(labels)
     return Manifest(name or data_name(source), labels, ()).with_records(records), listing
 
 
@@ -187,14 +188,13 @@ def write_manifest(manifest: Manifest, target: Path | BinaryIO) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    records = manifest.records
-    columns = {
-        "path": [record.key for record in records],
-        "label": [manifest.labels[record.label] for record in records],
-        "split": [record.split for record in records],
-        "group": [record.group for record in records],
-        "sha256": [record.sha256 for record in records],
-    }
+    columns: dict[str, list[str | None]] = {name: [] for name in _SAVED_COLUMNS}
+    for record in manifest.records:
+        columns["path"].append(record.key)
+        columns["label"].append(manifest.labels[record.label])
+        columns["split"].append(record.split)
+        columns["group"].append(record.group)
+        columns["sha256"].append(record.sha256)
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     about: dict[str, Any] = {"name": manifest.name, "labels": manifest.labels}
     if manifest.source != FILES:
@@ -256,7 +256,7 @@ def _mapped_names(classes: Iterable[str], label_map: Mapping[str, str]) -> dict[
     return {name: targets.get(name, name) for name in known}
 
 
-def _excluded(asked: Sequence[str], known: Iterable[str]) -> set[str]:
+def _classes_to_exclude(asked: Sequence[str], known: Iterable[str]) -> set[str]:
     """Return the classes to leave out, after checking that there are such classes."""
     there = sorted(set(known))
     excluded = {class_name(name) for name in asked}
@@ -269,11 +269,11 @@ def _excluded(asked: Sequence[str], known: Iterable[str]) -> set[str]:
     return excluded
 
 
-def _near_misses(labels: Sequence[str]) -> list[str]:
+def _notes_on_alike(labels: Sequence[str]) -> list[str]:
     """Say which classes may be one that is written in two ways."""
     alike: dict[str, list[str]] = {}
     for label in labels:
-        alike.setdefault(_plainest(label), []).append(label)
+        alike.setdefault(_without_variants(label), []).append(label)
     notes = []
     for names in alike.values():
         if len(names) > 1:
@@ -284,7 +284,7 @@ def _near_misses(labels: Sequence[str]) -> list[str]:
     return notes
 
 
-def _plainest(label: str) -> str:
+def _without_variants(label: str) -> str:
     """Return a class name without what people write in two ways: case, blanks and signs between words, and `.0`."""
     with suppress(ValueError):
         return f"number {float(label):g}"
@@ -341,7 +341,8 @@ def _csv_rows(path: Path, notes: list[str]) -> _Rows:
                 place = f"{path} line {reader.line_num + 1}"
                 if row and len(row) != len(names):
                     raise DataError(
-                        f"{place} has {len(row)} fields; expected {len(names)}; quote values that contain {separator!r}"
+                        f"{place}: number of fields {len(row)}, expected {len(names)}; quote values that contain "
+                        f"{separator!r}"
                     )
                 if any(row):
                     yield place, {key: row[position] for key, position in columns.items()}

@@ -19,12 +19,12 @@ class Predictions:
     """A row per reported image, in the manifest's order.
 
     Attributes:
-        paths: As in the manifest.
+        paths: Keys of the images, as in the manifest.
         labels: True classes, (N,).
         predicted: Most probable classes, (N,).
         classes: The C classes that the model knows.
-        probabilities: (N, C).
-        groups: (N,), a number per image, equal within a group; None where that is not known.
+        probabilities: Probability of each class, (N, C).
+        groups: Number of each image's group, (N,); None where that is not known.
     """
 
     paths: Sequence[str]
@@ -60,6 +60,7 @@ class Predictions:
         return self._most_confident_first(np.flatnonzero(self.is_correct).tolist())
 
     def _most_confident_first(self, rows: list[int]) -> list[int]:
+        """Return rows in another order; of equals the first stays first."""
         return sorted(rows, key=lambda row: -self.confidence[row])
 
 
@@ -68,7 +69,8 @@ def read_predictions(run: Run, manifest: Manifest | None = None) -> Predictions:
 
     Args:
         run: A finished run.
-        manifest: The run's; with it they have to be about its reported images, in its order, and have its groups.
+        manifest: Manifest of the run. With it the predictions have to be about its reported images, in its order, and
+            get its groups.
 
     Raises:
         RunError: The run is not finished, its file is damaged, or it does not fit the manifest.

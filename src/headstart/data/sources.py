@@ -45,7 +45,7 @@ class FileSource:
     """Images that are files; their keys are paths.
 
     Attributes:
-        takes_pipes: Whether a pipe that a shell made is read too, as `<(command)` and `/dev/stdin` are. In a data set
+        takes_pipes: Whether a pipe that a shell made is read too, such as `<(command)` and `/dev/stdin`. In a data set
             it is refused, because images are read more than once. All else that is no regular file is always
             refused: opening a named pipe waits until somebody writes to it, and a device may never end.
     """
@@ -87,12 +87,12 @@ def checked_bytes(source: Source, key: str, expected: str) -> bytes:
     """Return all bytes of an image, if they are those that were checked.
 
     Args:
-        source: Where it is.
-        key: Its key.
-        expected: Their SHA-256, hexadecimal; '' where it is not known.
+        source: Source that has the image.
+        key: Key of the image.
+        expected: SHA-256 of the bytes that were checked, hexadecimal; '' where it is not known.
 
     Raises:
-        OSError: They are others by now, or `source` raises it.
+        OSError: The bytes are others by now, or cannot be read.
     """
     data = read_bytes(source, key)
     if expected and hashlib.sha256(data).hexdigest() != expected:
@@ -106,7 +106,7 @@ class CheckedSource:
     """The images of a source, each refused where its content is not what was checked.
 
     Attributes:
-        source: Where they are.
+        source: Source that has the images.
         expected: Key -> SHA-256, hexadecimal.
     """
 
@@ -122,9 +122,9 @@ def read_picture(source: Source, picture: Picture, how: Decoding = PLAIN, *, is_
     """Return an image as `decoding.decode` gives it: RGB, upright.
 
     Args:
-        source: Where it is.
-        picture: Its key, or the picture itself.
-        how: What a model's `InputSpec` asks for.
+        source: Source that has the image.
+        picture: Key of the image, or the picture itself.
+        how: Decoding that a model's `InputSpec` asks for.
         is_quick: See `decoding.decode`.
 
     Raises:

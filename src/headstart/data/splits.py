@@ -22,7 +22,7 @@ def make_splits(manifest: Manifest, test_fraction: float, seed: int) -> Manifest
     """Put every image into `train` or `test`: stratified by class, groups kept together.
 
     Args:
-        manifest: Its own splits, if any, are forgotten.
+        manifest: Data set, whose own splits, if any, are forgotten.
         test_fraction: Share of the test split, 0 to 1, met as closely as whole images and groups allow.
         seed: Equal seeds and images give equal splits.
 
@@ -69,9 +69,9 @@ def subset(manifest: Manifest, max_per_class: int | Mapping[str, int], seed: int
     Raises:
         DataError: A split is unknown, or a number is not positive.
     """
-    limits = _limits(manifest, max_per_class)
+    limits = _limit_per_split(manifest, max_per_class)
     kept: list[ImageRecord] = []
-    for (split, label), records in _by_split_and_label(manifest).items():
+    for (split, label), records in _records_of_each_class(manifest).items():
         limit = limits.get(split, len(records))
         name = f"{split}/{manifest.labels[label]}".encode()
         order = np.random.default_rng([seed, zlib.crc32(name)]).permutation(len(records))
@@ -79,14 +79,15 @@ def subset(manifest: Manifest, max_per_class: int | Mapping[str, int], seed: int
     return manifest.with_records(kept)
 
 
-def _by_split_and_label(manifest: Manifest) -> dict[tuple[str, int], list[ImageRecord]]:
+def _records_of_each_class(manifest: Manifest) -> dict[tuple[str, int], list[ImageRecord]]:
+    """Return (split, label) -> records."""
     found: dict[tuple[str, int], list[ImageRecord]] = {}
     for record in manifest.records:
         found.setdefault((record.split, record.label), []).append(record)
     return found
 
 
-def _limits(manifest: Manifest, max_per_class: int | Mapping[str, int]) -> dict[str, int]:
+def _limit_per_split(manifest: Manifest, max_per_class: int | Mapping[str, int]) -> dict[str, int]:
     """Return split -> most images of a class, of the splits that have such a limit."""
     if isinstance(max_per_class, int):
         max_per_class = dict.fromkeys(manifest.splits, max_per_class)
@@ -95,7 +96,9 @@ def _limits(manifest: Manifest, max_per_class: int | Mapping[str, int]) -> dict[
         split = split_of(word)
         if split not in manifest.splits:
             usable = [known for known in SPLIT_WORDS if split_of(known) in manifest.splits]
-            hint = did_you_mean(word, usable) if split is None else ""
+            hint = ""
+            if split is None:
+                hint = did_you_mean(word, usable)
             raise DataError(f"max_per_class names the split {word!r}; the data has {', '.join(manifest.splits)}.{hint}")
         if limit < 1:
             raise DataError(f"max_per_class is {limit} for {split}; expected at least 1 image")

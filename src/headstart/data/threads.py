@@ -25,9 +25,9 @@ def map_ahead(
 
     Args:
         function: Called from any of the threads; what it raises is raised in the result's place, and ends all.
-        items: Taken as they are needed.
-        threads: How many.
-        ahead: How many results may wait to be taken: the bound on memory.
+        items: Arguments of the calls; they are taken as they are needed.
+        threads: Number of threads.
+        ahead: Number of results that may wait to be taken: the bound on memory.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-decode")
     pending: deque[Future[_Result]] = deque()

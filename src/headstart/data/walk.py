@@ -26,7 +26,7 @@ class Folder:
     """What lies directly in a folder, without hidden names. Each list is sorted by name.
 
     Attributes:
-        path: Of the folder.
+        path: Path of the folder.
         images: Paths of files whose names end like an image's. Whether they can be read is not known yet.
         others: Paths of all other files.
         below: Name -> path of each folder in it. Links to folders are followed.
@@ -104,6 +104,7 @@ def read_tree(path: str) -> Tree:
 
 
 def _tree_below(path: str, folders: dict[str, Folder]) -> Tree:
+    """Return the tree of a folder; `folders` holds all of them by their paths."""
     folder = folders[path]
     below = {name: _tree_below(each, folders) for name, each in folder.below.items()}
     return Tree(folder, below)
@@ -153,4 +154,5 @@ def _identity(path: str) -> _Identity:
 
 
 def _cannot_list(path: str, error: OSError) -> DataError:
+    """Return the error that says why a folder cannot be listed."""
     return DataError(f"cannot list the folder {path}: {error.strerror}; check its permissions")

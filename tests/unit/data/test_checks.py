@@ -127,8 +127,11 @@ def test_unreadable_images_are_one_error_that_counts_them() -> None:
         raise_unreadable(bad[:3], num_images=9)
     with pytest.raises(UnreadableImageError, match=r"/d/3: torn and 2 more; .*data show .* lists them all"):
         raise_unreadable(bad, num_images=9)
-    with pytest.raises(UnreadableImageError, match=r"none of the 5 images can be read: torn; the first is /d/1"):
+    with pytest.raises(UnreadableImageError, match=r"none of the 5 images can be read: torn; the first is /d/1$"):
         raise_unreadable(bad, num_images=5)
+    gone = [BadImage(f"/d/{n}", "no such file or directory") for n in (1, 2)]
+    with pytest.raises(UnreadableImageError, match=r"the first is /d/1\. Paths in a table are relative to the folder"):
+        raise_unreadable(gone, num_images=2)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,12 @@ def test_unreadable_images_are_one_error_that_counts_them() -> None:
         ((), [], "no image to use in D"),
         (("a",), [entry("1", "")], "only one class, 'a'"),
         (("a", "b"), [entry("1", "")], "class 'b' in D has no image;"),
+        (("a", "b", "c"), [entry("1", "")], "classes 'b', 'c' in D have no image; add images, or remove the classes"),
+        (
+            ("a", "b", "c"),
+            [entry("1", "train"), entry("2", "train", 1), entry("3", "train", 2), entry("4", "test")],
+            "classes 'b', 'c' in D have no image in test",
+        ),
         (
             ("a", "b"),
             [entry("1", "train"), entry("2", "train", 1), entry("3", "test")],

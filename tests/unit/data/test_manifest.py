@@ -119,7 +119,7 @@ def test_images_outside_any_class_are_ignored_with_a_warning(tmp_path: Path) -> 
         (["notes.txt"], "no image in"),
         (["1.jpg", "2.jpg"], "2 images and no class folder"),
         (["train/a/1.jpg", "test/2.jpg"], "test holds 1 image and no class folder"),
-        (["train/a/1.jpg", "val/a/2.jpg", "valid/a/3.jpg"], "'val', 'valid' all mean validation"),
+        (["train/a/1.jpg", "val/a/2.jpg", "valid/a/3.jpg"], "2 folders are named for validation: 'val', 'valid'"),
         (["train/a/1.jpg", "val/a/notes.txt"], "no image in"),
     ],
 )
@@ -207,7 +207,7 @@ def test_parquet_manifest_with_numbers_as_labels(tmp_path: Path) -> None:
         ("path,label,split\n1.jpg,a,train\n2.jpg,a,\n", "1 of 2 rows have no split"),
         ("path,label\n1.jpg,a\n,a\n", "line 3: path is empty"),
         ("path,label\n1.jpg,\n", "line 2: label is empty"),
-        ("path,label\n1,2.jpg,a\n", "line 2 has 3 fields; expected 2"),
+        ("path,label\n1,2.jpg,a\n", "line 2: number of fields 3, expected 2"),
     ],
 )
 def test_malformed_csv_is_refused_with_the_place(tmp_path: Path, text: str, said: str) -> None:
@@ -308,6 +308,6 @@ def test_a_class_can_be_left_out(image_folder: Path) -> None:
     manifest, listing = scan(image_folder, exclude=["leaf"])
     assert manifest.labels == ("apple", "sky")
     assert {Path(record.key).parent.name for record in manifest.records} == {"apple", "sky"}
-    assert listing.warnings == ["left out as asked: 'leaf' (18 images)"]
+    assert listing.warnings == ["left out as asked: 'leaf' (images: 18)"]
     merged, _ = scan(image_folder, label_map={"leaf": "sky"}, exclude=["sky"])
     assert merged.labels == ("apple",)
