@@ -6,15 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from headstart.errors import ConfigError
+from headstart.machine import total_memory_bytes
 
 _DEFAULT_LIMIT = "10GB"
 _MOST_MEMORY_BYTES = 512 << 20
+_MEMORY_FILE = Path("/proc/meminfo")  # Linux
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 def default_cache_folder() -> Path:
     """Return the folder of all that can be computed again: `HEADSTART_CACHE`, else the user's cache folder."""
-    if named := os.environ.get("HEADSTART_CACHE"):
+    named = os.environ.get("HEADSTART_CACHE")
+    if named:
         return Path(named).expanduser()
     import platformdirs
 
@@ -36,12 +39,12 @@ def limit_setting() -> int:
 
 def default_memory_bytes() -> int:
     """Return a quarter of the available memory, and 512 MiB at most."""
+    available = total_memory_bytes()  # in a container less than what the machine has left
     with suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        for line in _MEMORY_FILE.read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) * 1024
-                return min(_MOST_MEMORY_BYTES, available // 4)
-    return _MOST_MEMORY_BYTES
+                available = min(available, int(line.split()[1]) * 1024)
+    return min(_MOST_MEMORY_BYTES, available // 4)
 
 
 def readable(num_bytes: int) -> str:

@@ -39,9 +39,9 @@ def start_rest_row(
         return
 
     fitted = _fit_row(model, source, supply)
-    if fitted is None:
+    if isinstance(fitted, str):
         label = source.matching.labels[source.matching.rest]
-        say(f"{label} starts from a new row: this network cannot be cut below its head, so there are no features")
+        say(f"{label} starts from a new row: {fitted}")
         return
 
     if checkpoints is not None:
@@ -49,15 +49,14 @@ def start_rest_row(
     write_rest_row(head, source.matching.rest, fitted["weight"], fitted["bias"])
 
 
-def _fit_row(model: ClassifierNetwork, source: SourceHead, supply: FeatureSupply) -> dict[str, Tensor] | None:
-    """Fit the row to training features, or return None where the network gives none."""
-    # A convolution's logits are pooled after it, so that no row of it gives the sum of the others.
+def _fit_row(model: ClassifierNetwork, source: SourceHead, supply: FeatureSupply) -> dict[str, Tensor] | str:
+    """Fit the row to training features, or say why that cannot be done."""
     if not isinstance(head_of(model.network, model.stages), nn.Linear):
-        return None
+        return "the head is a convolution, whose results are pooled, so that no row of it stands for several classes"
     model.network.eval()
     features = supply.phase(len(model.stages) - 1, [], all_views=True).features
     if features is None:
-        return None
+        return "the head's inputs cannot be computed for all views at once"
     others, other_bias = source.unmatched()
     weight, bias = fit_rest_row(features, others.numpy(), other_bias.numpy())
     return {"weight": torch.from_numpy(weight).float(), "bias": torch.tensor(bias)}

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 
 from headstart.errors import CacheFullError, ConfigError, HeadstartError
+from headstart.features import limits
 from headstart.features import shards as shard_module
 from headstart.features import table as module
 from headstart.features.cache import FeatureCache
@@ -637,6 +638,25 @@ def test_the_usual_limit_leaves_the_disk_some_room(tmp_path: Path, monkeypatch: 
         assert not cache.room(10**7)
         assert FeatureCache(disk, memory_bytes=10**7).room(10**7)
     assert not any((tmp_path / "disk").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("total", "meminfo", "expected"),
+    [
+        (64 << 30, "MemTotal: 67108864 kB\nMemAvailable: 1048576 kB\n", 256 << 20),
+        (64 << 30, "MemAvailable: 33554432 kB\n", 512 << 20),
+        (400 << 20, "MemAvailable: 33554432 kB\n", 100 << 20),  # a container on a large machine
+        (400 << 20, None, 100 << 20),
+    ],
+)
+def test_rows_take_a_quarter_of_the_memory_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, meminfo: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(limits, "total_memory_bytes", lambda: total)
+    monkeypatch.setattr(limits, "_MEMORY_FILE", tmp_path / "meminfo")
+    if meminfo is not None:
+        (tmp_path / "meminfo").write_text(meminfo)
+    assert FeatureCache(tmp_path).memory_bytes == expected
 
 
 def test_looking_creates_nothing(tmp_path: Path) -> None:

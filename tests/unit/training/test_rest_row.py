@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from headstart.features.supply import PhaseInputs
-from headstart.models.heads import head_of
+from headstart.models.heads import head_of, replace_head
 from headstart.models.source_head import Matching, SourceHead, fit_rest_row
 from headstart.training.checkpoint import Checkpoints
 from headstart.training.rest_row import start_rest_row
@@ -60,7 +60,15 @@ def test_without_features_it_stays_a_new_row_and_says_so(tmp_path):
     before = head_of(model.network, model.stages).weight.detach().clone()
     start_rest_row(model, Supply(model.network, None), Checkpoints(tmp_path), said.append)
     assert torch.equal(head_of(model.network, model.stages).weight, before)
-    assert "not a starts from a new row" in said[0]
+    assert said == ["not a starts from a new row: the head's inputs cannot be computed for all views at once"]
     plain = make_model()
     start_rest_row(plain, Supply(plain.network, None), Checkpoints(tmp_path), said.append)
     assert len(said) == 1
+
+
+def test_a_head_that_is_a_convolution_says_that_it_is_one():
+    """Before it said that the network could not be cut below its head."""
+    model, said = started_model(), []
+    replace_head(model.network, model.stages, torch.nn.Conv2d(8, 2, 1))
+    start_rest_row(model, Supply(model.network, None), None, said.append)
+    assert said[0].startswith("not a starts from a new row: the head is a convolution")
