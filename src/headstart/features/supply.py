@@ -134,6 +134,7 @@ class FeatureSupply:
             self.seconds += time.monotonic() - started
 
     def _inputs_above(self, parts: Cut, epochs: Sequence[int], all_views: bool) -> PhaseInputs:
+        """Return the inputs of a phase whose frozen part is cut off: rows that are kept, or computed as needed."""
         trunk = Trunk(
             parts,
             self._model,

@@ -134,6 +134,7 @@ class Fit:
             yield from self._phase_events(index)
 
     def _phase_events(self, index: int) -> Iterator[Event]:
+        """Solve or train a phase, from where it was saved if it was."""
         phase = self.plan.phases[index]
         resolved = self.resolved[index]
         saved = self._saved

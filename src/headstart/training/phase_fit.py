@@ -179,8 +179,9 @@ class PhaseFit:
         """Add to an error where training was, and what to do."""
         position = self.fit.position
         rate = max(group["lr"] for group in self.optimizer.param_groups)
+        step = min(position.step + 1, self.fit.steps_per_epoch)  # after the last one the epoch is evaluated
         return DivergedError(
-            f"{error} in phase {self.phase.name!r}, epoch {position.epoch + 1}, step {position.step + 1} "
+            f"{error} in phase {self.phase.name!r}, epoch {position.epoch + 1}, step {step} "
             f"(learning rate {rate:.2e}); lower --lr, or clip gradients with --clip-norm 1"
         )
 
@@ -244,7 +245,7 @@ class PhaseFit:
         with self._averaged():
             loss, accuracy = self._step.evaluate(self.inputs.held_out)
         if not math.isfinite(loss):
-            raise self._with_place(DivergedError(f"the loss became {loss}"))
+            raise self._with_place(DivergedError(f"the held-out loss became {loss}"))
         return loss, accuracy
 
     def _note_best(self, score: float | None) -> bool:

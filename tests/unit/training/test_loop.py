@@ -385,6 +385,6 @@ def test_a_held_out_loss_that_is_not_finite_stops(data, batches, tmp_path):
                 model.network.fc.bias.fill_(float("nan"))
 
     model, single = make_model(), TensorBatches(*data, batch_size=36)
-    with pytest.raises(TrainingError, match="the loss became nan"):
+    with pytest.raises(TrainingError, match="the held-out loss became nan in phase 'head', epoch 1, step 1 "):
         run(model, [replace(HEAD, epochs=1)], single, tmp_path, batches, display=Vandal())
     assert not (tmp_path / "last.safetensors").exists()
