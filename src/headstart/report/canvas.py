@@ -42,7 +42,7 @@ class Figure:
 
     Attributes:
         name: Name of the PNG file, without the suffix.
-        caption: What it shows.
+        caption: Sentences about what it shows.
         svg: Drawing for the page, with a text that says the same to those who cannot see it.
         png: Drawing for the folder.
     """
@@ -66,9 +66,9 @@ def draw(
 
     Args:
         name: Name of the figure; the ids of the SVG begin with it.
-        caption: What it shows.
+        caption: Sentences about what it shows.
         alt: Text that says what is drawn, with the figures that matter, for those who cannot see it.
-        paint: Draws on the axes.
+        paint: Function that draws on the axes.
         size: Width and height, inches.
         is_cut: Whether empty margins are cut off.
     """

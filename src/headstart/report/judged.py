@@ -24,9 +24,9 @@ def confusion_matrix(facts: Facts, name: str) -> Figure | None:
     num = len(facts.labels)
     if num > _MAX_CLASSES:
         return None
-    counts = confusion_table(facts.confusion, facts.labels)
     from matplotlib.patches import Rectangle
 
+    counts = confusion_table(facts.confusion, facts.labels)
     shown = [shortened(label, 18) for label in facts.labels]
     ticks = np.arange(num) + 0.5
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -79,8 +79,12 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
 
     def paint(axes: "Axes") -> None:
         axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1, label="confidence = accuracy")
-        errors = [[max(0.0, each.value - each.low), max(0.0, each.high - each.value)] for each in bins]
-        axes.errorbar(means, [each.value for each in bins], np.transpose(errors), fmt="o", color=SERIES[0],
+        values = []
+        errors = []
+        for each in bins:
+            values.append(each.value)
+            errors.append((max(0.0, each.value - each.low), max(0.0, each.high - each.value)))
+        axes.errorbar(means, values, np.transpose(errors), fmt="o", color=SERIES[0],
                       linewidth=1.2, label="images, with 95 % intervals")  # fmt: skip
         axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="accuracy")
         axes.tick_params(labelbottom=False)
@@ -97,8 +101,11 @@ def reliability_diagram(facts: Facts, name: str) -> Figure | None:
 
 def accuracies(facts: Sequence[Facts], names: Sequence[str]) -> Figure:
     """Draw the accuracies of several runs with their intervals; hollow where a figure is optimistic."""
-    labels = [f"{name} †" if each.caveats else name for each, name in zip(facts, names, strict=True)]
-    intervals = [Interval(**each.metrics["accuracy"]) for each in facts]
+    labels = []
+    intervals = []
+    for each, name in zip(facts, names, strict=True):
+        labels.append(f"{name} †" if each.caveats else name)
+        intervals.append(Interval(**each.metrics["accuracy"]))
 
     def paint(axes: "Axes") -> None:
         for y, (each, accuracy) in enumerate(zip(facts, intervals, strict=True)):

@@ -1,5 +1,6 @@
 """Put the facts, figures and pictures of runs on one page that needs nothing but itself."""
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -43,8 +44,9 @@ def write_report(
         paths: Run folders, at least one.
         out: The page; default: `report.html` in the run's folder, or in the current one for several runs. The folder
             of PNGs has its name without the suffix.
-        title: Title of the page; default: made from the runs' names.
-        comparison: `comparison.json` of a study, or what it holds: its `verdict`, sentences, and `rows` are shown.
+        title: Title of the page; default: the name of the data, with the network and strategy of a single run.
+        comparison: `comparison.json` of a study, or what it holds; the sentences of its `verdict` and its `rows` are
+            shown.
 
     Returns:
         The page.
@@ -62,18 +64,21 @@ def write_report(
     # What is on the page.
     sections = []
     for number, (each, name) in enumerate(zip(facts, names, strict=True), 1):
-        sections.append(_section(each, f"run{number}", name))
-    compared = _compared(facts, names, study)
-    html = _template().render(title=title or _title(facts), version=__version__, sections=sections, compared=compared)
+        sections.append(_run_facts(each, f"run{number}", name))
+    compared = _shared_facts(facts, names, study)
+    page_title = title or _default_title(facts)
+    html = _template().render(title=page_title, version=__version__, sections=sections, compared=compared)
 
     # What is beside it: the figures of one run right there, those of several in a folder for each.
     pngs = {f"{each.name}.png": each.png for each in compared["figures"]}
     for section in sections:
-        tame = re.sub(r"[^\w.=]+", "-", f"{section['id']}-{section['name']}")[:80].strip("-.")
-        folder = "" if len(facts) == 1 else f"{tame}/"
+        folder = ""
+        if len(facts) > 1:
+            safe_name = re.sub(r"[^\w.=]+", "-", f"{section['id']}-{section['name']}")[:80].strip("-.")
+            folder = f"{safe_name}/"
         for name, data in section["pngs"].items():
             pngs[f"{folder}{name}.png"] = data
-    _write(page, html, pngs)
+    _write_files(page, html, pngs)
     return page
 
 
@@ -122,7 +127,7 @@ def _folder_of_images(run: Path, data: str) -> str:
     return ""
 
 
-def _write(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
+def _write_files(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
     """Write the figures, and then the page that they belong to."""
     for name, data in pngs.items():
         target = page.with_suffix("") / name
@@ -132,18 +137,19 @@ def _write(page: Path, html: str, pngs: Mapping[str, bytes]) -> None:
     write_atomic(page, html)
 
 
-def _visible(value: object) -> object:
+def _without_controls(value: object) -> object:
     """Write the control characters of text as escapes; what is markup already was made here."""
-    return visible(value) if type(value) is str else value
+    if type(value) is not str:
+        return value
+    return visible(value)
 
 
 def _template() -> jinja2.Template:
     """Return the template of the page, with its filters."""
-    loader = jinja2.FunctionLoader(lambda name: files(__package__).joinpath(name).read_text(encoding="utf-8"))
     environment = jinja2.Environment(
-        loader=loader,
+        loader=jinja2.FunctionLoader(_template_source),
         autoescape=True,
-        finalize=_visible,
+        finalize=_without_controls,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -151,23 +157,41 @@ def _template() -> jinja2.Template:
     environment.filters["figure"] = _figure_text
     environment.filters["rate"] = _rate_text
     environment.filters["count"] = _count_text
+    environment.filters["images"] = _images_text
     environment.filters["caveats"] = caveats
     return environment.get_template("page.html.j2")
 
 
+def _template_source(name: str) -> str:
+    """Read a template that is installed with this package."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
 def _figure_text(value: float | None) -> str:
+    """Write a figure with three decimals, or a dash where it is not defined."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def _rate_text(rate: float) -> str:
+    """Write a learning rate, such as 1.0e-3."""
     return f"{rate:.1e}".replace("e-0", "e-").replace("e+00", "")
 
 
 def _count_text(count: int | None) -> str:
+    """Write a count with its thousands apart, or a dash where it is not known."""
     return "–" if count is None else f"{count:,}"
 
 
-def _title(facts: Sequence[Facts]) -> str:
+def _images_text(count: int, split: str = "") -> str:
+    """Write a count of images, such as `1,200 test images`, or `1 image` without a split."""
+    words = [f"{count:,}"]
+    if split:
+        words.append(split)
+    words.append("image" if count == 1 else "images")
+    return " ".join(words)
+
+
+def _default_title(facts: Sequence[Facts]) -> str:
     """Name the page after its data and, of a single run, its network and strategy."""
     settings = facts[0].settings
     data = data_name(Path(str(settings["data"]))) or "data"
@@ -176,17 +200,19 @@ def _title(facts: Sequence[Facts]) -> str:
     return f"{data}: {settings['backbone']}, {settings['strategy']}"
 
 
-def _section(facts: Facts, ident: str, name: str) -> dict[str, Any]:
+def _run_facts(facts: Facts, ident: str, name: str) -> dict[str, Any]:
     """Gather what the template says of one run; `pngs` are the files beside the page."""
     training = training_figures(facts, ident)
     matrix = confusion_matrix(facts, f"{ident}-confusion")
     calibration = reliability_diagram(facts, f"{ident}-reliability")
-    wrong = facts.predictions.mistakes() if facts.predictions else []
-    mistakes = [_case(facts, row) for row in wrong[:_MAX_MISTAKES]]
-    views = _views(facts)
+    wrong = []
+    if facts.predictions is not None:
+        wrong = facts.predictions.mistakes()
+    mistakes = [_judged_image(facts, row) for row in wrong[:_MAX_MISTAKES]]
+    views = _augmented_views(facts)
 
     pngs = {}
-    for figure in [*_all_figures(training), calibration, matrix]:
+    for figure in [*_figures_of_fits(training), calibration, matrix]:
         if figure is not None:
             pngs[figure.name.removeprefix(f"{ident}-")] = figure.png
     if mistakes:
@@ -195,15 +221,27 @@ def _section(facts: Facts, ident: str, name: str) -> dict[str, Any]:
         pngs["augmented"] = sheet(views)
     metrics = facts.metrics
     return {
-        "id": ident, "name": name, "facts": facts, "baseline": baseline(metrics),
-        "notes": figure_notes(metrics), "worst_class": worst_class(metrics), "training": training,
-        "calibration": calibration, "matrix": matrix, "mistakes": mistakes, "num_mistakes": len(wrong),
-        "pairs": _pairs(facts), "classes": _classes(facts), "explained": _explained(facts), "views": views,
-        "commands": commands(facts), "pngs": pngs,
-    }  # fmt: skip
+        "id": ident,
+        "name": name,
+        "facts": facts,
+        "baseline": baseline(metrics),
+        "notes": figure_notes(metrics),
+        "worst_class": worst_class(metrics),
+        "training": training,
+        "calibration": calibration,
+        "matrix": matrix,
+        "mistakes": mistakes,
+        "num_mistakes": len(wrong),
+        "pairs": _confused_pairs(facts),
+        "classes": _class_scores(facts),
+        "explained": _explained_images(facts),
+        "views": views,
+        "commands": commands(facts),
+        "pngs": pngs,
+    }
 
 
-def _all_figures(groups: Sequence[tuple[str, Sequence[Figure]]]) -> list[Figure]:
+def _figures_of_fits(groups: Sequence[tuple[str, Sequence[Figure]]]) -> list[Figure]:
     """Return the figures of all fits."""
     found: list[Figure] = []
     for _, figures in groups:
@@ -211,18 +249,18 @@ def _all_figures(groups: Sequence[tuple[str, Sequence[Figure]]]) -> list[Figure]
     return found
 
 
-def _views(facts: Facts) -> list[tuple[str, list[Thumbnail]]]:
+def _augmented_views(facts: Facts) -> list[tuple[str, list[Thumbnail]]]:
     """Return augmented views of some training images, where the preprocessing is known."""
     if facts.spec is None:
         return []
     return augmented(facts.run.path / runs.MANIFEST, facts.spec, facts.settings["augment"], facts.settings["seed"])
 
 
-def _case(facts: Facts, row: int) -> dict[str, Any]:
-    """Describe one reported image."""
+def _judged_image(facts: Facts, row: int) -> dict[str, Any]:
+    """Describe what the model said of one reported image, with a small copy of it."""
     found = facts.predictions
     assert found is not None
-    name = _short(found.paths[row])
+    name = _folder_and_name(found.paths[row])
     label = found.labels[row]
     predicted = found.predicted[row]
     probability = f"{found.confidence[row]:.3f}"
@@ -232,7 +270,7 @@ def _case(facts: Facts, row: int) -> dict[str, Any]:
     return {"name": name, "label": label, "predicted": predicted, "probability": probability, "picture": picture}
 
 
-def _pairs(facts: Facts) -> list[dict[str, Any]]:
+def _confused_pairs(facts: Facts) -> list[dict[str, Any]]:
     """List the pairs of true and predicted class with the most images, and pictures of each."""
     mistaken = []
     for label, row in facts.confusion.items():
@@ -246,13 +284,13 @@ def _pairs(facts: Facts) -> list[dict[str, Any]]:
         pictures = []
         if facts.predictions is not None:
             rows = facts.predictions.mistakes(label, predicted)[:_PER_PAIR]
-            pictures = [_case(facts, row)["picture"] for row in rows]
+            pictures = [_judged_image(facts, row)["picture"] for row in rows]
         share = f"{count:,} of {facts.metrics['per_class'][label]['num_images']:,}"
         found.append({"label": label, "predicted": predicted, "share": share, "pictures": pictures})
     return found
 
 
-def _classes(facts: Facts) -> list[dict[str, Any]]:
+def _class_scores(facts: Facts) -> list[dict[str, Any]]:
     """List the scores of each class, the worst first, recall with its interval."""
     rows = []
     for label, row in facts.metrics["per_class"].items():
@@ -267,43 +305,49 @@ def _classes(facts: Facts) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["f1"] is not None, row["f1"] or 0.0))
 
 
-def _explained(facts: Facts) -> list[dict[str, Any]]:
+def _explained_images(facts: Facts) -> list[dict[str, Any]]:
     """List the pictures that `inference.explain` wrote, as far as they are there."""
     folder = facts.run.path / runs.EXPLANATIONS
     cases = []
     for image in facts.explanations.get("images", []):
-        try:
-            label = str(image["label"])
-            predicted = str(image["predicted"])
-            shown = [("input", "input", f"{_short(image['path'])}, as the network saw it")]
-            # Evidence for the predicted class, and where that is another one, for the true class.
-            of_classes = [("file", predicted), ("label_file", label)]
-            for (key, name), is_there in zip(of_classes, image["has_evidence"], strict=False):
-                what = f"for {name}" if is_there else f"nothing for {name}"
-                shown.append((key, what, f"Grad-CAM: evidence {what}"))
-            # Only names within the folder: the file may come from anywhere.
-            panels = [(text, thumbnail(str(folder / Path(image[key]).name), alt)) for key, text, alt in shown]
-            probability = f"{image['probability']:.3f}"
-        except (KeyError, TypeError, ValueError):
-            continue
-        cases.append({"label": label, "predicted": predicted, "probability": probability, "panels": panels})
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # the file may come from anywhere
+            cases.append(_explained_image(image, folder))
     return cases
 
 
-def _compared(facts: Sequence[Facts], names: Sequence[str], study: Mapping[str, Any]) -> dict[str, Any]:
+def _explained_image(image: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Describe one picture that `inference.explain` wrote into a folder."""
+    label = str(image["label"])
+    predicted = str(image["predicted"])
+    shown = [("input", "input", f"{_folder_and_name(image['path'])}, as the network saw it")]
+    # Evidence for the predicted class, and where that is another one, for the true class.
+    of_classes = [("file", predicted), ("label_file", label)]
+    for (key, name), is_there in zip(of_classes, image["has_evidence"], strict=False):
+        what = f"for {name}" if is_there else f"nothing for {name}"
+        shown.append((key, what, f"Grad-CAM: evidence {what}"))
+    panels = []
+    for key, text, alt in shown:
+        path = folder / Path(image[key]).name  # whatever the path is, a file in the folder
+        panels.append((text, thumbnail(str(path), alt)))
+    probability = f"{image['probability']:.3f}"
+    return {"label": label, "predicted": predicted, "probability": probability, "panels": panels}
+
+
+def _shared_facts(facts: Sequence[Facts], names: Sequence[str], study: Mapping[str, Any]) -> dict[str, Any]:
     """Gather what is said of all runs together: the words of a study, and figures of several runs."""
     verdict = study.get("verdict") or []
     if isinstance(verdict, str):
         verdict = [verdict]
     rows = study.get("rows") or []
-    if not any(len(row.get("seeds", [])) > 1 for row in rows):
-        rows = []  # the table of runs says the same
+    has_several_seeds = any(len(row.get("seeds", [])) > 1 for row in rows)
+    if not has_several_seeds:  # then the table of runs says the same
+        rows = []
     figures = []
     if len(facts) > 1:
         figures = [accuracies(facts, names), *overlaid_curves(facts, names)]
     return {"verdict": list(verdict), "rows": rows, "figures": figures}
 
 
-def _short(path: str) -> str:
+def _folder_and_name(path: str) -> str:
     """Name a file and its folder; where on the disk they lie is of no use to a reader."""
     return "/".join(Path(path).parts[-2:])

@@ -27,7 +27,7 @@ class Thumbnail:
 
     Attributes:
         uri: The picture itself, a `data:` address; '' where the file is gone.
-        alt: What it shows.
+        alt: Words for what it shows.
         image: Small picture for sheets; grey where the file is gone.
     """
 
@@ -41,7 +41,7 @@ def thumbnail(picture: Picture, alt: str, source: Source = FILES, *, grey_range:
 
     Args:
         picture: Key of the picture in `source`, or the picture itself.
-        alt: What it shows.
+        alt: Words for what it shows.
         source: Source that has the key.
         grey_range: See `InputSpec.grey_range`.
     """

@@ -26,8 +26,19 @@ class Facts:
     """A finished run, as far as its files are there.
 
     Attributes:
-        source: Gives the bytes of its images.
-        missing: What could not be read, in sentences.
+        run: The run folder.
+        source: Source of the images' bytes.
+        settings: Settings that were asked for or are defaults.
+        resolved: Settings that were decided.
+        metrics: What `metrics.json` holds.
+        history: Rows of the metrics log, one per epoch.
+        phases: Phases of the plan, each with its stages and their learning rates.
+        environment: What `environment.json` holds.
+        data_report: What `data_report.json` holds.
+        predictions: Predictions of the reported images, or None where they cannot be read.
+        spec: Preprocessing of the model, or None where it cannot be read.
+        explanations: What `inference.explain` wrote; empty where it was not asked for.
+        missing: Sentences about what could not be read.
     """
 
     run: runs.Run
@@ -71,10 +82,13 @@ class Facts:
         values = self.settings
         lengths = self.resolved.epochs or values["phase_epochs"]
         if not lengths and values["table"]:
-            lengths = [each.get("epochs", values["epochs"]) for each in values["table"].get("phases", [])]
+            phases = values["table"].get("phases", [])
+            lengths = [each.get("epochs", values["epochs"]) for each in phases]
         if not lengths:
             return int(values["epochs"])
-        return int(lengths[phase - 1]) if phase <= len(lengths) else 0
+        if phase > len(lengths):
+            return 0
+        return int(lengths[phase - 1])
 
 
 def read_run(path: Path) -> Facts:
@@ -112,9 +126,9 @@ def read_run(path: Path) -> Facts:
         phases=optional(lambda: list(run.plan()["phases"]), []),
         environment=optional(run.environment, {}),
         data_report=optional(run.data_report, {}),
-        predictions=optional(lambda: _predictions(run), None),
-        spec=optional(lambda: _spec(run.model_folder / "preprocessor_config.json"), None),
-        explanations=optional(lambda: _explanations(run), {}),
+        predictions=optional(lambda: _read_predictions(run), None),
+        spec=optional(lambda: _read_spec(run.model_folder / "preprocessor_config.json"), None),
+        explanations=optional(lambda: _read_explanations(run), {}),
         missing=missing,
     )
 
@@ -134,11 +148,11 @@ def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequen
     """Return what `comparison.json` holds, given it or its path, with whole paths of its runs; nothing for None.
 
     Args:
-        source: It may be about more runs than these.
+        source: What the file holds, or its path; it may be about more runs than these.
         paths: Run folders that it has to be about.
 
     Raises:
-        RunError: The file cannot be read, holds no JSON object, or is about other runs.
+        RunError: The file cannot be read, holds no comparison, or is about other runs.
     """
     if source is None:
         return {}
@@ -153,7 +167,7 @@ def read_comparison(source: Mapping[str, Any] | str | Path | None, paths: Sequen
     rows = []
     known: set[Path] = set()
     for row in value.get("rows", ()):
-        located = [_located(run, folder) for run in row.get("runs", ())]
+        located = [_path_of_run(run, folder) for run in row.get("runs", ())]
         rows.append({**row, "runs": located})
         known.update(located)
     others = [str(path) for path in paths if path.resolve() not in known]
@@ -177,13 +191,9 @@ def run_names(paths: Sequence[Path], study: Mapping[str, Any]) -> list[str]:
     depth = _telling_depth(parts)
     ends = [each[-depth:] for each in parts]
     # What all paths end with tells nothing.
-    while depth > 1 and _have_one_end(ends):
+    while depth > 1 and len({each[-1] for each in ends}) == 1:
         ends = [each[:-1] for each in ends]
     return ["/".join(each) for each in ends]
-
-
-def _have_one_end(parts: Sequence[tuple[str, ...]]) -> bool:
-    return len({each[-1] for each in parts}) == 1
 
 
 def _telling_depth(parts: Sequence[tuple[str, ...]]) -> int:
@@ -200,18 +210,30 @@ def _comparison_file(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}; name the comparison.json of headstart compare") from error
-    if not isinstance(value, dict):
+    if not _is_comparison(value):
         raise RunError(f"{path} holds no comparison; name the comparison.json of headstart compare")
     return value
 
 
-def _located(run: str | Path, folder: Path) -> Path:
+def _is_comparison(value: object) -> bool:
+    """Tell whether what a file holds has the verdict or the rows of a comparison."""
+    if not isinstance(value, dict) or not ("verdict" in value or "rows" in value):
+        return False
+    rows = value.get("rows", [])
+    if not isinstance(rows, list):
+        return False
+    return all(isinstance(row, dict) and {"name", "seeds"} <= row.keys() for row in rows)
+
+
+def _path_of_run(run: str | Path, folder: Path) -> Path:
     """Find a run that a file in a folder names; one that is not within it was named from where the command ran."""
     within = folder / run
-    return within.resolve() if within.exists() else Path(run).resolve()
+    if within.exists():
+        return within.resolve()
+    return Path(run).resolve()
 
 
-def _predictions(run: runs.Run) -> Predictions:
+def _read_predictions(run: runs.Run) -> Predictions:
     """Read the predictions, with the groups of the images where the manifest is there."""
     try:
         manifest = read_manifest(run.path / runs.MANIFEST)
@@ -220,12 +242,12 @@ def _predictions(run: runs.Run) -> Predictions:
     return read_predictions(run, manifest)
 
 
-def _spec(path: Path) -> InputSpec:
+def _read_spec(path: Path) -> InputSpec:
     """Read the preprocessing of a model folder."""
     return InputSpec.from_dict(json.loads(path.read_bytes())["input_spec"])
 
 
-def _explanations(run: runs.Run) -> dict[str, Any]:
+def _read_explanations(run: runs.Run) -> dict[str, Any]:
     """Read what `inference.explain` wrote, where it was asked for."""
     path = run.path / runs.EXPLANATIONS / f"{runs.EXPLANATIONS}.json"
     if not path.is_file():  # they are made on request only

@@ -15,7 +15,7 @@ from tests.helpers.reports import history
 def test_the_computed_schedule_is_what_training_recorded(real_run):
     facts = read_run(real_run)
     rows = facts.fits()["final"]
-    lines = curves._schedules(facts, rows, 1, 0.0) + curves._schedules(facts, rows, 2, 2.0)
+    lines = curves._planned_rates(facts, rows, 1, 0.0) + curves._planned_rates(facts, rows, 2, 2.0)
     assert [line.label for line in lines] == ["all that trains", "lowest part that trains", "head"]
     recorded = {(row["phase"], row["epoch"]): row for row in rows}
     steps = rows[0]["step"]
@@ -28,12 +28,12 @@ def test_the_computed_schedule_is_what_training_recorded(real_run):
 
 def test_a_schedule_that_was_not_the_recorded_one_is_not_drawn(make_run):
     path = make_run()
-    assert curves._schedules(read_run(path), read_run(path).fits()["final"], 1, 0.0)
+    assert curves._planned_rates(read_run(path), read_run(path).fits()["final"], 1, 0.0)
     plan = json.loads((path / "plan.json").read_text())
     plan["phases"][0]["stages"][1]["learning_rates"] = [0.02]
     (path / "plan.json").write_text(json.dumps(plan))
     facts = read_run(path)
-    assert curves._schedules(facts, facts.fits()["final"], 1, 0.0) == []
+    assert curves._planned_rates(facts, facts.fits()["final"], 1, 0.0) == []
     captions = [figure.caption for _, group in training_figures(facts, "run1") for figure in group]
     assert "Learning rate as recorded at the last step of each epoch." in captions
 
@@ -41,8 +41,8 @@ def test_a_schedule_that_was_not_the_recorded_one_is_not_drawn(make_run):
 def test_phases_follow_one_another(make_run):
     path = make_run(phases=(("head", 0), ("all", 2), ("more", 3)))
     rows = read_run(path).fits()["final"]
-    assert curves._starts(rows) == [(0.0, "head"), (0.0, "all"), (2.0, "more")]
-    assert curves._line(rows, "", "train_loss", "").xs == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert curves._phase_starts(rows) == [(0.0, "head"), (0.0, "all"), (2.0, "more")]
+    assert curves._column_line(rows, "", "train_loss", "").xs == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 @pytest.mark.parametrize(

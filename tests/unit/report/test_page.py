@@ -7,7 +7,7 @@ from PIL import Image
 
 from headstart.errors import HeadstartError
 from headstart.report import write_report
-from headstart.report.page import _title
+from headstart.report.page import _default_title
 from headstart.report.reading import read_run
 from tests.helpers.reports import Page
 
@@ -159,7 +159,7 @@ def test_what_is_missing_or_damaged_is_left_out(make_run, tmp_path, is_damaged):
 
 @pytest.mark.parametrize(("data", "name"), [("a/photos.v1", "photos.v1"), ("table.csv", "table"), (".", "data")])
 def test_the_page_is_called_as_the_data(make_run, data, name):
-    assert _title([read_run(make_run(data=data))]) == f"{name}: simple-cnn, head"
+    assert _default_title([read_run(make_run(data=data))]) == f"{name}: simple-cnn, head"
 
 
 def test_a_run_of_an_older_version(make_run, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from headstart.config import Config, make_config
 from headstart.errors import RunError
-from headstart.report.page import _case, _pairs
+from headstart.report.page import _confused_pairs, _judged_image
 from headstart.report.reading import commands, read_comparison, read_run, run_names
 from headstart.runs import Run, write_parquet
 
@@ -51,14 +51,14 @@ def test_mistakes_come_most_confident_first(make_run):
     assert len(rows) == sum(label != guess for label, guess in zip(found.labels, found.predicted, strict=True))
     assert all(found.labels[row] != found.predicted[row] for row in rows)
     assert list(found.confidence[rows]) == sorted(found.confidence[rows], reverse=True)
-    case = _case(facts, rows[0])
+    case = _judged_image(facts, rows[0])
     assert case["probability"] == f"{found.confidence[rows[0]]:.3f}"
     assert case["label"] in case["picture"].alt
 
 
 def test_confused_pairs_come_most_frequent_first(make_run):
     facts = read_run(make_run(labels=("a", "b", "c"), num_images=90))
-    pairs = _pairs(facts)
+    pairs = _confused_pairs(facts)
     counts = facts.confusion
     expected = []
     for label, row in counts.items():
@@ -110,6 +110,15 @@ def test_a_comparison_is_read_from_a_file_or_taken_as_it_is(tmp_path):
     assert read_comparison({"verdict": "x"}, [tmp_path]) == {"verdict": "x", "rows": []}
     (tmp_path / "c.json").write_text('{"verdict": []}')
     assert read_comparison(str(tmp_path / "c.json"), [tmp_path]) == {"verdict": [], "rows": []}
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"accuracy": {"value": 0.9}}', '{"rows": 3}', '{"rows": ["a"]}', '{"rows": [{"runs": ["a"]}]}']
+)
+def test_a_file_that_holds_no_comparison_is_refused(tmp_path, text):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(RunError, match=r"c\.json holds no comparison; name the comparison\.json"):
+        read_comparison(tmp_path / "c.json", [tmp_path])
 
 
 def test_a_comparison_of_other_runs_is_refused(tmp_path):
