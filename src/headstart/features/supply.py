@@ -18,6 +18,7 @@ from headstart.errors import CacheFullError
 from headstart.features.batches import Features, KeptBatches, StreamedBatches
 from headstart.features.cache import FeatureCache
 from headstart.features.cut import Cut, cut
+from headstart.features.limits import readable
 from headstart.features.table import FeatureTable, RowKey
 from headstart.features.trunk import Trunk, as_stored
 from headstart.models.classifier import ClassifierNetwork
@@ -260,7 +261,7 @@ def _num_views(wanted: _Wanted) -> int:
 def _why_not_kept(cache: FeatureCache, num_bytes: int, kept_bytes: int) -> str:
     if cache.room(num_bytes, kept_bytes):
         return ""
-    return f"{num_bytes / 1e9:.1f} GB do not fit (HEADSTART_CACHE and HEADSTART_CACHE_LIMIT set the place)"
+    return f"{readable(num_bytes)} do not fit (HEADSTART_CACHE and HEADSTART_CACHE_LIMIT set the place)"
 
 
 def _why_not_worth_it(num_missing: int, num_uses: int, row_bytes: int, view_s: float) -> str:

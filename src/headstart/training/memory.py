@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from headstart.machine import total_memory_bytes
 from headstart.training.recompute import blocks, uses_batch_statistics
+from headstart.training.step import autocast
 from headstart.types import StepChoice
 
 _NUM_IMAGES = 2  # the fewest that BatchNorm takes
@@ -140,7 +141,7 @@ def measure_step(module: nn.Module, shape: Sequence[int], choice: StepChoice, de
     images = torch.zeros((_NUM_IMAGES, *shape), device=device)
     count = _SavedTensors(trial)
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), count.watching():
-        with torch.autocast(device.type, torch.bfloat16, enabled=choice.precision == "bf16"):
+        with autocast(choice, device):
             logits = trial(images)
         logits.float().logsumexp(1)  # about what the loss keeps
     return StepMemory(

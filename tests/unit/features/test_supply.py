@@ -506,7 +506,7 @@ def test_what_is_not_flat_is_nothing_for_a_solver(make: Maker, model: Classifier
 
 
 FULL: dict[str, tuple[dict[str, int], str]] = {
-    "no room at all": ({"limit_bytes": 0, "memory_bytes": 0}, "do not fit"),
+    "no room at all": ({"limit_bytes": 0, "memory_bytes": 0}, " MB do not fit"),
     # Their names do not fit beside the rows, which shows only when they are written.
     "room for the rows alone": ({"limit_bytes": ALL_ROWS * 8 * 4, "memory_bytes": 0}, "would pass the limit"),
 }
