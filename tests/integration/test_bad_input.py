@@ -313,7 +313,7 @@ SETTINGS = [
         "train fruit {tiny} --lr 1e30 --epochs 5 --optimizer sgd --out run-2",
         "memory: about {any} GB\n"
         "run folder: run-2\n"
-        "error: the loss became {any} in phase 'all', epoch 1, step 2 (learning rate 2.80e+29); lower --lr, "
+        "error: the held-out loss became {any} in phase 'all', epoch 1, step 1 (learning rate 2.80e+29); lower --lr, "
         "or clip gradients with --clip-norm 1",
         code=1,
         leaves=("run-2",),
