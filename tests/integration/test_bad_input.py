@@ -1623,7 +1623,7 @@ COMPARISONS = [
         "comparison of other runs",
         "report run --no-explain --comparison c.json",
         "error: c.json is not about run; name the comparison of these runs, or none",
-        before=(write("c.json", '{"rows": [{"runs": ["tuned"]}]}'),),
+        before=(write("c.json", '{"rows": [{"name": "x", "seeds": [0], "runs": ["tuned"]}]}'),),
     ),
     Row(
         "backbones alike",

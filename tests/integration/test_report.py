@@ -1,6 +1,7 @@
 """`headstart report`: explanations are drawn once, several runs are compared, and TensorBoard's files say the same."""
 
 import json
+import shutil
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -63,6 +64,17 @@ def test_where_a_report_cannot_be_nothing_is_drawn(headstart, image_folder, tmp_
         assert outcome.code == 2
         assert message in outcome.err
         assert not (tmp_path / "run" / "explanations").exists()
+
+
+def test_a_damaged_run_is_refused_before_the_pictures_of_any_are_drawn(headstart, image_folder, tmp_path):
+    outcome = headstart("train", image_folder, *TINY, "--epochs", 1, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    shutil.copytree(tmp_path / "run", tmp_path / "damaged")
+    (tmp_path / "damaged" / "metrics.json").write_text("{}")
+    outcome = headstart("report", tmp_path / "run", tmp_path / "damaged", "--out", tmp_path / "page.html")
+    assert outcome.code == 2
+    assert "holds no accuracy" in outcome.err
+    assert not (tmp_path / "run" / "explanations").exists()
 
 
 def test_report_and_compare_say_where_the_runs_of_a_study_are(headstart, tmp_path):

@@ -48,6 +48,7 @@ def evaluate(
 
     check_format(output_format, ("table", "json"))
     refuse_existing(predictions, overwrite, "--predictions")
+    # The three are read as `train` reads them.
     settings = load_config(None, {"layout": layout, "map": label_map or {}, "exclude": exclude or []})
     metrics = evaluate_folder(
         run,

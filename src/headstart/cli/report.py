@@ -32,9 +32,10 @@ def report(
         compared = _compare_now(paths)
     study = read_comparison(compared, paths)
     for path in paths:
-        read_run(path)  # refuses a damaged run before its pictures are drawn
-        if explain:
-            _explain(path)
+        read_run(path)  # refuses a damaged run before any pictures are drawn
+    if explain:
+        for path in paths:
+            _draw_evidence(path)
     page = write_report(paths, out, title=title, comparison=study)
     echo(f"report: {page}")
     echo(f"figures: {page.with_suffix('')}/")
@@ -52,13 +53,13 @@ def _compare_now(paths: Sequence[Path]) -> Mapping[str, Any]:
         return {"verdict": f"The runs were not compared: {error}."}
 
 
-def _explain(path: Path) -> None:
+def _draw_evidence(path: Path) -> None:
     """Draw where a finished run's network looks, if that was not done before; what is in the way is a note."""
     from headstart.errors import HeadstartError
     from headstart.runs import EXPLANATIONS, open_run
 
     run = open_run(path)
-    if not run.is_finished or (run.path / EXPLANATIONS / f"{EXPLANATIONS}.json").is_file():
+    if (run.path / EXPLANATIONS / f"{EXPLANATIONS}.json").is_file():
         return
     from headstart.inference.explain import explain  # loads torch
 

@@ -38,7 +38,7 @@ def _flag_type(field: "FieldInfo") -> type:
     return str
 
 
-def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+def _flag(name: str, annotation: Any) -> inspect.Parameter:
     """Return a parameter of a command that is given as a flag, and is None without it."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -62,7 +62,7 @@ def _setting_flags() -> list[inspect.Parameter]:
         elif field.default not in (None, {}, False):
             text += f" [dim](default {field.default})[/dim]"
         option = typer.Option(spelling, help=text, rich_help_panel=panel, show_default=False)
-        flags.append(_keyword(name, Annotated[Optional[kind], option]))  # noqa: UP045 (a union of a variable has no type)
+        flags.append(_flag(name, Annotated[Optional[kind], option]))  # noqa: UP045 (a union of a variable has no type)
     return flags
 
 
@@ -101,7 +101,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def attach_settings() -> None:
     """Add a flag per setting to the commands that take settings."""
-    shared = [_keyword("config_file", ConfigOption), _keyword("assignments", SetOption), *_setting_flags()]
+    shared = [_flag("config_file", ConfigOption), _flag("assignments", SetOption), *_setting_flags()]
     for wrapper, command in _commands_with_settings:
         own = dict(inspect.signature(command).parameters)
         del own["config"]

@@ -79,9 +79,9 @@ def refuse_existing(path: Path | None, overwrite: bool, flag: str) -> None:
     A command's own default is renewed: nobody else writes there.
 
     Args:
-        path: As named by the user; None: not named.
+        path: Path that the user named; None where none was named.
         overwrite: Whether --overwrite was given.
-        flag: What names the file.
+        flag: Flag that names the file, for the message.
     """
     if path is not None and path.is_file() and not overwrite:
         raise ConfigError(f"{path} is there already; --overwrite replaces it, or name another file with {flag}")

@@ -2,13 +2,13 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from headstart.cli.settings import with_settings
 from headstart.cli.shared import DataArgument, app, check_format, echo, is_verbose, say, terminal
-from headstart.errors import ConfigError
+from headstart.errors import ConfigError, listed
 
 if TYPE_CHECKING:
     from headstart.config import Config
@@ -53,11 +53,7 @@ def compare(
         options = [name for name, value in given.items() if value]
         comparison = _compare_runs(words, config, options)
     elif len(words) > 1:
-        are_no_runs = "is no run folder" if len(others) == 1 else "are no run folders"
-        raise ConfigError(
-            f"{', '.join(others[:3])} {are_no_runs} (no config.yaml there); name run folders only, or one data folder, "
-            "manifest or catalogue name"
-        )
+        _refuse_mixture(others)
     else:
         comparison = study.compare(
             config,
@@ -70,6 +66,17 @@ def compare(
     _print_result(comparison, output_format)
     if comparison.failed:
         raise typer.Exit(1)
+
+
+def _refuse_mixture(others: list[str]) -> NoReturn:
+    """Refuse several words of which some are no run folders."""
+    are_no_runs = "are no run folders"
+    if len(others) == 1:
+        are_no_runs = "is no run folder"
+    raise ConfigError(
+        f"{listed(others, 3)} {are_no_runs} (no config.yaml there); name run folders only, or one data folder, "
+        "manifest or catalogue name"
+    )
 
 
 def _compare_runs(paths: list[str], config: "Config", options: list[str]) -> "Comparison":

@@ -213,20 +213,27 @@ def pizza(pen: Pen) -> None:
     """Draw a whole pizza, or a slice."""
     rng = pen.rng
     is_slice = rng.random() < 0.5
-    half = 0.32 if is_slice else np.pi
-    angle = np.linspace(-half, half, 30)
-    shape = np.column_stack([np.cos(angle), np.sin(angle)]) * lobes(rng, 30, amount=0.012)[:, None]
+    half = np.pi
+    inside = 0.86  # of the outline, within the crust
+    far = (0.1, 0.72)  # of toppings from the origin
+    spread = 1.0  # of their directions
     origin = 0.0  # the tip of a slice lies so far to the left, the middle of a pizza does not
     if is_slice:
+        half = 0.32
+        inside = 0.88
+        far = (0.35, 1.45)
+        spread = 0.75
         origin = 1.1
+    angle = np.linspace(-half, half, 30)
+    shape = np.column_stack([np.cos(angle), np.sin(angle)]) * lobes(rng, 30, amount=0.012)[:, None]
+    if is_slice:
         shape = np.concatenate([shape, [[0.0, 0.0]]]) * 1.9 - (origin, 0)
     pen.blob(shape, pen.pick(BREADS), levels=5)
-    inner = (shape + (origin, 0)) * (0.88 if is_slice else 0.86) - (origin - 0.02, 0)
+    inner = (shape + (origin, 0)) * inside - (origin - 0.02, 0)
     pen.fill(inner, pen.vary(TOMATO))
     pen.blob((inner + (origin, 0)) * 0.96 - (origin, 0), pen.pick((CHEESE, (250, 222, 150))), levels=3)
-    far = (0.35, 1.45) if is_slice else (0.1, 0.72)
     radius = rng.uniform(*far, 14)
-    turn = rng.uniform(-half, half, 14) * (0.75 if is_slice else 1)
+    turn = rng.uniform(-half, half, 14) * spread
     places = np.column_stack([radius * np.cos(turn) - origin, radius * np.sin(turn)])
     for x, y in places[: rng.integers(4, 14)]:
         pen.disc((x, y), rng.uniform(0.08, 0.13), pen.pick(((178, 48, 34), (196, 66, 44))), rough=0.04, levels=4)
@@ -264,7 +271,10 @@ def fries(pen: Pen) -> None:
         color = pen.pick((KETCHUP, WHITE, (40, 90, 160), (220, 170, 40)))
         box = np.array([[-0.5, -0.05], [-0.2, 0.1], [0.2, 0.1], [0.5, -0.05], [0.38, 0.85], [-0.38, 0.85]])
         pen.blob(box, color, levels=4)
-        pen.disc((0, 0.45), 0.16, dim(color, 1.3) if color[0] < 230 else KETCHUP, levels=2)
+        mark = KETCHUP
+        if color[0] < 230:
+            mark = dim(color, 1.3)
+        pen.disc((0, 0.45), 0.16, mark, levels=2)
 
 
 def ice_cream(pen: Pen) -> None:

@@ -38,7 +38,7 @@ class Pen:
         light: Direction towards the light in the picture, a unit vector.
         angle: Turn, radians.
         scale: Pixels per unit.
-        center: Where the food's origin lies, pixels.
+        center: Place of the food's origin, pixels.
         tilt: Height over width as the camera sees it: 1 from straight above.
         shear: Slant, x per y.
     """

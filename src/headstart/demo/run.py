@@ -24,7 +24,7 @@ def run_demo(out: Path, echo: Callable[[str], None], display: Display) -> dict[s
 
     Args:
         out: Folder for the runs and the contact sheet; earlier demos in it are replaced.
-        echo: Receives the lines.
+        echo: Called with each line to print.
         display: Told what goes on.
 
     Returns:
@@ -42,7 +42,8 @@ def run_demo(out: Path, echo: Callable[[str], None], display: Display) -> dict[s
         config = {**SETTINGS, "data": str(folder), "strategy": strategy, "out": str(out / f"demo-{strategy}")}
         runs[strategy] = train(make_config(config), overwrite=True, display=display)
     echo("")
-    print_comparison(compare_runs({name: [each] for name, each in runs.items()}))
+    compared = {name: [run] for name, run in runs.items()}
+    print_comparison(compare_runs(compared))
     echo("\na few predictions of 'head':")
     _show_predictions(runs["head"], folder, echo)
     echo(f"\ndone in {time.monotonic() - started:.0f} s; run folders: {out}/demo-scratch, {out}/demo-head")
@@ -52,6 +53,7 @@ def run_demo(out: Path, echo: Callable[[str], None], display: Display) -> dict[s
 
 
 def _show_predictions(trained: Run, folder: Path, echo: Callable[[str], None]) -> None:
+    """Classify two pictures of each class, and print what the model says of them."""
     pictures: list[Path] = []
     for each in sorted((folder / "test").iterdir()):
         pictures += sorted(each.iterdir())[:2]

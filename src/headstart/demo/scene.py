@@ -16,14 +16,12 @@ Texture = npt.NDArray[np.float32]
 _FINER: Final = 2  # drawn so many times larger, then reduced: smooth edges
 _WOODS: Final[tuple[Color, ...]] = ((150, 104, 66), (196, 156, 112), (92, 62, 44), (128, 120, 112), (222, 200, 168))
 _CLOTHS: Final[tuple[Color, ...]] = (
-    *((190, 40, 40), (50, 90, 160), (60, 130, 80)),
-    *((210, 170, 60), (120, 120, 126), (214, 206, 196)),
-)
+    (190, 40, 40), (50, 90, 160), (60, 130, 80), (210, 170, 60), (120, 120, 126), (214, 206, 196),
+)  # fmt: skip
 _SKINS: Final[tuple[Color, ...]] = ((238, 196, 164), (198, 140, 102), (120, 78, 54))
 _ITEMS: Final[tuple[Color, ...]] = (
-    *((250, 248, 244), (200, 30, 34), (40, 80, 150)),
-    *((30, 30, 34), (226, 186, 60), (90, 140, 90)),
-)
+    (250, 248, 244), (200, 30, 34), (40, 80, 150), (30, 30, 34), (226, 186, 60), (90, 140, 90),
+)  # fmt: skip
 
 
 class Scene:
@@ -118,6 +116,7 @@ class Scene:
 
 
 def _plate(pen: Pen, color: Color) -> None:
+    """Draw a plate from above: rings, from the rim's shadow to the middle."""
     angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     ring = np.column_stack([np.cos(angle), np.sin(angle)])
     for radius, shade in ((1.0, 0.8), (0.985, 1.06), (0.94, 1.0), (0.76, 0.9), (0.745, 0.84), (0.7, 0.93), (0.6, 0.96)):
@@ -139,6 +138,7 @@ def _hand(pen: Pen) -> None:
 
 
 def _napkin(pen: Pen) -> None:
+    """Draw a napkin with folds."""
     color = pen.pick((*_ITEMS[:2], *_CLOTHS))
     corners = np.array([[-1.1, -0.9], [1.0, -1.1], [1.2, 0.9], [-0.9, 1.1]]) + pen.rng.uniform(-0.15, 0.15, (4, 2))
     pen.fill(corners, color)
@@ -233,4 +233,5 @@ def photograph(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
 
 
 def _image(values: Texture) -> Image.Image:
+    """Return colours `(H, W, 3)` from 0 to 255 as a picture; what is beyond is cut."""
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
