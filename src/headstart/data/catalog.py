@@ -117,7 +117,7 @@ def write_animals_and_vehicles(parts: dict[str, Any], classes: list[str], folder
     Args:
         parts: Per split, a sequence of (PIL image, class number).
         classes: Names of the ten classes.
-        folder: What to make.
+        folder: Folder to make.
         progress: Told how many pictures are written.
     """
     with whole_folder(folder) as whole:

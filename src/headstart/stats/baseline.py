@@ -42,8 +42,8 @@ class WorstClass:
 
     Attributes:
         label: Name of the class with the lowest recall; where several have it, the one with the most images.
-        recall: Share of its images that were right.
-        num_images: How many it has.
+        recall: Share of the images of this class that were right.
+        num_images: Number of images of this class.
     """
 
     label: str

@@ -33,8 +33,8 @@ class Difference:
         high: Upper end of the difference's interval.
         level: Coverage of the interval, and 1 - the level of significance.
         p_value: Two-sided p-value of the hypothesis that the two are equally good.
-        p_holm: That p-value after Holm's correction for all runs that were compared with the first.
-        num_seeds: Number of seeds of the run that has fewer.
+        p_holm: The p-value after Holm's correction for all classifiers that were compared with the first.
+        num_seeds: Number of seeds of the classifier that has fewer.
         num_images: Number of images, which all of them classified.
         num_groups: Number of groups that the images are in; None: each image counts for itself.
         images_needed: About how many images, more than there are and in groups of the same sizes, would show a true
