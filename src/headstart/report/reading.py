@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from headstart import runs
 from headstart.config import command_words
@@ -215,7 +215,7 @@ def _comparison_file(path: Path) -> dict[str, Any]:
     return value
 
 
-def _is_comparison(value: object) -> bool:
+def _is_comparison(value: object) -> TypeGuard[dict[str, Any]]:
     """Tell whether what a file holds has the verdict or the rows of a comparison."""
     if not isinstance(value, dict) or not ("verdict" in value or "rows" in value):
         return False
