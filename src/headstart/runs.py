@@ -49,7 +49,7 @@ MODEL_CONFIG = "config.json"
 _WRITTEN = (
     CONFIG, RESOLVED, ENVIRONMENT, MANIFEST, PLAN, DATA_REPORT, METRICS, HISTORY, PREDICTIONS,
     f"{MODEL}/{WEIGHTS}", f"{MODEL}/{MODEL_CONFIG}", f"{MODEL}/lora.safetensors", f"{MODEL}/preprocessor_config.json",
-    f"{MODEL}/labels.txt", f"{MODEL}/README.md",
+    f"{MODEL}/labels.txt", f"{MODEL}/README.md", f"{MODEL}/graph.xml", f"{MODEL}/graph.bin",
     f"{CHECKPOINTS}/*", f"{TENSORBOARD}/*", f"{EXPLANATIONS}/*.png", f"{EXPLANATIONS}/{EXPLANATIONS}.json",
     "report.html", "report/*.png",
     ".headstart-*", "*/.headstart-*",  # left behind by a kill; see `files`

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.engines import openvino_engine, torch_engine
+from headstart.engines import conversion, torch_engine
 from headstart.engines.choose import Choice, choices, open_engine
+from headstart.engines.conversion import convert
 from headstart.engines.engine import NUM_SAMPLES, Engine
-from headstart.engines.openvino_engine import OpenVINOEngine, convert
+from headstart.engines.openvino_engine import OpenVINOEngine
 from headstart.engines.parity import disagreement
 from headstart.engines.torch_engine import TorchEngine, fold_batch_norms
 from headstart.errors import EngineError
@@ -251,7 +252,7 @@ def test_compiling_leaves_no_trace(name: str, fast_path: bool) -> None:
 def test_networks_are_converted_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention's short cut is switched off for the whole process: a second conversion put back what the first set."""
     is_inside = threading.Lock()
-    from_trace = openvino_engine._from_trace
+    from_trace = conversion._from_trace
     num_overlapping = 0
 
     def slowly_from_trace(module: nn.Module, example: Tensor) -> Any:
@@ -265,7 +266,7 @@ def test_networks_are_converted_one_after_the_other(monkeypatch: pytest.MonkeyPa
         finally:
             is_inside.release()
 
-    monkeypatch.setattr(openvino_engine, "_from_trace", slowly_from_trace)
+    monkeypatch.setattr(conversion, "_from_trace", slowly_from_trace)
     before = torch.backends.mha.get_fastpath_enabled()
     networks = [make_model(seed).network.eval() for seed in range(4)]
     with ThreadPoolExecutor(4) as threads:
@@ -359,7 +360,7 @@ FAULTS: dict[str, Callable[[nn.Module, InputSpec], tuple[nn.Module, InputSpec]]]
 def faulty_openvino(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenVINO compiles, for real, a copy with a fault."""
 
-    monkeypatch.setattr(openvino_engine, "convert", lambda module, spec: convert(*FAULTS[request.param](module, spec)))
+    monkeypatch.setattr(conversion, "convert", lambda module, spec: convert(*FAULTS[request.param](module, spec)))
 
 
 @pytest.mark.usefixtures("faulty_openvino")
@@ -439,7 +440,7 @@ class _Raising:
 def test_an_engine_that_raises_while_it_runs_is_passed_over(
     network: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "OpenVINOEngine", lambda *_, **__: _Raising())
+    monkeypatch.setattr(conversion, "OpenVINOEngine", lambda *_, **__: _Raising())
     engine, said = opened(network, (OPENVINO, TORCH))
     assert engine.name == "torch"
     assert said == ["engine openvino 32 is not used for this network: out of memory in a kernel"]
@@ -469,7 +470,7 @@ def test_another_most_probable_class_is_refused_where_there_is_a_head(
     def convert_flipped(module: nn.Module, spec: InputSpec) -> Any:
         return convert(Changed(module, after=lambda rows: rows.flip(1)).eval(), spec)
 
-    monkeypatch.setattr(openvino_engine, "convert", convert_flipped)
+    monkeypatch.setattr(conversion, "convert", convert_flipped)
     engine, said = opened(network, (OPENVINO, TORCH), has_head=True)
     assert engine.name == "torch"
     assert "of the images the same class" in said[0]

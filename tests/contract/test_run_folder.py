@@ -1,6 +1,7 @@
 """The run folder is the contract: the names in its files, which every reader, ours or not, goes by."""
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,12 @@ def test_model(run):
     }  # fmt: skip
     assert config["headstart"].keys() == {
         "format", "library", "backbone", "weights", "head_hidden", "dropout", "licence", "weights_sha256",
+        "graph",
     }  # fmt: skip
+    graph = config["headstart"]["graph"]
+    assert graph.keys() == {"precision", "made_from", "xml_sha256", "bin_sha256"}
+    for name in ("xml", "bin"):
+        content = (run / "model" / f"graph.{name}").read_bytes()
+        assert graph[f"{name}_sha256"] == hashlib.sha256(content).hexdigest()
     assert (run / "model" / "labels.txt").read_text().split() == list(COLOURS)
     assert "input_spec" in read(run, "model/preprocessor_config.json")

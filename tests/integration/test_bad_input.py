@@ -1260,6 +1260,13 @@ RUNS = [
     Row(
         "model's labels changed",
         "predict run fruit",
+        "error: run/model/graph.xml is no graph of this model: it maps (1, 16, 16, 3) to (1, 3), expected "
+        "(1, 16, 16, 3) to (1, 4); copy the model folder again",
+        before=(replace("run/model/config.json", '"sky"', '"sea", "sky"'),),
+    ),
+    Row(
+        "model's labels changed, with PyTorch",
+        "predict run fruit --engine torch",
         "error: run/model/model.safetensors does not fit the network: 2 tensors have another shape (first: "
         "head.weight is (3, 64), expected (4, 64)); give weights saved from the same architecture",
         before=(replace("run/model/config.json", '"sky"', '"sea", "sky"'),),

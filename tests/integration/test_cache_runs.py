@@ -18,7 +18,7 @@ import torch
 from headstart import experiment
 from headstart.config import make_config
 from headstart.display import Display, Row
-from headstart.engines import openvino_engine
+from headstart.engines import conversion
 from headstart.features import cache, supply, table, trunk
 from headstart.runs import Run
 from tests.helpers.displays import Remembering
@@ -402,14 +402,11 @@ def test_a_refused_engine_is_in_the_record_and_not_in_the_way(train: Trainer, mo
     def refuse(*_: Any) -> Any:
         raise RuntimeError("it does not like it")
 
-    monkeypatch.setattr(openvino_engine, "convert", refuse)
+    monkeypatch.setattr(conversion, "convert", refuse)
     run = train(strategy="head")
     assert train.said == []
     refused = run.environment()["refused_engines"]
     assert "engine openvino 32 is not used for this network: it does not like it" in refused
     assert list(run.resolved().engines.values()) == ["torch 32"]
     train(strategy="head", engine="openvino")
-    assert [line.removeprefix("note: ") for line in train.said] == [
-        *refused,
-        refused[-1],
-    ]  # of the features, and of the figures
+    assert [line.removeprefix("note: ") for line in train.said] == refused

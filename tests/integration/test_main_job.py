@@ -37,7 +37,7 @@ def test_the_run_folder_is_whole(trained):
         "config.yaml", "resolved.json", "environment.json", "data_report.json", "plan.json", "manifest.parquet",
         "metrics.csv", "metrics.json", "predictions.parquet",
         "model/model.safetensors", "model/config.json", "model/preprocessor_config.json", "model/labels.txt",
-        "model/README.md",
+        "model/README.md", "model/graph.xml", "model/graph.bin",
     }  # fmt: skip
 
 

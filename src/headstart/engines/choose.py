@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from headstart.engines.conversion import OPENVINO
 from headstart.engines.engine import NUM_SAMPLES, Engine, EngineKind
-from headstart.engines.openvino_engine import OPENVINO
 from headstart.engines.parity import Rows, disagreement
 from headstart.engines.torch_engine import TORCH, TORCH_COMPILED, TorchEngine
 from headstart.errors import ConfigError, did_you_mean

@@ -1,16 +1,18 @@
-"""What an engine is, and what is known of each kind before one is opened."""
+"""What an engine is, and what is known of each kind before one is opened. Importing this module loads no torch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from headstart.preprocessing import Pixels
 from headstart.types import InputSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 # Real images on which an engine is compared with PyTorch before its first use. An engine whose results depend on the
 # number of images in a pass makes passes of this size, so that what was compared is what is used.
@@ -46,7 +48,7 @@ class EngineKind:
     """
 
     runs_on: str
-    precisions: Callable[[torch.device], tuple[str, ...]]
-    usual: Callable[[torch.device], tuple[str, ...]]
-    prepare: Callable[[nn.Module, InputSpec, torch.device, bool], Callable[[str], Engine]]
+    precisions: Callable[["torch.device"], tuple[str, ...]]
+    usual: Callable[["torch.device"], tuple[str, ...]]
+    prepare: Callable[["nn.Module", InputSpec, "torch.device", bool], Callable[[str], Engine]]
     least_images: int = 0

@@ -6,17 +6,22 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from headstart import runs
 from headstart.data.checks import find_shared_groups
 from headstart.data.manifest import ImageRecord
+from headstart.engines.engine import NUM_SAMPLES
+from headstart.errors import UnreadableImageError
 from headstart.experiment import record
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.fits import INNER_TRAIN, INNER_VALIDATION, PlannedFit
 from headstart.history import MetricsLog
 from headstart.inference.evaluate import evaluate
+from headstart.inference.inputs import decoded_views
 from headstart.inference.predict import Classifier, load
+from headstart.inference.torch_model import add_graph, classifier_of
 from headstart.machine import PeakMemory
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.saved import save_classifier
@@ -73,6 +78,7 @@ class Session:
         evaluation_started = time.monotonic()
         manifest = self.experiment.manifest
         config = self.experiment.config
+        self._add_graph(model)
         classifier = load(self.run.path, device=config.device, engine=config.engine, precision=config.precision)
         figures, predictions = self._evaluate(classifier, manifest.of_split(manifest.reported))
         classifier.tell_refused(self.experiment.display)
@@ -115,6 +121,23 @@ class Session:
                 f"{len(result.unchanged)} trainable tensors did not change; the learning rate is too small"
             )
         return self.run
+
+    def _add_graph(self, model: ClassifierNetwork) -> None:
+        """Put the graph that will be used into the model folder, checked on some of the reported images."""
+        manifest = self.experiment.manifest
+        views = decoded_views(
+            [record.key for record in manifest.of_split(manifest.reported)[:NUM_SAMPLES]],
+            manifest.source,
+            model.spec,
+            threads=1,
+            ahead=NUM_SAMPLES,
+        )
+        samples = [view for _, view in views if not isinstance(view, UnreadableImageError)]
+        if not samples:
+            return  # the evaluation says which one cannot be read
+        reason = add_graph(self.run.model_folder, np.stack(samples))
+        if reason:
+            self.experiment.display.note(f"the model folder has no graph, so that only PyTorch can use it: {reason}")
 
     def _facts(self, model: ClassifierNetwork, result: FitResult, device: torch.device) -> dict[str, Any]:
         """Return what metrics.json says of the training."""
@@ -275,7 +298,7 @@ class Session:
         """
         started = time.monotonic()
         config = self.experiment.config
-        classifier = Classifier(model, config.device, engine=config.engine, precision=config.precision)
+        classifier = classifier_of(model, config.device, engine=config.engine, precision=config.precision)
         score = self._score(classifier, INNER_VALIDATION, seconds)
         score["time_s"] = round(seconds + time.monotonic() - started, 2)
         record.write_score(self.run, score)

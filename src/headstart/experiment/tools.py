@@ -9,6 +9,8 @@ from headstart.config import Config
 from headstart.data.dataset import load_dataset
 from headstart.data.manifest import ImageRecord, read_manifest
 from headstart.display import Display
+from headstart.engines.engine import NUM_SAMPLES
+from headstart.engines.samples import made_pictures
 from headstart.errors import DataError, RunError
 from headstart.experiment.experiment import Experiment
 from headstart.experiment.network import build_backbone
@@ -18,6 +20,7 @@ from headstart.features.supply import FeatureSupply
 from headstart.files import make_parent
 from headstart.inference.evaluate import evaluate
 from headstart.inference.predict import load
+from headstart.inference.torch_model import add_graph
 from headstart.models.backbones import create_backbone
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.delta import load_delta, read_factors, read_info, save_delta
@@ -245,3 +248,4 @@ def rebuild_model(delta: Path, out: Path, *, weights: str | None = None) -> None
     if base.spec.size != info.spec.size:  # position embeddings were made for the size
         base = create_backbone(info.backbone, weights=weights, image_size=info.spec.size[0])
     save_classifier(load_delta(delta, base), out)
+    add_graph(out, made_pictures(info.spec, NUM_SAMPLES))

@@ -1,5 +1,6 @@
 """Classify pictures with a trained model, from the files of a run or model folder."""
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,78 +8,61 @@ from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from headstart.devices import pick_device
 from headstart.display import Display
-from headstart.engines.choose import choices, open_engine
 from headstart.engines.engine import Engine
-from headstart.engines.samples import made_pictures
-from headstart.errors import ModelError
+from headstart.errors import EngineError, ModelError
 from headstart.inference.inputs import Inputs, as_pictures
+from headstart.inference.model import GraphModel, Model, find_graph
 from headstart.inference.stream import Prediction, Probabilities, all_probabilities, check_positive, prediction
-from headstart.models.classifier import ClassifierNetwork
-from headstart.models.saved import load_classifier
+from headstart.model_folder import ModelFolder, read_model_folder
 from headstart.preprocessing import Pixels
 from headstart.runs import locate, open_run
 from headstart.types import InputSpec
-
-# A fault of a converted network shows on any picture. A few are compared because the first classification waits.
-_NUM_MADE = 4
 
 
 @final
 class Classifier:
     """A trained classifier: pictures in, labels and probabilities out. Any number of threads may use one.
 
-    It preprocesses as in training's evaluation. One engine runs the network for as long as the object lives: the
-    fastest of this machine that agrees with PyTorch in 32 bits (logits to 1e-4; to 2e-2 where bf16 was asked for) on a
-    few pictures that are always the same. So what is said of a picture depends neither on the others in the batch nor
-    on what was classified before: with OpenVINO to the bit, with PyTorch to about 1e-5 of a probability. The first use
-    opens the engine, which takes about a second for a small network. A copy, or one that was pickled, opens its own; so
-    it goes to other processes by `spawn`, but not by `fork`.
+    It preprocesses as in training's evaluation. One engine runs the network for as long as the object lives. So what is
+    said of a picture depends neither on the others in the batch nor on what was classified before: with OpenVINO to the
+    bit, with PyTorch to about 1e-5 of a probability. The first use opens the engine, which takes about half a second
+    for a small network. A copy, one that was pickled, or one in a forked process opens its own; but PyTorch does not
+    work in the fork of a process in which it was used, and is refused there.
     Made by `headstart.load`.
 
     Attributes:
         refused: Which engines were refused, and why; known after the first use.
     """
 
-    def __init__(
-        self, model: ClassifierNetwork, device: str = "auto", *, engine: str = "auto", precision: str = "auto"
-    ) -> None:
-        """Take over a network: it is moved to the device and put into eval mode.
+    def __init__(self, model: Model, *, is_asked_for: bool = False) -> None:
+        """Take what an engine is opened for.
 
         Args:
-            model: Network, labels and input spec.
-            device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
-            engine: `auto`, `openvino`, `torch-compiled` (on a GPU) or `torch`.
-            precision: Precision of the engine: `32`, which is what `auto` means here, or `bf16`.
-
-        Raises:
-            ConfigError: The device, engine or precision is not known or not there.
+            model: A saved graph, or a network of PyTorch.
+            is_asked_for: Whether the user named an engine or a precision, and is told where another one is used.
         """
         self._model = model
-        self._device = pick_device(device)
-        model.network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._is_asked_for = engine != "auto" or precision != "auto"
-        # In bf16 probabilities would be up to 0.04 away, and only where the processor has it.
-        precision = "32" if precision == "auto" else precision
-        self._candidates = choices(self._device, engine=engine, precision=precision)
+        self._is_asked_for = is_asked_for
         self._engine: Engine | None = None
         self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._of_parent: list[Engine | None] = []
         self.refused: list[str] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process: the engine and its lock."""
-        return {**vars(self), "_engine": None, "_lock": None, "refused": []}
+        return {**vars(self), "_engine": None, "_lock": None, "_of_parent": [], "refused": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` gave."""
         vars(self).update(state)
+        self._process = os.getpid()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"Classifier({self.backbone}, {len(self.labels)} labels, on {self._device})"
+        return f"Classifier({self.backbone}, {len(self.labels)} labels, on {self.device})"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -98,7 +82,7 @@ class Classifier:
     @property
     def device(self) -> str:
         """Where it runs, such as `cpu` or `cuda:0`."""
-        return str(self._device)
+        return self._model.device
 
     @property
     def engine(self) -> tuple[str, str]:
@@ -166,45 +150,96 @@ class Classifier:
             tell(line)
 
     def _opened(self) -> Engine:
-        """Return the engine, which is decided on once."""
+        """Return the engine, which is decided on once in a process."""
+        if os.getpid() != self._process and isinstance(self._model, GraphModel):
+            # In a fork the engine's threads are missing, and another thread may have held the lock for ever. What the
+            # parent opened is kept: OpenVINO ends the process where it is taken down without its threads.
+            self._of_parent.append(self._engine)
+            self._engine = None
+            self._lock = threading.Lock()
+            self._process = os.getpid()
         with self._lock:
             if self._engine is None:
-                self._engine, _, _ = open_engine(
-                    self._model.network,
-                    self._model.spec,
-                    made_pictures(self._model.spec, _NUM_MADE),
-                    self._candidates,
-                    device=self._device,
-                    has_head=True,
-                    say=self.refused.append,
-                    may_vary=True,
-                )
+                self._engine = self._model.open(self.refused.append)
         return self._engine
 
 
 def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precision: str = "auto") -> Classifier:
     """Load a trained classifier.
 
+    On a CPU its saved graph runs, for which no torch is imported; a model that was saved without one gets it on its
+    first use, in the user's cache, where torch is installed.
+
     Args:
         path: A run folder, or its `model` folder, wherever that was copied to.
-        device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: a CUDA GPU if there is one, else the CPU.
-        engine: `openvino` (on a CPU), `torch-compiled` (on a GPU), `torch`, or `auto`: the fastest that agrees with
-            PyTorch in 32 bits.
-        precision: `32`, which is what `auto` means here, or `bf16`: faster where the processor has it, and farther off.
+        device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: the CPU where the model has a graph; else a CUDA GPU if there
+            is one.
+        engine: `openvino` (on a CPU), `torch-compiled` (on a GPU), `torch`, or `auto`: the saved graph, by OpenVINO.
+        precision: `auto`: what was decided for the graph; `32`, or `bf16`: faster where the processor has it, and
+            farther off.
 
     Raises:
         RunError: There is no such folder, or the run is not finished.
-        ModelError: The folder's files are not those of a classifier.
+        ModelError: The folder's files are not those of a classifier, or are damaged.
         ConfigError: The device, engine or precision is not known or not there.
+        EngineError: The model has no graph, or was asked for otherwise, and PyTorch is not installed.
     """
-    folder = Path(path)
-    pick_device(device)  # before reading many megabytes
-    if not folder.is_dir() or locate(folder).is_run:
-        run = open_run(folder)
-        if not run.labels:  # reading them is what finds a run that is missing or has no model yet
-            raise ModelError(f"{run.model_folder} names no label; train again with --overwrite")
-        folder = run.model_folder
-    return Classifier(load_classifier(folder), device, engine=engine, precision=precision)
+    folder = read_model_folder(_model_folder_of(Path(path)))
+    refused: list[str] = []
+    is_asked_for = engine != "auto" or precision != "auto"
+    if device in ("auto", "cpu") and engine in ("auto", "openvino") and precision in ("auto", "32", "bf16"):
+        graph = find_graph(folder)
+        if graph is None and precision != "bf16":
+            graph, reason = _made_graph(folder)
+            if graph is None:
+                refused.append(f"the model has no graph: {reason}")
+        if graph is not None and precision in ("auto", graph.precision):
+            return Classifier(graph, is_asked_for=is_asked_for)
+    classifier: Classifier = _torch_model("what was asked for").load_torch(
+        folder, device=device, engine=engine, precision=precision
+    )
+    classifier.refused += refused
+    return classifier
+
+
+def _made_graph(folder: ModelFolder) -> tuple[GraphModel | None, str]:
+    """Make the graph of a model that was saved without one; not where training found that none can be made."""
+    own = folder.own.get("graph")
+    if isinstance(own, dict) and "why_not" in own:
+        return None, str(own["why_not"])
+    made: tuple[GraphModel | None, str] = _torch_model("a model that was saved without a graph").cached_graph(folder)
+    return made
+
+
+def _torch_model(what: str) -> Any:
+    """Import what runs networks of PyTorch.
+
+    Raises:
+        EngineError: PyTorch is not installed.
+    """
+    try:
+        from headstart.inference import torch_model
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"{what} needs PyTorch, and {error.name} is not installed here; install Headstart with its dependencies, "
+            "or leave out --engine, --precision and --device and use a model that was trained by this version"
+        ) from error
+    return torch_model
+
+
+def _model_folder_of(folder: Path) -> Path:
+    """Return the model folder that a path means.
+
+    Raises:
+        RunError: There is no such folder, or the run is not finished.
+        ModelError: The run's model names no labels.
+    """
+    if folder.is_dir() and not locate(folder).is_run:
+        return folder
+    run = open_run(folder)
+    if not run.labels:  # reading them is what finds a run that is missing or has no model yet
+        raise ModelError(f"{run.model_folder} names no label; train again with --overwrite")
+    return run.model_folder
 
 
 def _softmax(logits: npt.NDArray[np.float32]) -> Probabilities:

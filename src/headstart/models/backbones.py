@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
+from headstart.model_folder import read_model_json, read_spec, saved_model_folder
 from headstart.models.adapters import restore_adapters
 from headstart.models.heads import describe_head, head_of, new_head, num_features, replace_head
 from headstart.models.libraries import Loaded, Origin
 from headstart.models.origins import find_origin, licence_of
 from headstart.models.stages import derive_stages, has_known_stages
-from headstart.models.weights import load_into, read_model_json, read_state_dict, saved_model_folder
+from headstart.models.weights import load_into, read_state_dict
 from headstart.runs import WEIGHTS
 from headstart.types import InputSpec, Stage
 
@@ -181,19 +182,6 @@ def _saved_spec(folder: Path, origin: Origin) -> InputSpec:
             f"{origin.library.name}: give --backbone {own.get('backbone', 'NAME')}, or other weights"
         )
     return read_spec(folder)
-
-
-def read_spec(folder: Path) -> InputSpec:
-    """Read the preprocessing of a saved model.
-
-    Raises:
-        ModelError: `preprocessor_config.json` is missing or damaged.
-    """
-    file = folder / "preprocessor_config.json"
-    try:
-        return InputSpec.from_dict(read_model_json(file)["input_spec"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file} is damaged: no usable 'input_spec'; copy the model folder again") from error
 
 
 def _refuse_unsuitable_size(network: nn.Module, name: str, image_size: int) -> None:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from headstart.errors import ModelError
 from headstart.files import write_atomic
+from headstart.model_folder import check_config
 from headstart.models.adapters import lora_factors, merge, merged_state
 from headstart.models.backbones import Backbone
 from headstart.models.classifier import ClassifierNetwork
-from headstart.models.saved import LORA_FILE, check_config, model_config, rebuild_classifier
+from headstart.models.saved import LORA_FILE, model_config, rebuild_classifier
 from headstart.types import InputSpec
 
 Factors = tuple[Mapping[str, Tensor], float]

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from headstart.errors import ModelError, did_you_mean
+from headstart.model_folder import read_model_json
 from headstart.models.libraries import LIBRARIES, Origin
-from headstart.models.weights import read_model_json
 
 
 def backbone_names() -> list[str]:

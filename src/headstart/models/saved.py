@@ -11,22 +11,18 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from headstart.errors import ModelError
 from headstart.files import dump_json, make_parent, write_atomic
+from headstart.model_folder import FORMAT, OWN_KEYS, PREPROCESSING, read_model_folder
 from headstart.models.adapters import adapter_layout, lora_factors, merged_state, restore_adapters
-from headstart.models.backbones import read_spec
 from headstart.models.classifier import ClassifierNetwork, put_head
 from headstart.models.heads import head_of, num_features
 from headstart.models.libraries import library_named
 from headstart.models.stages import derive_stages
-from headstart.models.weights import load_into, read_model_json, read_state_dict, saved_model_folder
-from headstart.runs import WEIGHTS
+from headstart.models.weights import load_into, read_state_dict
+from headstart.runs import MODEL_CONFIG, WEIGHTS
 from headstart.types import InputSpec
 
 LORA_FILE = "lora.safetensors"
-_FORMAT = 1
-# What of a classifier `config.json` keeps under `headstart` as it is.
-_OWN_KEYS = ("backbone", "library", "head_hidden", "dropout", "weights", "licence")
 _PILLOW_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
@@ -50,10 +46,10 @@ def save_classifier(classifier: ClassifierNetwork, folder: Path) -> None:
     factors, scale = lora_factors(classifier.network)
     if factors:
         write_atomic(folder / LORA_FILE, safetensors.torch.save(factors, metadata={"scale": repr(scale)}))
-    write_atomic(folder / "preprocessor_config.json", dump_json(_preprocessor_config(classifier.spec)))
+    write_atomic(folder / PREPROCESSING, dump_json(_preprocessor_config(classifier.spec)))
     lines = [f"{_label_line(label)}\n" for label in classifier.labels]
     write_atomic(folder / "labels.txt", "".join(lines))
-    write_atomic(folder / "config.json", dump_json(config))
+    write_atomic(folder / MODEL_CONFIG, dump_json(config))
 
 
 def load_classifier(folder: Path) -> ClassifierNetwork:
@@ -62,16 +58,8 @@ def load_classifier(folder: Path) -> ClassifierNetwork:
     Raises:
         ModelError: It is no such folder; or its files are missing, damaged, changed, or do not fit together.
     """
-    place = saved_model_folder(folder)
-    if place is None:
-        raise ModelError(
-            f"{folder} holds no trained model (config.json is missing); give a finished run or model folder"
-        )
-    config = read_model_json(place / "config.json")
-    weights = place / WEIGHTS
-    check_config(config, str(place / "config.json"))
-    _refuse_changed_weights(weights, config["headstart"].get("weights_sha256"))
-    return rebuild_classifier(config, read_spec(place), read_state_dict(weights), str(weights))
+    place = read_model_folder(folder)
+    return rebuild_classifier(place.config, place.spec, read_state_dict(place.weights), str(place.weights))
 
 
 def rebuild_classifier(
@@ -102,7 +90,7 @@ def rebuild_classifier(
         spec=spec,
         stages=stages,
         architecture=config["architecture"],
-        **{key: own[key] for key in _OWN_KEYS},
+        **{key: own[key] for key in OWN_KEYS},
     )
 
 
@@ -120,8 +108,8 @@ def model_config(classifier: ClassifierNetwork, weights_sha256: str) -> dict[str
         "num_classes": len(classifier.labels),
         **library_named(classifier.library).config_keys(network),
     }
-    own: dict[str, Any] = {"format": _FORMAT}
-    for key in _OWN_KEYS:
+    own: dict[str, Any] = {"format": FORMAT}
+    for key in OWN_KEYS:
         own[key] = getattr(classifier, key)
     adapters = adapter_layout(network)
     if adapters is not None:
@@ -180,41 +168,3 @@ def _label_line(label: str) -> str:
     if label.splitlines() == [label] and not label.startswith('"'):
         return label
     return json.dumps(label)
-
-
-def check_config(config: dict[str, Any], file: str) -> None:
-    """Check that a `config.json` was written by Headstart and is whole.
-
-    Raises:
-        ModelError: Another program wrote it, or it is damaged.
-    """
-    own = config.get("headstart")
-    if not isinstance(own, dict) or not isinstance(config.get("architecture"), str):
-        raise ModelError(
-            f"{file} was not written by Headstart (no 'headstart' section); give a run or model folder that it wrote"
-        )
-    if not isinstance(own.get("format"), int) or own["format"] > _FORMAT:
-        raise ModelError(
-            f"{file} has format {own.get('format')!r}; this version reads up to {_FORMAT}: update Headstart"
-        )
-    labels = config.get("label_names")
-    are_names = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
-    if not labels or not are_names:
-        raise ModelError(f"{file} is damaged: 'label_names' is not a list of class names; copy the model folder again")
-    missing = [key for key in _OWN_KEYS if key not in own]
-    if missing:
-        raise ModelError(f"{file} is damaged: 'headstart' lacks {', '.join(missing)}; copy the model folder again")
-
-
-def _refuse_changed_weights(file: Path, expected: object) -> None:
-    """Refuse a weight file whose content is not what `config.json` says."""
-    try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read ({error.strerror}); copy the model folder again") from error
-    if digest != expected:
-        raise ModelError(
-            f"{file} is not the file that was saved: its SHA-256 is {digest[:12]}..., config.json says "
-            f"{str(expected)[:12]}...; it is damaged or was changed: copy the model folder again"
-        )

@@ -1,11 +1,9 @@
 """Weight files: read without running code from them, and fitted to a network."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -105,28 +103,6 @@ def _parted_at_head(
 def _have_equal_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
     """Tell whether two sets of tensors have the same names, and the same shapes under them."""
     return own.keys() == given.keys() and all(own[name].shape == given[name].shape for name in own)
-
-
-def saved_model_folder(path: Path) -> Path | None:
-    """Return the model folder that `path`, a model folder or a run folder, means; None where it is neither."""
-    return locate(path).model
-
-
-def read_model_json(file: Path) -> dict[str, Any]:
-    """Read one of a model folder's JSON files.
-
-    Raises:
-        ModelError: The file is missing, damaged or holds no object.
-    """
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise ModelError(f"{file} is missing: the model folder is not complete; copy it again") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read as JSON ({error}); copy the model folder again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is damaged: got a {type(content).__name__}; expected a JSON object")
-    return content
 
 
 def weight_file(path: Path) -> Path:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from headstart.engines import openvino_engine
+from headstart.engines import conversion
 from headstart.engines.choose import Choice, choices
 from headstart.engines.torch_engine import TORCH_COMPILED
 from headstart.errors import ConfigError
@@ -17,7 +17,7 @@ CUDA = torch.device("cuda")
 @pytest.fixture(params=[True, False], ids=["with bf16", "without bf16"])
 def has_bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether processor and GPU have bf16 in hardware."""
-    monkeypatch.setattr(openvino_engine, "has_bf16", lambda: request.param)
+    monkeypatch.setattr(conversion, "has_bf16", lambda: request.param)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: request.param)
     return bool(request.param)
 

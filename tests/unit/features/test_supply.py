@@ -18,7 +18,7 @@ from headstart.data.loading import Batch, BatchSource, ImageBatches
 from headstart.data.manifest import ImageRecord
 from headstart.data.sources import FILES
 from headstart.display import Display
-from headstart.engines import openvino_engine
+from headstart.engines import conversion
 from headstart.engines.parity import TOLERANCE
 from headstart.features import supply, trunk
 from headstart.features.cache import FeatureCache
@@ -791,7 +791,7 @@ def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise RuntimeError("it does not like it")
 
-    monkeypatch.setattr(openvino_engine, "convert", refuse)
+    monkeypatch.setattr(conversion, "convert", refuse)
 
 
 @pytest.mark.usefixtures("no_openvino")

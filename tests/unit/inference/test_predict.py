@@ -14,10 +14,11 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from headstart.decoding import decode
-from headstart.engines import openvino_engine
+from headstart.engines import conversion
 from headstart.errors import ConfigError, DataError, ModelError, RunError, UnreadableImageError
-from headstart.inference.predict import Classifier, load
+from headstart.inference.predict import load
 from headstart.inference.stream import Prediction, predict_stream, probabilities_stream
+from headstart.inference.torch_model import classifier_of
 from headstart.preprocessing import eval_view
 from tests.helpers.displays import Remembering
 from tests.helpers.pictures import LABELS, make_picture
@@ -58,7 +59,7 @@ def test_every_kind_of_input_says_the_same(classifier, pictures):
 
 def test_every_kind_of_input_says_the_same_of_a_large_jpeg_that_is_reduced(network, tmp_path):
     spec = dataclasses.replace(network.spec, decoder="pillow-scaled")
-    classifier = Classifier(dataclasses.replace(network, spec=spec), "cpu")
+    classifier = classifier_of(dataclasses.replace(network, spec=spec), "cpu")
     path = tmp_path / "large.jpg"
     make_picture(0, (640, 480)).save(path)
     image = Image.open(path)
@@ -78,24 +79,24 @@ def test_batch_mates_do_not_matter(classifier, pictures):
 @pytest.mark.parametrize(("engine", "tolerance"), [("openvino", 0), ("torch", 1e-5)])
 def test_what_was_classified_before_does_not_matter(network, engine, tolerance):
     many = np.stack([np.asarray(make_picture(seed)) for seed in range(40)])
-    fresh = Classifier(network, "cpu", engine=engine)
+    fresh = classifier_of(network, "cpu", engine=engine)
     before = np.concatenate([fresh.predict_proba(picture) for picture in many])
     together = fresh.predict_proba(many)
     after = np.concatenate([fresh.predict_proba(picture) for picture in many])
-    began_with_many = Classifier(network, "cpu", engine=engine).predict_proba(many)
+    began_with_many = classifier_of(network, "cpu", engine=engine).predict_proba(many)
     assert np.ptp(together, axis=0).max() > 0.01
     for found in (before, after, began_with_many):
         np.testing.assert_allclose(found, together, rtol=0, atol=tolerance)
 
 
 def test_the_engine_is_the_same_for_one_picture_and_for_many(network, pictures):
-    one = Classifier(network, "cpu")
+    one = classifier_of(network, "cpu")
     one.predict(pictures[0])
     opened = one.engine
     one.predict(pictures * 6)
-    many = Classifier(network, "cpu")
+    many = classifier_of(network, "cpu")
     many.predict(pictures * 6)
-    assert one.engine == many.engine == opened == Classifier(network, "cpu").engine == ("openvino", "32")
+    assert one.engine == many.engine == opened == classifier_of(network, "cpu").engine == ("openvino", "32")
 
 
 @pytest.mark.parametrize("asked", [{}, {"engine": "openvino"}, {"precision": "32"}], ids=str)
@@ -103,8 +104,8 @@ def test_a_refused_engine_is_a_note_only_where_it_was_asked_for(network, picture
     def refuse(*_):
         raise RuntimeError("it does not like it")
 
-    monkeypatch.setattr(openvino_engine, "convert", refuse)
-    classifier = Classifier(network, "cpu", **asked)
+    monkeypatch.setattr(conversion, "convert", refuse)
+    classifier = classifier_of(network, "cpu", **asked)
     classifier.predict(pictures)
     assert classifier.engine == ("torch", "32")
     assert classifier.refused == ["engine openvino 32 is not used for this network: it does not like it"]
@@ -119,8 +120,8 @@ def test_a_refused_engine_is_a_note_only_where_it_was_asked_for(network, picture
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_threads_may_share_a_classifier(network, engine):
     many = np.stack([np.asarray(make_picture(seed)) for seed in range(40)])
-    expected = Classifier(network, "cpu", engine=engine).predict_proba(many)
-    shared = Classifier(network, "cpu", engine=engine)
+    expected = classifier_of(network, "cpu", engine=engine).predict_proba(many)
+    shared = classifier_of(network, "cpu", engine=engine)
 
     def classify(number: int) -> float:
         size = 1 + number % 3  # also while the first of them opens the engine
@@ -156,7 +157,7 @@ def test_two_streams_in_one_thread_do_not_mix(classifier, pictures):
 
 @pytest.mark.parametrize("num_before", [0, 1, 40])
 def test_a_copy_says_the_same_whatever_was_classified_before(network, num_before):
-    original = Classifier(network, "cpu")
+    original = classifier_of(network, "cpu")
     many = np.stack([np.asarray(make_picture(seed)) for seed in range(40)])
     original.predict_proba(many[:num_before])
     for other in (pickle.loads(pickle.dumps(original)), copy.deepcopy(original), copy.copy(original)):
@@ -170,7 +171,7 @@ def test_an_engine_is_given_up_with_its_classifier(network, pictures):
 
     gc.collect()
     before = len(workers())
-    classifier = Classifier(network, "cpu")
+    classifier = classifier_of(network, "cpu")
     classifier.predict(pictures)
     started = workers()
     assert len(started) > before
@@ -187,7 +188,7 @@ def test_predicting_twice_is_the_same_to_the_bit(classifier, pictures):
 
 def test_a_network_in_train_mode_is_put_into_eval_mode(network, pictures):
     network.network.train()
-    classifier = Classifier(network, "cpu")
+    classifier = classifier_of(network, "cpu")
     assert not any(module.training for module in network.network.modules())
     np.testing.assert_array_equal(classifier.predict_proba(pictures), classifier.predict_proba(pictures))
 
@@ -324,7 +325,7 @@ def test_a_stream_reads_no_further_than_it_must(network, pictures, engine):
             taken += 1
             yield pictures[0]
 
-    stream = predict_stream(Classifier(network, "cpu", engine=engine), endless(), batch_size=4, threads=2)
+    stream = predict_stream(classifier_of(network, "cpu", engine=engine), endless(), batch_size=4, threads=2)
     decoded_ahead = 4 + 2 * 2
     ahead = []
     for number in range(1, 301):

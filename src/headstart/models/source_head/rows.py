@@ -11,10 +11,10 @@ from timm.data.imagenet_info import infer_imagenet_subset
 from torch import Tensor, nn
 
 from headstart.errors import ModelError
+from headstart.model_folder import read_model_json, saved_model_folder
 from headstart.models.backbones import Backbone
 from headstart.models.heads import describe_head, head_of, num_features
 from headstart.models.source_head.matching import Matching, SourceClass, match_labels
-from headstart.models.weights import read_model_json, saved_model_folder
 
 
 @dataclass(frozen=True, eq=False)
