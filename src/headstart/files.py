@@ -78,10 +78,29 @@ def whole_file(path: Path) -> Iterator[Path]:
     with _work_folder(path.parent) as hidden:
         temporary = hidden / _NEW / path.name
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
+
+
+@contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """Give an empty hidden folder to fill; its files take their places in `folder` if the block succeeds.
+
+    Each is whole. A kill while they are moved may leave some of them in their places, in the order of their names.
+
+    Raises:
+        OSError: The file system failed.
+    """
+    with _work_folder(folder) as hidden:
+        new = hidden / _NEW
+        yield new
+        files = sorted(new.iterdir())
+        for file in files:
+            _sync_file(file)
+        for file in files:
+            os.replace(file, folder / file.name)
+        sync_folder(folder)
 
 
 @contextmanager
@@ -254,6 +273,12 @@ def write_synced(path: Path, data: bytes | str) -> None:
     with path.open("wb") as file:
         file.write(_as_bytes(data))
         file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_file(path: Path) -> None:
+    """Bring a file's content to the disk (OSError)."""
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 

@@ -10,7 +10,7 @@ import pytest
 from filelock import BaseFileLock
 
 from headstart import files, locks
-from headstart.files import remove_leftovers, whole_file, whole_folder, write_atomic
+from headstart.files import remove_leftovers, whole_file, whole_files, whole_folder, write_atomic
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -24,6 +24,24 @@ def test_a_file_takes_its_name_when_the_block_succeeds(tmp_path):
             temporary.write_text(text)
             assert not path.exists() or path.read_text() == "first"
         assert contents(tmp_path) == {"a.txt": text}
+
+
+def test_several_files_take_their_places_when_the_block_succeeds_and_none_where_it_fails(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "other.txt").write_text("other")
+
+    def write(ends: bool) -> None:
+        with whole_files(tmp_path) as place:
+            (place / "a.txt").write_text("new")
+            (place / "b.txt").write_text("new")
+            if not ends:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(ends=False)
+    assert contents(tmp_path) == {"a.txt": "old", "other.txt": "other"}
+    write(ends=True)
+    assert contents(tmp_path) == {"a.txt": "new", "b.txt": "new", "other.txt": "other"}
 
 
 def test_what_fails_leaves_the_old_file_and_no_other(tmp_path):

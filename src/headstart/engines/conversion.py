@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from headstart.engines.engine import EngineKind
-from headstart.engines.openvino_engine import OpenVINOEngine, as_engine_error
+from headstart.engines.openvino_engine import OpenVINOEngine, as_engine_error, why_unusable
 from headstart.errors import EngineError
-from headstart.machine import has_bf16, has_foreign_allocator
+from headstart.machine import has_bf16
 from headstart.preprocessing import byte_statistics
 from headstart.types import InputSpec
 
@@ -24,7 +24,7 @@ def convert(module: nn.Module, spec: InputSpec) -> Any:
     """Convert a network to OpenVINO's representation, with its preprocessing, for one image at a time.
 
     Args:
-        module: Maps normalised images (N, 3, H, W) to one tensor; in eval mode.
+        module: Maps normalised images (N, 3, H, W) to a tensor, or a tuple of them; in eval mode.
         spec: Size and normalisation, which become part of the graph.
 
     Raises:
@@ -107,8 +107,9 @@ def _precisions(device: torch.device) -> tuple[str, ...]:
 def _prepare(
     module: nn.Module, spec: InputSpec, device: torch.device, may_vary: bool
 ) -> Callable[[str], OpenVINOEngine]:
-    if has_foreign_allocator():
-        raise EngineError("another allocator is loaded with LD_PRELOAD, with which OpenVINO ends the whole process")
+    reason = why_unusable()
+    if reason:
+        raise EngineError(reason)
     model = convert(module, spec)  # once for all precisions
     return lambda precision: OpenVINOEngine(model, precision)
 

@@ -4,21 +4,19 @@
     graph.bin    its weights
 
 What is read may come from a stranger. It is checked to be OpenVINO's format before OpenVINO sees it, because its reader
-also takes formats that name further files; it is as large as its weights let expect; and no extension is ever loaded.
+also takes formats that name further files; its size is bounded; and no extension is ever loaded.
 """
 
 import hashlib
 import json
 import math
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from headstart.engines.openvino_engine import OpenVINOEngine, as_engine_error
-from headstart.errors import EngineError, ModelError
-from headstart.machine import has_foreign_allocator
+from headstart.engines.openvino_engine import OpenVINOEngine, as_engine_error, why_unusable
+from headstart.errors import EngineError, ModelError, listed
 from headstart.model_folder import ModelFolder, file_sha256
 
 GRAPH = "graph.xml"
@@ -32,6 +30,7 @@ _MOST_XML_BYTES = 64 << 20
 _SPARE_BYTES = 64 << 20
 _MOST_ELEMENTS = 1 << 30  # of one tensor between two layers; no network of pictures comes near
 _START = re.compile(rb'\s*(<\?xml version="1\.0"[^<>]*\?>)?\s*<net name="[^"<>]*" version="1[01]">')
+Shape = tuple[int, ...]
 _PRECISIONS = ("32", "bf16")
 
 
@@ -73,11 +72,11 @@ def origin_of(folder: ModelFolder) -> str:
 
 
 def write_graph(model: Any, folder: Path, *, precision: str, made_from: str) -> GraphFacts:
-    """Write a graph's two files into a folder, where they are not in use yet.
+    """Write a graph's two files into a folder that nobody uses yet.
 
     Args:
         model: An `openvino.Model`.
-        folder: Where; what is there is replaced.
+        folder: An empty folder.
         precision: What it is to run in.
         made_from: What `origin_of` says.
 
@@ -92,18 +91,7 @@ def write_graph(model: Any, folder: Path, *, precision: str, made_from: str) -> 
     return GraphFacts(precision, made_from, file_sha256(xml), file_sha256(folder / GRAPH_WEIGHTS))
 
 
-def keep_graph(place: Path, folder: Path) -> None:
-    """Move the files that `write_graph` wrote into the folder where they stay; what is there is replaced.
-
-    Raises:
-        OSError: They cannot be moved.
-    """
-    for name in (GRAPH_WEIGHTS, GRAPH):
-        _sync(place / name)
-        (place / name).replace(folder / name)
-
-
-def open_graph(folder: Path, facts: GraphFacts, *, weights_bytes: int, expected: tuple[Any, Any]) -> OpenVINOEngine:
+def open_graph(folder: Path, facts: GraphFacts, *, weights_bytes: int, expected: tuple[Shape, Shape]) -> OpenVINOEngine:
     """Check a graph's files and make them ready to run, on a CPU; the engine gives logits (N, C).
 
     Args:
@@ -118,18 +106,18 @@ def open_graph(folder: Path, facts: GraphFacts, *, weights_bytes: int, expected:
     """
     xml = folder / GRAPH
     weights = folder / GRAPH_WEIGHTS
-    _check_file(xml, _MOST_XML_BYTES, facts.xml_sha256)
-    _check_file(weights, 4 * weights_bytes + _SPARE_BYTES, facts.bin_sha256)
+    check_graph_files(folder, facts, weights_bytes)
     with xml.open("rb") as stream:
         if not _START.match(stream.read(4096)):
             raise ModelError(f"{xml} is not in OpenVINO's own format, and others are not read; train again")
-    if has_foreign_allocator():
-        raise EngineError("another allocator is loaded with LD_PRELOAD, with which OpenVINO ends the whole process")
+    reason = why_unusable()
+    if reason:
+        raise EngineError(reason)
     with as_engine_error():
         import openvino as ov
 
         model = ov.Core().read_model(xml, weights)
-    _check_model(model, xml, expected)
+    _refuse_other_model(model, xml, expected)
     # What is not asked for need not be computed, or copied for every image.
     for output in model.outputs:
         if LOGITS not in output.get_names():
@@ -137,7 +125,22 @@ def open_graph(folder: Path, facts: GraphFacts, *, weights_bytes: int, expected:
     return OpenVINOEngine(model, facts.precision)
 
 
-def _check_file(file: Path, most_bytes: int, sha256: str) -> None:
+def check_graph_files(folder: Path, facts: GraphFacts, weights_bytes: int) -> None:
+    """Refuse files that are missing, too large to be a graph of this model, or others than were saved.
+
+    Args:
+        folder: Where they are.
+        facts: What they must be.
+        weights_bytes: Size of the weight file that the graph was made from.
+
+    Raises:
+        ModelError: They are.
+    """
+    _refuse_other_file(folder / GRAPH, _MOST_XML_BYTES, facts.xml_sha256)
+    _refuse_other_file(folder / GRAPH_WEIGHTS, 4 * weights_bytes + _SPARE_BYTES, facts.bin_sha256)
+
+
+def _refuse_other_file(file: Path, most_bytes: int, sha256: str) -> None:
     """Refuse a file that is missing, too large to be what it says, or another one than was saved.
 
     Raises:
@@ -160,26 +163,23 @@ def _check_file(file: Path, most_bytes: int, sha256: str) -> None:
         )
 
 
-def _check_model(model: Any, xml: Path, expected: tuple[Any, Any]) -> None:
+def _refuse_other_model(model: Any, xml: Path, expected: tuple[Shape, Shape]) -> None:
     """Refuse a graph that is not one of such a classifier, or that would take any amount of memory.
 
     Raises:
         ModelError: It is.
     """
-    found: list[Any] = [None, None]
-    if len(model.inputs) == 1:
-        found[0] = _shape(model.inputs[0])
-    for output in model.outputs:
-        if LOGITS in output.get_names():
-            found[1] = _shape(output)
-    if tuple(found) != expected:
+    inputs = [str(_fixed_shape(port)) for port in model.inputs]
+    logits = [str(_fixed_shape(port)) for port in model.outputs if LOGITS in port.get_names()]
+    expected_input, expected_logits = expected
+    if inputs != [str(expected_input)] or logits != [str(expected_logits)]:
         raise ModelError(
-            f"{xml} is no graph of this model: it maps {found[0]} to {found[1]}, expected {expected[0]} to "
-            f"{expected[1]}; copy the model folder again"
+            f"{xml} is no graph of this model: it maps {listed(inputs)} to {listed(logits)}, expected {expected_input} "
+            f"to {expected_logits}; copy the model folder again"
         )
     for operation in model.get_ops():
         for output in operation.outputs():
-            shape = _shape(output)
+            shape = _fixed_shape(output)
             if shape is None or math.prod(shape) > _MOST_ELEMENTS:
                 raise ModelError(
                     f"{xml} is no graph of this model: {operation.get_friendly_name()[:80]} gives "
@@ -187,18 +187,9 @@ def _check_model(model: Any, xml: Path, expected: tuple[Any, Any]) -> None:
                 )
 
 
-def _shape(port: Any) -> tuple[int, ...] | None:
+def _fixed_shape(port: Any) -> Shape | None:
     """Return the shape of what goes through a port, or None where it is not fixed."""
     partial = port.get_partial_shape()
     if partial.is_dynamic:
         return None
     return tuple(partial.to_shape())
-
-
-def _sync(file: Path) -> None:
-    """Bring a file's content to the disk, so that what is renamed later is whole after a power cut, too."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

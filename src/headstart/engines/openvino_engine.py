@@ -1,5 +1,6 @@
 """OpenVINO: the fastest way to run a fixed network on a CPU. Importing this module loads no torch."""
 
+import importlib.util
 import os
 import threading
 from collections import deque
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headstart.errors import EngineError
-from headstart.machine import signal_stack_kept
+from headstart.machine import has_foreign_allocator, signal_stack_kept
 from headstart.preprocessing import Pixels
 
 Row = npt.NDArray[np.float32]
@@ -107,6 +108,15 @@ class OpenVINOEngine:
             for position, row in enumerate(rows):
                 joined[position] = row.result()
         return joined
+
+
+def why_unusable() -> str:
+    """Say why OpenVINO cannot be used in this process, or return ''."""
+    if has_foreign_allocator():
+        return "another allocator is loaded with LD_PRELOAD, with which OpenVINO ends the whole process"
+    if importlib.util.find_spec("openvino") is None:
+        return "OpenVINO is not installed"
+    return ""
 
 
 @contextmanager

@@ -2,14 +2,14 @@
 
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, final
 
 from headstart.engines.engine import Engine
-from headstart.engines.graph import GRAPH, GRAPH_WEIGHTS, GraphFacts, open_graph, origin_of
+from headstart.engines.graph import GRAPH, GRAPH_WEIGHTS, GraphFacts, check_graph_files, open_graph, origin_of
 from headstart.errors import ModelError
 from headstart.features.limits import default_cache_folder
+from headstart.files import file_error
 from headstart.model_folder import ModelFolder, read_model_json
 from headstart.types import InputSpec
 
@@ -70,8 +70,18 @@ class GraphModel:
         return self._facts.precision
 
     def __getstate__(self) -> dict[str, Any]:
-        """Put the graph into a pickle: where it is read, the folder need not be."""
-        content = self._content or {name: (self._folder / name).read_bytes() for name in (GRAPH, GRAPH_WEIGHTS)}
+        """Put the graph into a pickle: where it is read, the folder need not be.
+
+        Raises:
+            RunError: The graph cannot be read.
+        """
+        content = dict(self._content)
+        if not content:
+            for name in (GRAPH, GRAPH_WEIGHTS):
+                try:
+                    content[name] = (self._folder / name).read_bytes()
+                except OSError as error:
+                    raise file_error("read", self._folder / name, error) from error
         return {**vars(self), "_content": content}
 
     def open(self, say: Callable[[str], None]) -> Engine:
@@ -97,18 +107,21 @@ def find_graph(model: ModelFolder) -> GraphModel | None:
     """Find a model's graph: the one in its folder, or the one that was made of it in the user's cache.
 
     Returns:
-        None where there is none, or only one that was made from other weights or for another preprocessing.
+        None where there is none, where it was made from other weights or for another preprocessing, and where the one
+        in the cache is damaged.
     """
-    origin = origin_of(model)
-    cached = cached_graph_folder(model)
-    in_cache: object = None
-    with suppress(ModelError):
-        in_cache = read_model_json(cached / FACTS)
-    for folder, values in ((model.path, model.own.get("graph")), (cached, in_cache)):
-        facts = GraphFacts.from_dict(values)
-        if facts is not None and facts.made_from == origin:
-            return GraphModel(model, folder, facts)
-    return None
+    facts = GraphFacts.from_dict(model.own.get("graph"))
+    if facts is not None and facts.made_from == origin_of(model):
+        return GraphModel(model, model.path, facts)
+    folder = cached_graph_folder(model)
+    try:
+        facts = GraphFacts.from_dict(read_model_json(folder / FACTS))
+        if facts is None:
+            return None
+        check_graph_files(folder, facts, model.weights.stat().st_size)
+    except ModelError:
+        return None
+    return GraphModel(model, folder, facts)
 
 
 def cached_graph_folder(model: ModelFolder) -> Path:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from headstart.display import Display
 from headstart.engines.engine import Engine
+from headstart.engines.openvino_engine import why_unusable
 from headstart.errors import EngineError, ModelError
 from headstart.inference.inputs import Inputs, as_pictures
 from headstart.inference.model import GraphModel, Model, find_graph
@@ -185,44 +186,52 @@ def load(path: str | Path, *, device: str = "auto", engine: str = "auto", precis
         EngineError: The model has no graph, or was asked for otherwise, and PyTorch is not installed.
     """
     folder = read_model_folder(_model_folder_of(Path(path)))
-    refused: list[str] = []
-    is_asked_for = engine != "auto" or precision != "auto"
-    if device in ("auto", "cpu") and engine in ("auto", "openvino") and precision in ("auto", "32", "bf16"):
-        graph = find_graph(folder)
-        if graph is None and precision != "bf16":
-            graph, reason = _made_graph(folder)
-            if graph is None:
-                refused.append(f"the model has no graph: {reason}")
-        if graph is not None and precision in ("auto", graph.precision):
-            return Classifier(graph, is_asked_for=is_asked_for)
-    classifier: Classifier = _torch_model("what was asked for").load_torch(
-        folder, device=device, engine=engine, precision=precision
-    )
-    classifier.refused += refused
+    reason = ""
+    if device in ("auto", "cpu") and engine in ("auto", "openvino"):
+        graph, reason = _usable_graph(folder, precision)
+        if graph is not None:
+            return Classifier(graph, is_asked_for=engine != "auto" or precision != "auto")
+    what = "what was asked for by device, engine or precision"
+    if reason:
+        what = f"a model without a graph that can be used here ({reason})"
+    torch_model = _torch_model(what)
+    classifier: Classifier = torch_model.load_torch(folder, device=device, engine=engine, precision=precision)
+    if reason:
+        classifier.refused.append(f"the model's graph is not used: {reason}")
     return classifier
 
 
-def _made_graph(folder: ModelFolder) -> tuple[GraphModel | None, str]:
-    """Make the graph of a model that was saved without one; not where training found that none can be made."""
-    own = folder.own.get("graph")
-    if isinstance(own, dict) and "why_not" in own:
-        return None, str(own["why_not"])
-    made: tuple[GraphModel | None, str] = _torch_model("a model that was saved without a graph").cached_graph(folder)
-    return made
+def _usable_graph(folder: ModelFolder, precision: str) -> tuple[GraphModel | None, str]:
+    """Return a model's graph; or None, and why there is none that can be used here.
+
+    The reason is '' where the graph runs in another precision than was asked for.
+    """
+    reason = why_unusable()
+    if reason:
+        return None, reason
+    graph = find_graph(folder)
+    if graph is None and precision in ("auto", "32"):
+        own = folder.own.get("graph")
+        if isinstance(own, dict) and "why_not" in own:
+            return None, str(own["why_not"])
+        graph, reason = _torch_model("a model that was saved without a graph").cached_graph(folder)
+    if graph is None or precision not in ("auto", graph.precision):
+        return None, reason
+    return graph, ""
 
 
 def _torch_model(what: str) -> Any:
-    """Import what runs networks of PyTorch.
+    """Import the module that runs networks of PyTorch.
 
     Raises:
-        EngineError: PyTorch is not installed.
+        EngineError: PyTorch is not installed; the message says what needs it.
     """
     try:
         from headstart.inference import torch_model
     except ModuleNotFoundError as error:
         raise EngineError(
             f"{what} needs PyTorch, and {error.name} is not installed here; install Headstart with its dependencies, "
-            "or leave out --engine, --precision and --device and use a model that was trained by this version"
+            "or use a model that this version trained, without --device, --engine and --precision"
         ) from error
     return torch_model
 

@@ -1,8 +1,7 @@
 """A classifier's network in PyTorch: run as it is, or made into the graph that needs no torch."""
 
-import tempfile
+import math
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -14,15 +13,15 @@ from headstart.devices import pick_device
 from headstart.engines.choose import choices, open_engine
 from headstart.engines.conversion import convert
 from headstart.engines.engine import Engine
-from headstart.engines.graph import FEATURE_MAP, FEATURES, GRAPH, LOGITS, GraphFacts, keep_graph, origin_of, write_graph
+from headstart.engines.graph import FEATURE_MAP, FEATURES, GRAPH, LOGITS, GraphFacts, origin_of, write_graph
+from headstart.engines.openvino_engine import why_unusable
 from headstart.engines.parity import disagreement
 from headstart.engines.samples import made_pictures
 from headstart.engines.torch_engine import TorchEngine
-from headstart.errors import HeadstartError
-from headstart.files import dump_json, file_error, write_atomic
-from headstart.inference.model import FACTS, GraphModel, cached_graph_folder
+from headstart.errors import EngineError
+from headstart.files import dump_json, file_error, whole_files, whole_folder, write_atomic, write_synced
+from headstart.inference.model import FACTS, GraphModel, cached_graph_folder, find_graph
 from headstart.inference.predict import Classifier
-from headstart.machine import has_foreign_allocator
 from headstart.model_folder import ModelFolder, read_model_folder
 from headstart.models.classifier import ClassifierNetwork
 from headstart.models.heads import head_of
@@ -105,7 +104,7 @@ def add_graph(folder: Path, samples: Pixels) -> str:
     """Make the graph of a saved classifier, check it, and put it into its folder.
 
     Args:
-        folder: Model folder; its `config.json` then names the graph, or says why there is none.
+        folder: Model folder; its `config.json` then names the graph, or says why none can be made of this network.
         samples: Images `uint8` (N, H, W, 3) on which the graph must agree with PyTorch.
 
     Returns:
@@ -114,14 +113,20 @@ def add_graph(folder: Path, samples: Pixels) -> str:
     Raises:
         HeadstartError: The folder cannot be read or written.
     """
-    place = read_model_folder(folder)
+    model = read_model_folder(folder)
+    reason = why_unusable()
+    if reason:
+        return reason  # of this machine; on another one the graph is made on the first use
     try:
-        facts, reason = _make_graph(place, place.path, samples)
+        with whole_files(model.path) as place:
+            graph = _write_checked_graph(model, place, samples).to_dict()
+    except EngineError as error:
+        reason = str(error)
+        graph = {"why_not": reason}
     except OSError as error:
-        raise file_error("write", place.path / GRAPH, error) from error
-    graph = {"why_not": reason} if facts is None else facts.to_dict()
-    config = {**place.config, "headstart": {**place.own, "graph": graph}}
-    write_atomic(place.path / MODEL_CONFIG, dump_json(config))
+        raise file_error("write", model.path / GRAPH, error) from error
+    config = {**model.config, "headstart": {**model.own, "graph": graph}}
+    write_atomic(model.path / MODEL_CONFIG, dump_json(config))
     return reason
 
 
@@ -132,40 +137,33 @@ def cached_graph(model: ModelFolder) -> tuple[GraphModel | None, str]:
         The graph, or None and why there is none.
     """
     folder = cached_graph_folder(model)
+    is_damaged = folder.exists()  # nobody asks for one that is there and whole
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        facts, reason = _make_graph(model, folder, made_pictures(model.spec, _NUM_MADE))
-        if facts is None:
-            with suppress(OSError):
-                folder.rmdir()
-            return None, reason
-        write_atomic(folder / FACTS, dump_json(facts.to_dict()))
-    except (OSError, HeadstartError) as error:
+        with whole_folder(folder, if_there="replace" if is_damaged else "keep") as place:
+            facts = _write_checked_graph(model, place, made_pictures(model.spec, _NUM_MADE))
+            write_synced(place / FACTS, dump_json(facts.to_dict()))
+    except (OSError, EngineError) as error:
         return None, " ".join(str(error).split())
-    return GraphModel(model, folder, facts), ""
+    return find_graph(model), ""
 
 
-def _make_graph(model: ModelFolder, folder: Path, samples: Pixels) -> tuple[GraphFacts | None, str]:
-    """Write the graph of a saved classifier into a folder; return what it is, or why it is none."""
-    if has_foreign_allocator():
-        return None, "another allocator is loaded with LD_PRELOAD, with which OpenVINO ends the whole process"
+def _write_checked_graph(model: ModelFolder, place: Path, samples: Pixels) -> GraphFacts:
+    """Write the graph of a saved classifier into an empty folder, and compare what it computes with PyTorch.
+
+    Raises:
+        EngineError: It cannot be made, or computes something else.
+        ModelError: The classifier cannot be loaded.
+    """
     classifier = load_classifier(model.path)
     plain = TorchEngine(classifier.network, classifier.spec, "32", torch.device("cpu"), fold=False)
     expected = next(iter(plain.run([samples])))
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".headstart-", ignore_cleanup_errors=True) as place:
-        try:
-            graph = _converted(classifier)
-            facts = write_graph(graph, Path(place), precision="32", made_from=origin_of(model))
-            del graph
-            engine = GraphModel(model, Path(place), facts).open(lambda _: None)
-            found = np.concatenate(list(engine.run([samples])))
-        except HeadstartError as error:
-            return None, str(error)
-        reason = disagreement(found, expected, "32", has_head=True)
-        if reason:
-            return None, f"OpenVINO does not compute what PyTorch does: {reason}"
-        keep_graph(Path(place), folder)
-    return facts, ""
+    facts = write_graph(_graph_of(classifier), place, precision="32", made_from=origin_of(model))
+    engine = GraphModel(model, place, facts).open(lambda _: None)
+    found = np.concatenate(list(engine.run([samples])))
+    reason = disagreement(found, expected, facts.precision, has_head=True)
+    if reason:
+        raise EngineError(f"OpenVINO does not compute what PyTorch does: {reason}")
+    return facts
 
 
 class _WithFeatures(nn.Module):
@@ -189,7 +187,7 @@ class _WithFeatures(nn.Module):
         return logits, features
 
 
-def _converted(classifier: ClassifierNetwork) -> Any:
+def _graph_of(classifier: ClassifierNetwork) -> Any:
     """Convert a classifier to a graph with named outputs: logits, pooled features and, where there is one, their map.
 
     Raises:
@@ -201,20 +199,22 @@ def _converted(classifier: ClassifierNetwork) -> Any:
     logits, features = graph.outputs
     logits.get_tensor().set_names({LOGITS})
     features.get_tensor().set_names({FEATURES})
-    feature_map = _pooled(features.get_node())
+    feature_map = _pooled_map(features.get_node())
     if feature_map is not None and isinstance(head, nn.Linear):
         feature_map.get_tensor().set_names({FEATURE_MAP})
         graph.add_outputs([feature_map])
     return graph
 
 
-def _pooled(node: Any) -> Any:
-    """Return the feature map (1, C, h, w) whose mean over h and w is what a node gives, or None where there is none."""
+def _pooled_map(node: Any) -> Any:
+    """Return the feature map (1, C, h, w) of which a node gives the means (1, C), or None where there is none."""
     while node.get_type_name() in _RESHAPING:
         node = node.input_value(0).get_node()
     if node.get_type_name() not in _POOLING:
         return None
-    before = node.input_value(0)
-    num_axes = len(before.get_partial_shape().to_shape())
-    num_left = len([each for each in node.output(0).get_partial_shape().to_shape() if each > 1])
-    return before if num_axes == 4 and num_left <= 1 else None
+    feature_map = node.input_value(0)
+    shape = feature_map.get_partial_shape().to_shape()
+    pooled_shape = node.output(0).get_partial_shape().to_shape()
+    if len(shape) != 4 or math.prod(pooled_shape) != shape[1]:
+        return None
+    return feature_map

@@ -1,5 +1,8 @@
 """The graph of a classifier: what runs without torch."""
 
+import dataclasses
+import hashlib
+import importlib.util
 import json
 import os
 import pickle
@@ -16,6 +19,7 @@ import torch
 from headstart.engines.graph import GRAPH, GRAPH_WEIGHTS
 from headstart.engines.samples import made_pictures
 from headstart.errors import EngineError, ModelError
+from headstart.inference import torch_model
 from headstart.inference.model import GraphModel
 from headstart.inference.predict import load
 from headstart.inference.torch_model import add_graph, classifier_of
@@ -162,6 +166,57 @@ def test_a_model_without_a_graph_gets_one_in_the_cache_on_its_first_use(run_fold
     assert sorted(run_folder.rglob("*")) == before
 
 
+def test_a_damaged_graph_in_the_cache_is_made_again(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    expected = load(run_folder).predict_proba(MANY)
+    (weights,) = tmp_path.rglob(GRAPH_WEIGHTS)
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-10])
+    np.testing.assert_array_equal(load(run_folder).predict_proba(MANY), expected)
+    assert weights.read_bytes() == before
+    assert not list(tmp_path.rglob(".headstart-*"))
+
+
+def test_two_processes_may_make_the_same_graph_at_once(run_folder, tmp_path):
+    code = f"""
+import numpy as np
+import headstart
+print(headstart.load({str(run_folder)!r}).predict_proba(np.zeros((1, 40, 40, 3), np.uint8)).tolist())
+"""
+    environment = {**os.environ, "HEADSTART_CACHE": str(tmp_path)}
+    processes = []
+    for _ in range(2):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            )
+        )
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert said[0][0] == said[1][0]
+    assert len(list(tmp_path.rglob(GRAPH))) == 1
+
+
+@pytest.mark.parametrize("trouble", ["no openvino", "another allocator"])
+def test_where_openvino_cannot_be_used_pytorch_answers_and_says_why(folder, network, monkeypatch, trouble):
+    if trouble == "no openvino":
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2")
+    classifier = load(folder)
+    found = classifier.predict_proba(MANY)
+    assert classifier.engine == ("torch", "32")
+    assert classifier.refused[0].startswith("the model's graph is not used: ")
+    np.testing.assert_allclose(found, classifier_of(network, "cpu", engine="torch").predict_proba(MANY), atol=1e-5)
+
+
+def test_what_lies_at_openvino_is_not_written_into_the_model(network, tmp_path, monkeypatch):
+    save_classifier(network, tmp_path)
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2")
+    assert add_graph(tmp_path, made_pictures(network.spec, 2)).startswith("another allocator")
+    assert "graph" not in json.loads((tmp_path / "config.json").read_text())["headstart"]
+
+
 def test_weights_that_were_replaced_are_noticed(copied, network):
     other = build_classifier(create_backbone("simple-cnn", weights="none", image_size=32), LABELS)
     save_classifier(other, copied.parent / "other")
@@ -203,8 +258,6 @@ def test_a_damaged_graph_is_an_error(copied, name, damage):
 
 def _name_as_saved(folder):
     """Make config.json name the files that are there, as a stranger would."""
-    import hashlib
-
     config = json.loads((folder / "config.json").read_text())
     for key, name in (("xml_sha256", GRAPH), ("bin_sha256", GRAPH_WEIGHTS)):
         config["headstart"]["graph"][key] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -249,8 +302,6 @@ def test_a_file_that_is_too_large_is_not_read(copied):
 
 
 def test_without_a_graph_pytorch_answers_and_the_folder_says_why(network, tmp_path, monkeypatch):
-    from headstart.inference import torch_model
-
     def refuse(*_):
         raise EngineError("it does not like it")
 
@@ -262,15 +313,11 @@ def test_without_a_graph_pytorch_answers_and_the_folder_says_why(network, tmp_pa
     assert config["headstart"]["graph"] == {"why_not": "it does not like it"}
     classifier = load(tmp_path)
     classifier.predict_proba(MANY[:1])
-    assert classifier.refused == ["the model has no graph: it does not like it"]
+    assert classifier.refused == ["the model's graph is not used: it does not like it"]
 
 
 @pytest.mark.parametrize("fault", ["channels", "epsilon", "mean"])
 def test_a_graph_that_computes_something_else_is_not_kept(network, tmp_path, monkeypatch, fault):
-    import dataclasses
-
-    from headstart.inference import torch_model
-
     convert = torch_model.convert
 
     def wrongly(module, spec):
