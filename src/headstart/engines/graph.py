@@ -81,13 +81,16 @@ def write_graph(model: Any, folder: Path, *, precision: str, made_from: str) -> 
         made_from: What `origin_of` says.
 
     Raises:
-        EngineError: OpenVINO cannot write it.
+        EngineError: OpenVINO is not there.
+        OSError: It cannot be written.
     """
     xml = folder / GRAPH
     with as_engine_error():
         import openvino as ov
-
+    try:
         ov.save_model(model, xml, compress_to_fp16=False)
+    except Exception as error:  # whatever is wrong with the disk, it is no error of the system's own type
+        raise OSError(None, "OpenVINO could not write it; the disk may be full") from error
     return GraphFacts(precision, made_from, file_sha256(xml), file_sha256(folder / GRAPH_WEIGHTS))
 
 

@@ -18,7 +18,7 @@ import torch
 
 from headstart.engines.graph import GRAPH, GRAPH_WEIGHTS
 from headstart.engines.samples import made_pictures
-from headstart.errors import EngineError, ModelError
+from headstart.errors import EngineError, ModelError, RunError
 from headstart.inference import torch_model
 from headstart.inference.model import GraphModel
 from headstart.inference.predict import load
@@ -208,6 +208,25 @@ def test_where_openvino_cannot_be_used_pytorch_answers_and_says_why(folder, netw
     assert classifier.engine == ("torch", "32")
     assert classifier.refused[0].startswith("the model's graph is not used: ")
     np.testing.assert_allclose(found, classifier_of(network, "cpu", engine="torch").predict_proba(MANY), atol=1e-5)
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_network(network, run_folder, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    save_classifier(network, tmp_path / "model")
+    before = sorted((tmp_path / "model").iterdir())
+    content = (tmp_path / "model" / "config.json").read_text()
+    monkeypatch.setattr(ov, "save_model", fail)
+    with pytest.raises(RunError, match=r"cannot write .*graph\.xml: openvino could not write it; the disk may be full"):
+        add_graph(tmp_path / "model", made_pictures(network.spec, 2))
+    assert sorted((tmp_path / "model").iterdir()) == before
+    assert (tmp_path / "model" / "config.json").read_text() == content
+
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    classifier = load(run_folder)
+    classifier.predict_proba(MANY[:1])
+    assert "the disk may be full" in classifier.refused[0]
 
 
 def test_what_lies_at_openvino_is_not_written_into_the_model(network, tmp_path, monkeypatch):
