@@ -184,7 +184,10 @@ class Run:
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.read_table(io.BytesIO(self._read_bytes(PREDICTIONS)))
+            # Without Arrow's threads: they give back what they hold of Python's at any time, and where Python is exiting
+            # by then, that aborts the process.
+            source = pyarrow.BufferReader(self._read_bytes(PREDICTIONS))
+            return pyarrow.parquet.ParquetFile(source, pre_buffer=False).read(use_threads=False)
         except pyarrow.ArrowInvalid as error:
             raise RunError(f"{self.path / PREDICTIONS} is damaged: {error}; train again with --overwrite") from error
 

@@ -339,6 +339,22 @@ def test_a_finished_run_is_read_back(tmp_path):
     assert (again.plan(), again.data_report(), again.environment()) == ({"phases": []}, {}, {})
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux")
+def test_predictions_are_read_without_threads_that_could_outlive_python(tmp_path):
+    """A thread of Arrow's that gave a buffer back while Python was exiting aborted one process in 150."""
+    write_parquet(tmp_path / "predictions.parquet", pyarrow.table({"path": ["a"], "p_a": [1.0]}))
+    code = f"""
+import os
+import pyarrow.parquet
+from headstart.runs import Run
+before = set(os.listdir("/proc/self/task"))
+Run({str(tmp_path)!r}).predictions()
+print([open(f"/proc/self/task/{{task}}/comm").read() for task in set(os.listdir("/proc/self/task")) - before])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "python" not in done.stdout
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "\x00"])
 def test_a_damaged_file_is_named(tmp_path, content):
     run = create_run_folder(tmp_path / "a", {**FILES, "metrics.json": content, "predictions.parquet": "PAR1"})

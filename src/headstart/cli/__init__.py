@@ -81,14 +81,20 @@ def _print_error(error: BaseException) -> int | str | None:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):  # of the stream that results are printed to, for one
             where = error.filename or "the output"
             print(visible(f"error: cannot write {where}: {error.strerror}; free some space"), file=sys.stderr)
+            if not error.filename:
+                _drop_output()
             return 2
         case BrokenPipeError():
-            # The reader (`| head`) is gone; Python would complain again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()  # whose reader (`| head`) is gone
             return 141
     text = f"unexpected error: {type(error).__name__}: {error} (HEADSTART_DEBUG=1 shows where; please report it)"
     print(visible(" ".join(text.split())), file=sys.stderr)
     return 1
+
+
+def _drop_output() -> None:
+    """Lead standard output nowhere: Python would complain again when it flushes at exit what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _how_to_go_on(error: BaseException) -> list[str]:
