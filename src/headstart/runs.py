@@ -184,8 +184,8 @@ class Run:
         import pyarrow.parquet
 
         try:
-            # Without Arrow's threads: they give back what they hold of Python's at any time, and where Python is exiting
-            # by then, that aborts the process.
+            # Without Arrow's threads: they give back what they hold of Python's at any time, and where Python is
+            # exiting by then, that aborts the process.
             source = pyarrow.BufferReader(self._read_bytes(PREDICTIONS))
             return pyarrow.parquet.ParquetFile(source, pre_buffer=False).read(use_threads=False)
         except pyarrow.ArrowInvalid as error:
